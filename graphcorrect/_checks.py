@@ -1,0 +1,113 @@
+"""One function for each kind of mistake, so that every message has one form.
+
+Each names the argument in backticks, what was expected and what came. Checks of type and shape read no values and cost
+nothing; ``finite`` and ``labels_in_range`` read values, which on a GPU waits for the device.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def shape_of(tensor: Tensor) -> str:
+    """The shape as people write it: ``(2, 64, 33, 33)``."""
+    return str(tuple(tensor.shape))
+
+
+def is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"expected `{name}` to be a torch.Tensor, got {type(value).__name__}")
+
+
+def floating(name: str, value: object) -> None:
+    is_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if not value.is_floating_point():
+        raise TypeError(f"expected `{name}` to be floating point, got {value.dtype}")
+
+
+def boolean(name: str, value: object) -> None:
+    is_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.dtype != torch.bool:
+        raise TypeError(f"expected `{name}` to be torch.bool (True takes part), got {value.dtype}")
+
+
+def integral(name: str, value: object) -> None:
+    is_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"expected `{name}` to hold integer class labels, got {value.dtype}")
+
+
+def ndim(name: str, tensor: Tensor, allowed: Sequence[int], form: str) -> None:
+    if tensor.ndim not in allowed:
+        raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
+
+
+def at_least_2d(name: str, tensor: Tensor, form: str) -> None:
+    if tensor.ndim < 2:
+        raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
+
+
+def shape(name: str, tensor: Tensor, expected: Sequence[int], why: str = "") -> None:
+    if tuple(tensor.shape) != tuple(expected):
+        reason = f" {why}" if why else ""
+        raise ValueError(f"expected `{name}` of shape {tuple(expected)}{reason}, got {shape_of(tensor)}")
+
+
+def size(name: str, tensor: Tensor, dim: int, expected: int, what: str) -> None:
+    if tensor.shape[dim] != expected:
+        raise ValueError(
+            f"expected `{name}` with {expected} {what} in dimension {dim}, "
+            f"got {tensor.shape[dim]} (shape {shape_of(tensor)})"
+        )
+
+
+def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(
+            f"expected `{name}` on the device of `{other_name}`, {other.device}, got {tensor.device}"
+        )
+
+
+def integer_at_least(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"expected `{name}` to be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"expected `{name}` to be at least {least}, got {value}")
+
+
+def in_interval(
+    name: str, value: object, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> None:
+    """Checks that a number lies between `low` and `high`, ends included unless `open_low` or `open_high`."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"expected `{name}` to be a number, got {type(value).__name__}")
+    above = value > low if open_low else value >= low
+    below = value < high if open_high else value <= high
+    if not (above and below):
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+        raise ValueError(f"expected `{name}` in {interval}, got {value}")
+
+
+def one_of(name: str, value: object, options: Sequence[str]) -> None:
+    if value not in options:
+        raise ValueError(f"expected `{name}` to be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def finite(name: str, tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ValueError(f"expected `{name}` to be finite, got {bad} NaN or Inf among {tensor.numel()} values")
+
+
+def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    outside = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
+    if bool(outside.any()):
+        values = sorted(set(labels[outside].tolist()))
+        shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
+        raise ValueError(
+            f"expected `{name}` in [0, {num_classes}) or ignore_index={ignore_index}, got the values {shown}"
+        )

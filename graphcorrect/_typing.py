@@ -1,0 +1,7 @@
+"""Names for the literals that appear in more than one signature."""
+
+from typing import Literal
+
+Backend = Literal["auto", "torch", "faiss"]
+Reduction = Literal["mean", "sum", "none"]
+Order = Literal["class_first", "semantic_first", "simultaneous"]

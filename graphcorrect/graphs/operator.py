@@ -1,0 +1,119 @@
+"""GraphOperator: a weighted graph over N nodes, used as a matrix that nobody needs to form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from graphcorrect import _checks
+from graphcorrect._precision import full_precision, widen
+
+
+class GraphOperator(ABC):
+    r"""A symmetric weighted graph W over N nodes, or its normalized form :math:`D^{-1/2} W D^{-1/2}`, as a value.
+
+    Holds one batch's data and no parameters. Code that uses a graph needs `@`, `degree` and `normalized`; a new kind of
+    graph is a subclass with `_product`, `_degree` and `_edges`.
+
+    Shapes:
+        The operator is (..., N, N); leading dimensions are separate graphs.
+    """
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, scale: Tensor | None) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.device = device
+        self._scale = scale  # (..., N), D^{-1/2}; None: not normalized
+
+    @abstractmethod
+    def _product(self, values: Tensor) -> Tensor:
+        """W @ values, values (..., N, F) in the graph's own precision."""
+
+    @abstractmethod
+    def _degree(self) -> Tensor:
+        """Row sums of W, (..., N)."""
+
+    @abstractmethod
+    def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Target and source node, both numbered over the flattened batch, and weight of each edge of W: three (E,)."""
+
+    @abstractmethod
+    def _with_scale(self, scale: Tensor) -> GraphOperator:
+        """The same graph, its product scaled by `scale` on both sides."""
+
+    @property
+    def is_normalized(self) -> bool:
+        return self._scale is not None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def degree(self) -> Tensor:
+        """Row sums (..., N) of the graph before normalization; 0 for a node without edges."""
+        return self._degree()
+
+    def normalized(self) -> GraphOperator:
+        r"""The graph :math:`D^{-1/2} W D^{-1/2}`; rows and columns of nodes without edges are zero."""
+        if self.is_normalized:
+            return self
+        degree = self._degree()
+        has_edges = degree > 0
+        scale = torch.where(has_edges, torch.where(has_edges, degree, 1.0).rsqrt(), 0.0)
+        return self._with_scale(scale)
+
+    def transpose(self) -> GraphOperator:
+        """The transposed graph: the graph itself, since all of this library's graphs are symmetric."""
+        return self
+
+    def __matmul__(self, values: Tensor) -> Tensor:
+        """Multiplies values (..., N, F); gradients reach the values, and the weights where they carry one.
+
+        Half-precision values are multiplied in float32 and cast back.
+
+        Raises:
+            TypeError: `values` is not a floating point tensor.
+            ValueError: the leading dimensions, N or the device differ from the graph's.
+        """
+        _checks.floating("values", values)
+        _checks.at_least_2d("values", values, "(..., N, F)")
+        _checks.shape("values", values, (*self.shape[:-1], values.shape[-1]), "to match the graph")
+        if values.device != self.device:
+            raise ValueError(f"expected `values` on the graph's device, {self.device}, got {values.device}")
+        with full_precision(values):
+            dtype = torch.promote_types(widen(values).dtype, self.dtype)
+            wide = values.to(dtype)
+            if self._scale is None:
+                return self._product(wide).to(values.dtype)
+            scale = self._scale[..., None].to(dtype)
+            return (scale * self._product(scale * wide)).to(values.dtype)
+
+    def to_dense(self) -> Tensor:
+        """The matrix (..., N, N) itself: for tests and for looking at small graphs, O(N²) memory."""
+        identity = torch.eye(self.shape[-1], dtype=self.dtype, device=self.device)
+        return self @ identity.expand(self.shape)
+
+    def to_edge_index(self) -> tuple[Tensor, Tensor]:
+        """PyG's form: edge_index (2, E) int64 with rows source and target, and edge_weight (E,).
+
+        The graphs of a batch become one, node i of graph b being b * N + i. Edges are sorted by target, each pair
+        appears once, and edges of weight zero are left out, so that E depends on the values.
+        """
+        target, source, weight = self._edges()
+        if self._scale is not None:
+            flat = self._scale.reshape(-1)
+            weight = weight * flat[target] * flat[source]
+        total = self.shape[:-1].numel()
+        matrix = torch.sparse_coo_tensor(
+            torch.stack([target, source]), weight, (total, total), check_invariants=False
+        ).coalesce()
+        target, source = matrix.indices()
+        weight = matrix.values()
+        kept = weight != 0
+        return torch.stack([source[kept], target[kept]]), weight[kept]
+
+    def __repr__(self) -> str:
+        state = "normalized" if self.is_normalized else "unnormalized"
+        return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype}, device='{self.device}', {state})"

@@ -1,0 +1,120 @@
+"""`knn`: the most similar keys of each query, by whichever backend."""
+
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from graphcorrect import _checks
+from graphcorrect._precision import full_precision, widen
+from graphcorrect._typing import Backend
+from graphcorrect.knn import _faiss, _torch
+from graphcorrect.nodes import unit_rows
+
+# Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill.
+DEFAULT_MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+
+
+class Neighbors(NamedTuple):
+    """For each query its neighbors, the most similar first; both fields of shape (..., N, k).
+
+    Attributes:
+        similarity: in the dtype of the queries (half precision: float32 inside, cast back); -inf where there was no
+            key left to take.
+        index: int64, the position among the keys; 0 where `similarity` is -inf.
+    """
+
+    similarity: Tensor
+    index: Tensor
+
+
+@torch.no_grad()
+def knn(
+    queries: Tensor,
+    keys: Tensor | None,
+    num_neighbors: int,
+    *,
+    backend: Backend = "auto",
+    exclude_self: bool = False,
+    normalize: bool = True,
+    key_mask: Tensor | None = None,
+    memory_budget: int | None = None,
+) -> Neighbors:
+    """Finds the `num_neighbors` keys most similar to each query; exact, batched, without gradient.
+
+    Args:
+        queries: (..., N, D) floating point. Leading dimensions are separate problems.
+        keys: (..., M, D) with the same leading dimensions, dtype and device; None searches among the queries.
+        num_neighbors: k, at most M (M - 1 with `exclude_self`).
+        backend: "torch" (tiled matrix product; CPU and CUDA), "faiss" (CPU or GPU build; computes in float32), or
+            "auto", which is "torch": on no size of DeepLab grids measured is faiss the faster one
+            (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
+        exclude_self: query i does not find key i; needs N = M. By index, so that duplicates of i are still found.
+        normalize: True compares cosines (rows are normalised here, a zero row has cosine 0 with all), False inner
+            products as they are.
+        key_mask: (..., M) bool, True where a key may be found.
+        memory_budget: bytes that the score tiles of the "torch" backend may take at a time (never less than one row);
+            None is 16 MiB on the CPU, 256 MiB elsewhere.
+
+    Returns:
+        Neighbors of shape (..., N, k), sorted by falling similarity, ties in any order.
+
+    Raises:
+        ValueError: shapes, devices or `num_neighbors` do not fit.
+        TypeError: not floating point, dtypes differ, or `key_mask` is not bool.
+        ImportError: the chosen backend is not installed; the message gives the install line.
+    """
+    _checks.floating("queries", queries)
+    _checks.at_least_2d("queries", queries, "(..., N, D)")
+    keys = queries if keys is None else keys
+    _check_keys(queries, keys, key_mask)
+    _checks.integer_at_least("num_neighbors", num_neighbors, 0)
+    _checks.one_of("backend", backend, get_args(Backend))
+    if memory_budget is None:
+        memory_budget = DEFAULT_MEMORY_BUDGET.get(queries.device.type, DEFAULT_MEMORY_BUDGET["cuda"])
+    _checks.integer_at_least("memory_budget", memory_budget, 1)
+    num_queries, num_keys = queries.shape[-2], keys.shape[-2]
+    if exclude_self and num_queries != num_keys:
+        raise ValueError(f"expected `keys` with as many rows as `queries` for exclude_self, {num_queries}, got {num_keys}")
+    most = num_keys - 1 if exclude_self and num_keys else num_keys
+    if num_neighbors > most:
+        raise ValueError(
+            f"expected `num_neighbors` of at most {most} ({num_keys} keys{', self excluded' if exclude_self else ''}), "
+            f"got {num_neighbors}"
+        )
+
+    leading = queries.shape[:-2]
+    rows = _flat_rows(queries, normalize)
+    key_rows = rows if keys is queries else _flat_rows(keys, normalize)
+    mask = None if key_mask is None else key_mask.reshape(-1, num_keys)
+    with full_precision(queries):
+        if backend == "faiss":
+            similarity, index = _faiss.search(
+                rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask
+            )
+        else:
+            similarity, index = _torch.search(
+                rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask, memory_budget=memory_budget
+            )
+    index = index.masked_fill(similarity == -torch.inf, 0)
+    shape = (*leading, num_queries, num_neighbors)
+    return Neighbors(similarity.to(queries.dtype).reshape(shape), index.reshape(shape))
+
+
+def _flat_rows(rows: Tensor, normalize: bool) -> Tensor:
+    """(..., N, D) as one batch (B, N, D), in float32 or better."""
+    rows = widen(rows)
+    rows = unit_rows(rows) if normalize else rows
+    return rows.reshape(rows.shape[:-2].numel(), *rows.shape[-2:])
+
+
+def _check_keys(queries: Tensor, keys: Tensor, key_mask: Tensor | None) -> None:
+    _checks.floating("keys", keys)
+    _checks.shape("keys", keys, (*queries.shape[:-2], *keys.shape[-2:-1], queries.shape[-1]), "to match `queries`")
+    if keys.dtype != queries.dtype:
+        raise TypeError(f"expected `keys` in the dtype of `queries`, {queries.dtype}, got {keys.dtype}")
+    _checks.same_device("keys", keys, "queries", queries)
+    if key_mask is not None:
+        _checks.boolean("key_mask", key_mask)
+        _checks.shape("key_mask", key_mask, keys.shape[:-1], "(one entry for each key)")
+        _checks.same_device("key_mask", key_mask, "keys", keys)

@@ -1,0 +1,82 @@
+"""Images as sets of nodes: reshaping, pooling to a node budget, and unit rows.
+
+An image is a map (B, D, H, W); its nodes are the same numbers as (B, N, D) with N = H * W, pixels in reading order.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphcorrect import _checks
+
+
+def image_to_nodes(maps: Tensor) -> Tensor:
+    """Lists the pixels of maps (B, D, H, W) as nodes (B, H * W, D), in reading order.
+
+    Raises:
+        ValueError: `maps` is not of four dimensions.
+    """
+    _checks.ndim("maps", maps, (4,), "(B, D, H, W)")
+    return maps.flatten(2).transpose(1, 2)
+
+
+def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Lays nodes (B, H * W, D) out as maps (B, D, H, W): the inverse of :func:`image_to_nodes`.
+
+    Raises:
+        ValueError: `nodes` is not of three dimensions, or N is not H * W.
+    """
+    _checks.ndim("nodes", nodes, (3,), "(B, N, D)")
+    height, width = size
+    _checks.size("nodes", nodes, 1, height * width, f"nodes (one for each pixel of a {height}x{width} image)")
+    return nodes.transpose(1, 2).unflatten(2, (height, width))
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Divides each row (..., D) by its Euclidean norm; a zero row stays zero and gets no gradient.
+
+    Rows are scaled by their largest entry first, so that squares neither overflow nor vanish in float32.
+    """
+    if rows.shape[-1] == 0:
+        return rows
+    largest = rows.detach().abs().amax(-1, keepdim=True)
+    is_zero = largest == 0
+    # The direction of a row does not depend on `largest`, so that treating it as a constant leaves the gradient exact.
+    scaled = rows / torch.where(is_zero, torch.ones_like(largest), largest)
+    squared = scaled.square().sum(-1, keepdim=True)
+    return scaled * torch.where(is_zero, torch.zeros_like(squared), torch.where(is_zero, 1.0, squared).rsqrt())
+
+
+def grid_size(height: int, width: int, max_nodes: int) -> tuple[int, int]:
+    """The largest grid (h, w) of at most `max_nodes` cells that keeps the aspect ratio of height x width.
+
+    An image that fits the budget keeps its own size; neither side falls below one cell.
+    """
+    if height * width <= max_nodes:
+        return height, width
+    shrink = math.sqrt(max_nodes / (height * width))
+    # A side clipped to one cell leaves the whole budget to the other one.
+    rows = min(height, max(1, math.floor(height * shrink)))
+    columns = min(width, max(1, math.floor(width * shrink)), max(1, max_nodes // rows))
+    return min(rows, max(1, max_nodes // columns)), columns
+
+
+def pool_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None = None) -> Tensor:
+    """Averages maps (B, D, H, W) over the cells of a grid (h, w); only pixels under `mask` (B, H, W) count.
+
+    Cells are those of `torch.nn.functional.adaptive_avg_pool2d`: they overlap by a pixel where the sizes do not divide.
+    A cell with no pixel under the mask is zero.
+    """
+    if mask is None:
+        return F.adaptive_avg_pool2d(maps, size)
+    share = F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), size)
+    # where, not a product: a masked-out NaN must not reach its cell
+    total = F.adaptive_avg_pool2d(torch.where(mask[:, None], maps, torch.zeros((), dtype=maps.dtype, device=maps.device)), size)
+    return total / torch.where(share > 0, share, torch.ones_like(share))
+
+
+def pool_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pools a mask (B, H, W) to a grid (h, w): a cell takes part if any of its pixels does."""
+    return F.adaptive_max_pool2d(mask[:, None].float(), size)[:, 0] > 0
