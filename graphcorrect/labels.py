@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect.nodes import image_to_nodes
 
 IGNORE_INDEX = 255  # as in VOC and Cityscapes (torch's own default is -100)
 
@@ -31,9 +32,7 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[:, None].double(), size=size, mode="nearest-exact")[:, 0].to(labels.dtype)
 
 
-def pool_labels(
-    labels: Tensor, size: tuple[int, int], num_classes: int, *, ignore_index: int = IGNORE_INDEX
-) -> Tensor:
+def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Pools label images (B, H, W) to a grid (h, w) by majority vote over each cell.
 
     Void takes part in the vote, and a tie is void: a cell gets a class only if more of its pixels carry that class than
@@ -51,3 +50,42 @@ def pool_labels(
         winner = torch.where(share > best, label, torch.where((share == best) & (share > 0), ignore_index, winner))
         best = torch.maximum(best, share)
     return winner
+
+
+def labeled_nodes(
+    features: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDEX, validate_args: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Features and the labels of the same nodes, in node form: (..., N, D) and int64 (..., N).
+
+    Nodes pass as they are. Images (B, D, H, W) become (B, H * W, D), and their labels (B, H', W') of any resolution are
+    pooled to H x W by majority vote.
+
+    Args:
+        features: (..., N, D) or (B, D, H, W) floating point.
+        labels: (..., N) or (B, H', W'); integers in [0, C) or `ignore_index`.
+        num_classes: C.
+        ignore_index: the label left out.
+        validate_args: True refuses labels outside the classes, which reads them and so waits for a GPU; False takes
+            them for ignored ones.
+
+    Raises:
+        ValueError: shapes do not fit, or a label is outside the classes.
+        TypeError: dtypes do not fit.
+    """
+    _checks.floating("features", features)
+    _checks.integral("labels", labels)
+    _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")
+    _checks.same_device("labels", labels, "features", features)
+    if validate_args:
+        _checks.labels_in_range("labels", labels, num_classes, ignore_index)
+    labels = labels.long()
+    if features.ndim == 4:
+        _checks.ndim("labels", labels, (3,), "(B, H, W), as `features` is (B, D, H, W)")
+        _checks.size("labels", labels, 0, features.shape[0], "images")
+        height, width = features.shape[-2:]
+        labels = pool_labels(labels, (height, width), num_classes, ignore_index=ignore_index).flatten(1)
+        features = image_to_nodes(features)
+    _checks.shape("labels", labels, features.shape[:-1], "(one for each node)")
+    if not validate_args:
+        labels = torch.where((labels >= 0) & (labels < num_classes), labels, ignore_index)
+    return features, labels

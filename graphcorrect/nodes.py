@@ -31,7 +31,7 @@ def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:
     _checks.ndim("nodes", nodes, (3,), "(B, N, D)")
     height, width = size
     _checks.size("nodes", nodes, 1, height * width, f"nodes (one for each pixel of a {height}x{width} image)")
-    return nodes.transpose(1, 2).unflatten(2, (height, width))
+    return nodes.transpose(1, 2).reshape(nodes.shape[0], nodes.shape[2], height, width)
 
 
 def unit_rows(rows: Tensor) -> Tensor:
@@ -73,7 +73,9 @@ def pool_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None = None) -
         return F.adaptive_avg_pool2d(maps, size)
     share = F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), size)
     # where, not a product: a masked-out NaN must not reach its cell
-    total = F.adaptive_avg_pool2d(torch.where(mask[:, None], maps, torch.zeros((), dtype=maps.dtype, device=maps.device)), size)
+    total = F.adaptive_avg_pool2d(
+        torch.where(mask[:, None], maps, torch.zeros((), dtype=maps.dtype, device=maps.device)), size
+    )
     return total / torch.where(share > 0, share, torch.ones_like(share))
 
 

@@ -87,22 +87,29 @@ class KNNAffinity(nn.Module):
             index = torch.zeros((*features.shape[:-1], 0), dtype=torch.int64, device=features.device)
             return NeighborOperator(index, widen(features).new_zeros(index.shape)).normalized()
         if self.num_neighbors >= num_nodes:
-            raise ValueError(f"expected `num_neighbors` below the number of nodes, {num_nodes}, got {self.num_neighbors}")
+            raise ValueError(
+                f"expected `num_neighbors` below the number of nodes, {num_nodes}, got {self.num_neighbors}"
+            )
         wide = widen(features)
         similarity, index = knn(
             wide, None, self.num_neighbors, backend=self.backend, exclude_self=not self.self_loops, key_mask=mask
         )
-        if self.differentiable:
-            similarity = _cosine_of_edges(wide, index).masked_fill(similarity == -torch.inf, 0.0)
-        weight = similarity.clamp_min(0.0)
+        is_edge = similarity > 0
+        if mask is not None:
+            is_edge = is_edge & mask[..., None]
+        # What is no edge becomes a loop of weight zero: a NaN at its other end would survive the zero. NaN similarities
+        # compare as False, so that a node with NaN features has no edges.
+        itself = torch.arange(num_nodes, device=features.device)[:, None]
+        index = torch.where(is_edge, index, itself)
+        weight = _cosine_of_edges(wide, index) if self.differentiable else similarity
+        weight = torch.where(is_edge, weight, 0.0)
         if self.gamma != 1.0:
             # 0 ** gamma has an infinite slope below gamma = 1
-            weight = torch.where(weight > 0, torch.where(weight > 0, weight, 1.0) ** self.gamma, 0.0)
-        if mask is not None:
-            weight = torch.where(mask[..., None], weight, torch.zeros_like(weight))
+            weight = torch.where(is_edge, torch.where(is_edge, weight, 1.0) ** self.gamma, 0.0)
         return NeighborOperator(index, weight).normalized()
 
     def extra_repr(self) -> str:
+        """The settings that `repr` prints."""
         return (
             f"num_neighbors={self.num_neighbors}, gamma={self.gamma}, self_loops={self.self_loops}, "
             f"backend={self.backend!r}, differentiable={self.differentiable}"
@@ -113,7 +120,5 @@ def _cosine_of_edges(features: Tensor, index: Tensor) -> Tensor:
     """cos(x_i, x_j) over the edges (..., N, k), with gradient; a neighbor at a time, so that no (N, k, D) is kept."""
     with full_precision(features):
         rows = unit_rows(features)
-        columns = [
-            (rows * rows.gather(-2, column[..., None].expand_as(rows))).sum(-1) for column in index.unbind(-1)
-        ]
+        columns = [(rows * rows.gather(-2, column[..., None].expand_as(rows))).sum(-1) for column in index.unbind(-1)]
         return torch.stack(columns, -1)

@@ -9,7 +9,7 @@ from graphcorrect.graphs.operator import GraphOperator
 
 
 class ClassBlockOperator(GraphOperator):
-    r"""The graph with :math:`W_{ij} = u_i \cdot u_j` where i and j are of one class, i ≠ j, and :math:`W_{ii} = 1`, Eq. (6).
+    r"""The class-level graph of Eq. (6): :math:`W_{ij} = u_i \cdot u_j` for i ≠ j of one class, :math:`W_{ii} = 1`.
 
     Each class is a block of rank m at most, u having m entries, so that with :math:`q_i = |u_i|^2`
 
@@ -46,7 +46,9 @@ class ClassBlockOperator(GraphOperator):
         self._blocks = ClassBlocks(labels, num_classes) if _blocks is None else _blocks
         # A node outside every class has no partners: a zero vector leaves it the loop W_ii = 1 alone.
         is_member = (labels < num_classes)[..., None]
-        self._members = torch.where(is_member, vectors, torch.zeros_like(vectors)).reshape(labels.numel(), vectors.shape[-1])
+        self._members = torch.where(is_member, vectors, torch.zeros_like(vectors)).reshape(
+            labels.numel(), vectors.shape[-1]
+        )
 
     def _with_scale(self, scale: Tensor) -> ClassBlockOperator:
         return ClassBlockOperator(self.vectors, self.labels, self.num_classes, scale=scale, _blocks=self._blocks)
@@ -83,8 +85,8 @@ class ClassBlockOperator(GraphOperator):
 class ClassBlocks:
     """A batch of nodes sorted into blocks of T rows, each block of one class of one graph.
 
-    A class that fills no whole number of blocks leaves rows of zeros in its last one, so that B N nodes of C + 1 classes
-    take at most B N / T + B (C + 1) blocks: a number known without looking at the labels.
+    A class that fills no whole number of blocks leaves rows of zeros in its last one, so that B N nodes of C + 1
+    classes take at most B N / T + B (C + 1) blocks: a number known without looking at the labels.
 
     Attributes:
         slot: (B N,), the row of each node among the blocks' rows.
@@ -101,7 +103,9 @@ class ClassBlocks:
         self.block_rows = min(128, max(8, 2 ** ((num_nodes // (4 * classes)).bit_length())))
         self.num_blocks = (num_graphs * num_nodes) // self.block_rows + self.num_segments
 
-        segment_of_node = labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
+        segment_of_node = (
+            labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
+        )
         sorted_segments, order = segment_of_node.reshape(-1).sort(stable=True)
         segments = torch.arange(self.num_segments, device=device)
         start = torch.searchsorted(sorted_segments, segments)
@@ -118,7 +122,7 @@ class ClassBlocks:
     def split(self, rows: Tensor) -> Tensor:
         """Rows (B N, F) laid out as (blocks, T, F), zeros where a block is not full."""
         padded = rows.new_zeros(self.num_blocks * self.block_rows, rows.shape[-1])
-        return padded.index_copy(0, self.slot, rows).unflatten(0, (self.num_blocks, self.block_rows))
+        return padded.index_copy(0, self.slot, rows).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
 
     def join(self, blocks: Tensor) -> Tensor:
         """The inverse of `split`: (blocks, T, F) back to (B N, F)."""

@@ -81,4 +81,5 @@ class ClassConsistencyGraph(nn.Module):
             return ClassBlockOperator(vectors, labels, num_classes).normalized()
 
     def extra_repr(self) -> str:
+        """The settings that `repr` prints."""
         return f"similarity={self.similarity!r}, differentiable={self.differentiable}"

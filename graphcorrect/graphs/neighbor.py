@@ -24,7 +24,9 @@ class NeighborOperator(GraphOperator):
         weight: (..., N, k), at least zero.
     """
 
-    def __init__(self, index: Tensor, weight: Tensor, *, scale: Tensor | None = None, _edges: Edges | None = None) -> None:
+    def __init__(
+        self, index: Tensor, weight: Tensor, *, scale: Tensor | None = None, _edges: Edges | None = None
+    ) -> None:
         super().__init__(torch.Size((*index.shape[:-1], index.shape[-2])), weight.dtype, weight.device, scale)
         self.index = index
         self.weight = weight
@@ -36,7 +38,7 @@ class NeighborOperator(GraphOperator):
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         weight = self.weight.to(values.dtype).reshape(flat.shape[0], self.index.shape[-1])
-        product: Tensor = _SymmetricProduct.apply(weight, flat, self._sorted)  # type: ignore[no-untyped-call]
+        product: Tensor = _SymmetricProduct.apply(weight, flat, self._sorted)
         return product.reshape(values.shape)
 
     def _degree(self) -> Tensor:
@@ -108,5 +110,5 @@ class _SymmetricProduct(torch.autograd.Function):
             grad_weight = edges.pairwise_dot(grad, values) + edges.pairwise_dot(values, grad)
         if ctx.needs_input_grad[1]:
             # through apply, so that second derivatives exist too
-            grad_values = _SymmetricProduct.apply(weight, grad, edges)  # type: ignore[no-untyped-call]
+            grad_values = _SymmetricProduct.apply(weight, grad, edges)
         return grad_weight, grad_values, None

@@ -45,10 +45,12 @@ class GraphOperator(ABC):
 
     @property
     def is_normalized(self) -> bool:
+        """Whether the degree has been divided out."""
         return self._scale is not None
 
     @property
     def ndim(self) -> int:
+        """Number of dimensions, leading ones included."""
         return len(self.shape)
 
     def degree(self) -> Tensor:

@@ -7,7 +7,13 @@ GROUP = 32  # columns whose maximum stands for them in the first pass of `_large
 
 
 def search(
-    queries: Tensor, keys: Tensor, num_neighbors: int, *, exclude_self: bool, key_mask: Tensor | None, memory_budget: int
+    queries: Tensor,
+    keys: Tensor,
+    num_neighbors: int,
+    *,
+    exclude_self: bool,
+    key_mask: Tensor | None,
+    memory_budget: int,
 ) -> tuple[Tensor, Tensor]:
     """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
 
@@ -51,7 +57,7 @@ def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if num_groups <= 2 * count:
         values, index = scores.topk(count)
         return values, index
-    grouped = scores.unflatten(-1, (num_groups, GROUP))
+    grouped = scores.reshape(*scores.shape[:-1], num_groups, GROUP)
     groups = grouped.amax(-1).topk(count, sorted=False).indices  # (..., rows, count)
     candidates = grouped.gather(-2, groups[..., None].expand(*groups.shape, GROUP)).flatten(-2)
     values, place = candidates.topk(count)

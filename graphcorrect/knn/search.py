@@ -25,7 +25,7 @@ class Neighbors(NamedTuple):
     """
 
     similarity: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, as in torch's own results
 
 
 @torch.no_grad()
@@ -75,7 +75,9 @@ def knn(
     _checks.integer_at_least("memory_budget", memory_budget, 1)
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     if exclude_self and num_queries != num_keys:
-        raise ValueError(f"expected `keys` with as many rows as `queries` for exclude_self, {num_queries}, got {num_keys}")
+        raise ValueError(
+            f"expected `keys` with as many rows as `queries` for exclude_self, {num_queries}, got {num_keys}"
+        )
     most = num_keys - 1 if exclude_self and num_keys else num_keys
     if num_neighbors > most:
         raise ValueError(
@@ -89,9 +91,7 @@ def knn(
     mask = None if key_mask is None else key_mask.reshape(-1, num_keys)
     with full_precision(queries):
         if backend == "faiss":
-            similarity, index = _faiss.search(
-                rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask
-            )
+            similarity, index = _faiss.search(rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask)
         else:
             similarity, index = _torch.search(
                 rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask, memory_budget=memory_budget

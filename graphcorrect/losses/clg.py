@@ -1,0 +1,116 @@
+"""The weighted cross entropy on corrected labels."""
+
+import torch
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect._precision import full_precision, widen
+from graphcorrect._typing import Reduction
+from graphcorrect.labels import IGNORE_INDEX, resize_labels
+from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
+
+
+def clg_loss(
+    probabilities: Tensor,
+    pseudo_labels: Tensor,
+    *,
+    self_weighted: bool = True,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: Reduction = "mean",
+    validate_args: bool = True,
+) -> Tensor:
+    r"""Cross entropy against corrected labels, each node weighted by its own belief in its label, Eqs. (15), (16).
+
+    .. math::
+        \mathrm{mean}_i \left[ -\omega_i \log p_i[\hat Y_i] \right], \quad
+        \omega_i = p_i[\hat Y_i] \text{, detached}
+
+    with the mean over nodes that are not ignored (not over the weights). Differs from the paper: a mean rather than a
+    sum, and with the minus sign that its print lacks. Averaged gradients of several ranks are those of the joined
+    batch.
+
+    Args:
+        probabilities: (..., N, C) nodes or (B, C, H, W) images on the simplex: those of one round for the strong view.
+        pseudo_labels: (..., N), or (B, H', W') of any resolution (resized by nearest neighbor); integers in [0, C) or
+            `ignore_index`.
+        self_weighted: False sets every weight to 1: the plain cross entropy.
+        ignore_index: label left out.
+        reduction: "mean", "sum", or "none" for the loss of each node, shaped like the labels, 0 where ignored.
+        validate_args: False takes labels outside the classes for ignored ones, and does not wait for a GPU.
+
+    Returns:
+        A scalar or the loss of each node, float32 or better; 0 where no node has a label.
+
+    Raises:
+        ValueError: shapes do not fit, or a label is outside the classes.
+        TypeError: dtypes do not fit.
+    """
+    check_reduction(reduction)
+    _checks.floating("probabilities", probabilities)
+    _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
+    _checks.integral("pseudo_labels", pseudo_labels)
+    _checks.same_device("pseudo_labels", pseudo_labels, "probabilities", probabilities)
+    if probabilities.ndim == 4:
+        _checks.ndim("pseudo_labels", pseudo_labels, (3,), "(B, H, W), as `probabilities` is (B, C, H, W)")
+        pseudo_labels = resize_labels(pseudo_labels, (probabilities.shape[2], probabilities.shape[3]))
+        probabilities = probabilities.movedim(1, -1)
+    _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")
+    num_classes = probabilities.shape[-1]
+    if validate_args:
+        _checks.labels_in_range("pseudo_labels", pseudo_labels, num_classes, ignore_index)
+    labels = pseudo_labels.long()
+    is_labeled = (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
+    with full_precision(probabilities):
+        wide = widen(probabilities)
+        believed = wide.gather(-1, torch.where(is_labeled, labels, 0)[..., None])[..., 0]
+        # where before the log: an ignored node has value and gradient zero, whatever its probabilities
+        believed = torch.where(is_labeled, believed, 1.0).clamp_min(torch.finfo(wide.dtype).tiny)
+        losses = -believed.log()
+        if self_weighted:
+            losses = believed.detach() * losses
+        if reduction == "none":
+            return losses
+        if reduction == "sum":
+            return losses.sum()
+        return mean_over_ranks(losses.sum(), is_labeled.sum())
+
+
+class CLGLoss(nn.Module):
+    """:func:`clg_loss` with its settings, Eqs. (15), (16).
+
+    Args:
+        self_weighted: False sets every weight to 1.
+        ignore_index: label left out.
+        reduction: "mean", "sum" or "none".
+        validate_args: False takes labels outside the classes for ignored ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        self_weighted: bool = True,
+        ignore_index: int = IGNORE_INDEX,
+        reduction: Reduction = "mean",
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        check_reduction(reduction)
+        self.self_weighted = self_weighted
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.validate_args = validate_args
+
+    def forward(self, probabilities: Tensor, pseudo_labels: Tensor) -> Tensor:
+        """Shapes as in :func:`clg_loss`."""
+        return clg_loss(
+            probabilities,
+            pseudo_labels,
+            self_weighted=self.self_weighted,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            validate_args=self.validate_args,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings that `repr` prints."""
+        return f"self_weighted={self.self_weighted}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"

@@ -1,0 +1,204 @@
+"""The contrastive loss on the semantic-level graph, exact and linear in the number of nodes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect._precision import full_precision, widen
+from graphcorrect._typing import Reduction
+from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
+from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
+from graphcorrect.nodes import unit_rows
+
+
+def slg_loss(
+    features: Tensor,
+    labels: Tensor,
+    prototypes: Tensor | None = None,
+    prototype_mask: Tensor | None = None,
+    *,
+    num_classes: int | None = None,
+    balance: float = 0.5,
+    temperature: float = 0.1,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: Reduction = "mean",
+    validate_args: bool = True,
+) -> Tensor:
+    r"""Pulls features of one class together and apart from the others', within an image and across images, Eq. (12).
+
+    .. math::
+        \lambda \, \mathrm{mean}_{ij} \left[ Y_{ij} (v_i \cdot v_j - 1)^2 + (1 - Y_{ij}) (v_i \cdot v_j)^2 \right]
+        + (1 - \lambda) \, \mathrm{mean}_i \, \mathrm{CE}(v_i \cdot P / \tau, y_i)
+
+    with unit rows v and P. The first mean is over the ordered pairs of an image, i = j included, then over images; the
+    second over nodes. Its sum is computed as :math:`\|V^\top V\|_F^2 + \sum_c (n_c^2 - 2 \|\sum_{i \in c} v_i\|^2)`:
+    exact, O(N D²) time, no pair formed.
+
+    Differs from the paper: means rather than sums. Averaged gradients of several ranks are those of the joined batch.
+
+    Args:
+        features: (B, N, D) or (N, D) nodes, or (B, D, H, W) images, floating point, any scale; leading dimensions are
+            separate images.
+        labels: (B, N) or (N,), or (B, H', W') of any resolution (pooled to that of the features by majority vote);
+            integers in [0, C) or `ignore_index`.
+        prototypes: (C, D) class means of :class:`PrototypeBank`; taken as constants. None leaves the second term out.
+        prototype_mask: (C,) bool, True where a class has a prototype; nodes of the others take no part in the second
+            term.
+        num_classes: C; None is that of `prototypes`, or else the largest label + 1, which reads the labels.
+        balance: lambda, in [0, 1].
+        temperature: tau, above 0.
+        ignore_index: label left out everywhere.
+        reduction: "mean"; "sum" adds up both terms over images and over nodes; "none" gives the pair term of each
+            image plus the mean of its nodes' second term, (B,).
+        validate_args: False takes labels outside the classes for ignored ones, and does not wait for a GPU.
+
+    Returns:
+        A scalar, or (B,), float32 or better; 0 where no node has a label.
+
+    Raises:
+        ValueError: shapes or ranges do not fit, or a label is outside the classes.
+        TypeError: dtypes do not fit.
+    """
+    check_reduction(reduction)
+    _checks.in_interval("balance", balance, 0.0, 1.0)
+    _checks.in_interval("temperature", temperature, 0.0, float("inf"), open_low=True, open_high=True)
+    num_classes = _number_of_classes(labels, prototypes, prototype_mask, num_classes, ignore_index)
+    nodes, node_labels = labeled_nodes(
+        features, labels, num_classes, ignore_index=ignore_index, validate_args=validate_args
+    )
+    nodes = nodes.reshape(nodes.shape[:-2].numel(), *nodes.shape[-2:])
+    node_labels = node_labels.reshape(nodes.shape[:-1])
+    is_labeled = node_labels != ignore_index
+    with full_precision(nodes):
+        # where before the norm: a NaN of an ignored node must reach neither value nor gradient
+        rows = unit_rows(torch.where(is_labeled[..., None], widen(nodes), 0.0))
+        pairs, num_labeled = _pair_term(rows, node_labels, num_classes)
+        has_nodes = num_labeled > 0
+        image_means = pairs / num_labeled.clamp_min(1).to(pairs.dtype).square()
+        if prototypes is None:
+            contrast = node_counted = torch.zeros_like(rows[..., 0])
+        else:
+            _checks.size("prototypes", prototypes, 1, rows.shape[-1], "entries, as `features` has")
+            contrast, node_counted = _prototype_term(rows, node_labels, prototypes, prototype_mask, temperature)
+        if reduction == "none":
+            return balance * image_means + (1 - balance) * contrast.sum(1) / node_counted.sum(1).clamp_min(1)
+        if reduction == "sum":
+            return balance * image_means.sum() + (1 - balance) * contrast.sum()
+        return balance * mean_over_ranks(image_means.sum(), has_nodes.sum()) + (1 - balance) * mean_over_ranks(
+            contrast.sum(), node_counted.sum()
+        )
+
+
+def _number_of_classes(
+    labels: Tensor, prototypes: Tensor | None, prototype_mask: Tensor | None, num_classes: int | None, ignore_index: int
+) -> int:
+    if prototypes is not None:
+        _checks.floating("prototypes", prototypes)
+        _checks.ndim("prototypes", prototypes, (2,), "(C, D)")
+        if num_classes is not None:
+            _checks.size("prototypes", prototypes, 0, num_classes, "classes")
+        if prototype_mask is not None:
+            _checks.boolean("prototype_mask", prototype_mask)
+            _checks.shape("prototype_mask", prototype_mask, prototypes.shape[:1], "(one entry for each class)")
+        return prototypes.shape[0]
+    if prototype_mask is not None:
+        raise ValueError("expected `prototypes` beside `prototype_mask`, got None")
+    if num_classes is not None:
+        _checks.integer_at_least("num_classes", num_classes, 1)
+        return num_classes
+    _checks.integral("labels", labels)
+    counted = labels[labels != ignore_index]
+    return max(1, int(counted.max()) + 1) if counted.numel() else 1
+
+
+def _pair_term(rows: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Sum over the ordered pairs of each image, and its labeled nodes, both (B,); ignored rows (B, N, D) are zero."""
+    num_images = rows.shape[0]
+    # One more class takes the ignored rows, which are zero.
+    slots = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
+    membership = F.one_hot(slots, num_classes + 1)[..., :num_classes].to(rows.dtype)  # (B, N, C)
+    sums = membership.mT @ rows  # (B, C, D)
+    counts = membership.sum(1)  # (B, C), exact in float32 up to 2**24 nodes an image
+    gram = rows.mT @ rows  # (B, D, D): sum_ij (v_i . v_j)^2 = |V^T V|^2
+    attraction = (counts.square() - 2.0 * sums.square().sum(-1)).sum(1)
+    return gram.square().reshape(num_images, -1).sum(1) + attraction, counts.sum(1)
+
+
+def _prototype_term(
+    rows: Tensor, labels: Tensor, prototypes: Tensor, prototype_mask: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each node against the prototypes, (B, N), zero where it does not count; and who counts."""
+    scores = rows @ unit_rows(prototypes.detach().to(rows.dtype)).mT / temperature  # (B, N, C)
+    is_class = (labels >= 0) & (labels < len(prototypes))
+    known = torch.where(is_class, labels, 0)
+    if prototype_mask is not None:
+        is_class = is_class & prototype_mask[known]
+        # Not -inf: where no class has a prototype a row of -inf would make NaN gradients.
+        scores = scores.masked_fill(~prototype_mask, torch.finfo(scores.dtype).min)
+    contrast = F.cross_entropy(scores.flatten(0, 1), known.flatten(), reduction="none").reshape(labels.shape)
+    return torch.where(is_class, contrast, 0.0), is_class.to(rows.dtype)
+
+
+class SLGLoss(nn.Module):
+    """:func:`slg_loss` with its settings, Eq. (12).
+
+    Args:
+        balance: lambda, share of the pair term.
+        temperature: tau of the prototype term.
+        ignore_index: label left out.
+        reduction: "mean", "sum" or "none".
+        validate_args: False takes labels outside the classes for ignored ones.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        balance: float = 0.5,
+        temperature: float = 0.1,
+        ignore_index: int = IGNORE_INDEX,
+        reduction: Reduction = "mean",
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        _checks.in_interval("balance", balance, 0.0, 1.0)
+        _checks.in_interval("temperature", temperature, 0.0, float("inf"), open_low=True, open_high=True)
+        check_reduction(reduction)
+        self.balance = balance
+        self.temperature = temperature
+        self.ignore_index = ignore_index
+        self.reduction: Reduction = reduction
+        self.validate_args = validate_args
+
+    def forward(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        prototypes: Tensor | None = None,
+        prototype_mask: Tensor | None = None,
+        *,
+        num_classes: int | None = None,
+    ) -> Tensor:
+        """Shapes as in :func:`slg_loss`."""
+        return slg_loss(
+            features,
+            labels,
+            prototypes,
+            prototype_mask,
+            num_classes=num_classes,
+            balance=self.balance,
+            temperature=self.temperature,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            validate_args=self.validate_args,
+        )
+
+    def extra_repr(self) -> str:
+        """The settings that `repr` prints."""
+        return (
+            f"balance={self.balance}, temperature={self.temperature}, ignore_index={self.ignore_index}, "
+            f"reduction={self.reduction!r}"
+        )

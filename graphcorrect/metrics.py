@@ -1,0 +1,109 @@
+"""How good labels are, and what a correction did to them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphcorrect import _checks
+from graphcorrect.labels import IGNORE_INDEX
+
+
+class CorrectionCounts(NamedTuple):
+    """Labels that a correction made right and made wrong, of `total` labels with a known truth.
+
+    Attributes:
+        fixed: wrong before, right after.
+        broken: right before, wrong after.
+        changed: different from before, right or wrong.
+        total: labels that were compared.
+    """
+
+    fixed: int
+    broken: int
+    changed: int
+    total: int
+
+
+def confusion_matrix(
+    predictions: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Counts each pair of true and predicted class; matrices of batches and of ranks add up.
+
+    Args:
+        predictions: (...) integers in [0, C).
+        labels: (...) integers in [0, C) or `ignore_index`.
+        num_classes: C.
+        ignore_index: label left out.
+
+    Returns:
+        (C, C) int64; row: true class, column: predicted class.
+
+    Raises:
+        ValueError: shapes differ, or a label or prediction is outside the classes.
+        TypeError: not integers.
+    """
+    _checks.integral("predictions", predictions)
+    _checks.integral("labels", labels)
+    _checks.shape("predictions", predictions, labels.shape, "(that of `labels`)")
+    _checks.labels_in_range("labels", labels, num_classes, ignore_index)
+    counted = labels != ignore_index
+    predictions, labels = predictions[counted].long(), labels[counted].long()
+    # A prediction of "ignored" has no column to go to.
+    _checks.labels_in_range("predictions", predictions, num_classes, ignore_index=0)
+    return torch.bincount(labels * num_classes + predictions, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
+
+
+def per_class_iou(confusion: Tensor) -> Tensor:
+    """Intersection over union of each class, (C,) float64 in [0, 1]; NaN for a class neither present nor predicted."""
+    confusion = _checked_confusion(confusion)
+    intersection = confusion.diagonal()
+    return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Mean of the classes' intersection over union, in [0, 1], absent classes left out; NaN if all are absent."""
+    return float(per_class_iou(confusion).nanmean())
+
+
+def accuracy(confusion: Tensor) -> float:
+    """Share of right labels, in [0, 1]; NaN if there are none."""
+    confusion = _checked_confusion(confusion)
+    return float(confusion.diagonal().sum() / confusion.sum())
+
+
+def correction_counts(
+    before: Tensor, after: Tensor, labels: Tensor, *, ignore_index: int = IGNORE_INDEX
+) -> CorrectionCounts:
+    """Counts the labels that a correction fixed and broke.
+
+    Args:
+        before: (...) integers, the labels before correction.
+        after: (...) integers, after it.
+        labels: (...) integers, the truth; `ignore_index` is left out.
+        ignore_index: label left out.
+
+    Raises:
+        ValueError: shapes differ.
+        TypeError: not integers.
+    """
+    for name, tensor in (("before", before), ("after", after), ("labels", labels)):
+        _checks.integral(name, tensor)
+        _checks.shape(name, tensor, labels.shape, "(that of `labels`)")
+    counted = labels != ignore_index
+    was_right, is_right = before == labels, after == labels
+    return CorrectionCounts(
+        fixed=int((counted & ~was_right & is_right).sum()),
+        broken=int((counted & was_right & ~is_right).sum()),
+        changed=int((counted & (before != after)).sum()),
+        total=int(counted.sum()),
+    )
+
+
+def _checked_confusion(confusion: Tensor) -> Tensor:
+    _checks.is_tensor("confusion", confusion)
+    _checks.ndim("confusion", confusion, (2,), "(C, C)")
+    _checks.size("confusion", confusion, 1, confusion.shape[0], "columns")
+    return confusion.double()

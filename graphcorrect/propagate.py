@@ -1,0 +1,169 @@
+"""One step over a graph: `propagate`, and the learned maps f_C and f_S that refine what it brings."""
+
+import torch
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect._precision import full_precision, widen
+from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.nodes import unit_rows
+
+
+def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+    r"""Mixes each node's values with those of its neighbors: :math:`(1 - \alpha) v + \alpha S v`.
+
+    A node without edges keeps its values, whatever alpha.
+
+    Args:
+        operator: the graph S (..., N, N).
+        values: (..., N, F) floating point.
+        alpha: the share taken from the neighbors, in [0, 1]; a number, or a tensor (..., N, 1).
+
+    Returns:
+        (..., N, F), in the dtype of `values`.
+
+    Raises:
+        ValueError: `alpha` is a number outside [0, 1], or shapes do not fit.
+    """
+    if not isinstance(alpha, Tensor):
+        _checks.in_interval("alpha", alpha, 0.0, 1.0)
+    has_edges = (operator.degree() > 0)[..., None]
+    mixed = (1.0 - alpha) * values + alpha * (operator @ values)
+    return torch.where(has_edges, mixed, values)
+
+
+class GraphPropagation(nn.Module):
+    """What a round does with one graph: a map of a node's own and its propagated values.
+
+    Subclasses define `forward(operator, values)`; `mix` is how a round takes a share of it.
+    """
+
+    def forward(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Maps values (..., N, F) over a graph (..., N, N); the shape stays."""
+        raise NotImplementedError
+
+    def mix(self, operator: GraphOperator, values: Tensor, share: Tensor) -> Tensor:
+        """Takes `share` (..., N, 1) of what the map says and keeps the rest of the values, Eq. (10)."""
+        mixed: Tensor = share * self(operator, values) + (1.0 - share) * values
+        return mixed
+
+
+class ZeroStartMLP(nn.Module):
+    """A small network on two sets of values (..., F), zero when it is built: a map starts as its fixed part.
+
+    Args:
+        num_channels: F.
+        hidden_dim: width of the hidden layers.
+        depth: number of hidden layers; 0 is one linear map.
+        norm: True puts a LayerNorm before each activation. (Not a BatchNorm: nodes of one image are no sample.)
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(self, num_channels: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
+        super().__init__()
+        _checks.integer_at_least("num_channels", num_channels, 1)
+        _checks.integer_at_least("hidden_dim", hidden_dim, 1)
+        _checks.integer_at_least("depth", depth, 0)
+        layers: list[nn.Module] = []
+        width = 2 * num_channels
+        for _ in range(depth):
+            layers += [nn.Linear(width, hidden_dim), nn.LayerNorm(hidden_dim) if norm else nn.Identity(), nn.GELU()]
+            width = hidden_dim
+        self.last = nn.Linear(width, num_channels)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.hidden = nn.Sequential(*layers)
+
+    def forward(self, own: Tensor, propagated: Tensor) -> Tensor:
+        """The residual (..., F), in the dtype of `own`; the network itself may live in another one."""
+        joined = torch.cat([own, propagated], -1).to(self.last.weight.dtype)
+        residual: Tensor = self.last(self.hidden(joined)).to(own.dtype)
+        return residual
+
+
+class LabelPropagation(GraphPropagation):
+    r"""f_C of Eq. (8): class probabilities over the semantic-level graph, ending on the simplex.
+
+    .. math:: \hat V \propto \bar{Ap} \cdot \exp(r), \quad r = 10 \tanh(\mathrm{MLP}([p, \bar{Ap}]) / 10)
+
+    with the bar for rows scaled to sum to one. At initialization r = 0: the propagated probabilities themselves. The
+    bound on r keeps a learned correction within e^±10 of what the neighbors say, so that no row can vanish.
+
+    Args: as in :class:`ZeroStartMLP`, with C channels.
+    """
+
+    bound = 10.0
+
+    def __init__(self, num_classes: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
+        super().__init__()
+        self.residual = ZeroStartMLP(num_classes, hidden_dim=hidden_dim, depth=depth, norm=norm)
+
+    def forward(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Corrects the probabilities (..., N, C) of each node by its neighbors'."""
+        with full_precision(values):
+            wide = widen(values)
+            propagated = to_simplex(propagate(operator, wide), otherwise=wide)
+            bounded = self.bound * torch.tanh(self.residual(wide, propagated) / self.bound)
+            corrected = propagated * (bounded - bounded.amax(-1, keepdim=True)).exp()
+            return to_simplex(corrected, otherwise=wide).to(values.dtype)
+
+
+class FeaturePropagation(GraphPropagation):
+    r"""f_S of Eq. (11): features over the class-level graph.
+
+    .. math:: f_S = \overline{\bar x + \overline{W \bar x}} + \mathrm{MLP}([\bar x, \overline{W \bar x}])
+
+    with the bar for unit rows: an even mix of a node and its class, on unit scale, then a learned residual that starts
+    at zero. Differs from the paper, which leaves f unspecified.
+
+    Rows have unit length at initialization; zero rows stay zero.
+
+    Args: as in :class:`ZeroStartMLP`, with D channels.
+    """
+
+    def __init__(self, feature_dim: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
+        super().__init__()
+        self.residual = ZeroStartMLP(feature_dim, hidden_dim=hidden_dim, depth=depth, norm=norm)
+
+    def forward(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Moves the features (..., N, D) of each node towards those of its class."""
+        with full_precision(values):
+            own = unit_rows(widen(values))
+            propagated = unit_rows(propagate(operator, own))
+            return (unit_rows(own + propagated) + self.residual(own, propagated)).to(values.dtype)
+
+
+class LinearPropagation(GraphPropagation):
+    """The map of the authors' code: one linear layer after the mix, the identity when it is built.
+
+    Args:
+        num_channels: F, entries of a node's values.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        _checks.integer_at_least("num_channels", num_channels, 1)
+        self.linear = nn.Linear(num_channels, num_channels)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Propagates values (..., N, F), then maps them."""
+        return self._map(propagate(operator, values))
+
+    def mix(self, operator: GraphOperator, values: Tensor, share: Tensor) -> Tensor:
+        """Mixes first, then maps."""
+        return self._map(propagate(operator, values, share))
+
+    def _map(self, values: Tensor) -> Tensor:
+        mapped: Tensor = self.linear(values.to(self.linear.weight.dtype)).to(values.dtype)
+        return mapped
+
+
+def to_simplex(weights: Tensor, *, otherwise: Tensor) -> Tensor:
+    """Divides rows (..., C) of weights by their sum; a row without weight becomes that of `otherwise`."""
+    total = weights.sum(-1, keepdim=True)
+    has_weight = total > 0
+    return torch.where(has_weight, weights / torch.where(has_weight, total, torch.ones_like(total)), otherwise)

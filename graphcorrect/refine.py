@@ -1,0 +1,368 @@
+"""DualGraphRefiner: the two graphs in turn, each repairing what the other is built from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect._precision import full_precision, widen
+from graphcorrect._typing import Backend, Order
+from graphcorrect.anchors import AnchorBank
+from graphcorrect.graphs.affinity import KNNAffinity
+from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
+from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_maps, pool_mask
+from graphcorrect.propagate import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
+from graphcorrect.refined_labels import LabelRounds, RefinedLabels
+from graphcorrect.threshold import DynamicThreshold
+
+Propagation = Literal["residual", "linear"]
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    # What the authors' code does, where it differs from the paper.
+    "released": {
+        "propagation": "linear",
+        "self_loops": True,
+        "class_similarity": "cosine",
+        "accumulate_threshold": True,
+        "label_rounds": "last",
+    },
+}
+
+
+class DualGraphRefiner(nn.Module):
+    r"""Corrects class probabilities and tightens features with two graphs that teach each other, Algorithm 1.
+
+    Each of `num_rounds` rounds builds the semantic-level graph A from the features and the class-level graph W from the
+    probabilities, and computes
+
+    .. math::
+        \hat V = f_C([p, A p]), \quad
+        p \leftarrow a \hat V + (1 - a) p, \quad
+        x \leftarrow f_S([x, W x]), \quad
+        a_i = \begin{cases} \alpha & \max p^0_i \ge \eta_{\arg\max p^0_i} \\ 1 - \alpha & \text{otherwise} \end{cases}
+
+    (Eqs. 4-11), eta being the class thresholds of :class:`DynamicThreshold`. It corrects labels as soon as it is built:
+    the learned maps f_C and f_S start as plain propagation, and training can only add to them.
+
+    Args:
+        num_classes: C.
+        feature_dim: D.
+        num_rounds: K of the paper; 0 returns the input.
+        num_neighbors: neighbors of a node in the semantic-level graph, k.
+        gamma: the power of the cosine in its edge weights.
+        alpha: in [0, 1]; the share of the correction that confident nodes take. Others take 1 - alpha. Differs from the
+            paper's text, which says 0.8: its Table X peaks at 0.2, and the authors' code uses 0.2.
+        sigma: base confidence of the class thresholds.
+        order: "class_first" corrects the labels, then the features with the corrected labels' graph; "semantic_first"
+            the other way round; "simultaneous" builds both graphs from the round before (Table VI).
+        max_nodes: node budget for images. Above it both maps are averaged over a grid of at most so many cells,
+            corrected there, and the correction is upsampled and added to the input, whose fine detail survives.
+        propagation: "residual" is f_C and f_S as above; "linear" is the authors' code: logits instead of probabilities
+            as node values, and a linear map after the mix.
+        self_loops: True lets a node be its own neighbor in the semantic-level graph.
+        class_similarity: edge weights of the class-level graph, "dot" or "cosine".
+        accumulate_threshold: True counts confident nodes over all of training rather than over the batch.
+        label_rounds: "all" or "last": which rounds make the labels.
+        hidden_dim: width of the learned maps.
+        depth: hidden layers of the learned maps.
+        norm: True normalizes their hidden layers.
+        differentiable: True lets gradients flow through the edge weights too.
+        backend: of :func:`graphcorrect.knn`.
+        validate_args: True refuses NaN and Inf, which reads the values and so waits for a GPU. Without it they stay
+            within their own image.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or of the wrong type.
+
+    Cost of a round, for N nodes an image: O(N² D) time for the neighbors, O(N (k + C) (C + D)) for the rest; memory
+    O(N (C + D + k)) and one tile of scores.
+
+    Example:
+        >>> refiner = DualGraphRefiner(num_classes=21, feature_dim=256)  # doctest: +SKIP
+        >>> out = refiner(features, logits)  # (B, 256, H, W), (B, 21, H, W); doctest: +SKIP
+        >>> out.pseudo_labels  # (B, H, W); doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        *,
+        num_rounds: int = 2,
+        num_neighbors: int = 20,
+        gamma: float = 1.0,
+        alpha: float = 0.2,
+        sigma: float = 0.95,
+        order: Order = "class_first",
+        max_nodes: int = 4096,
+        propagation: Propagation = "residual",
+        self_loops: bool = False,
+        class_similarity: ClassSimilarity = "dot",
+        accumulate_threshold: bool = False,
+        label_rounds: LabelRounds = "all",
+        hidden_dim: int = 64,
+        depth: int = 1,
+        norm: bool = True,
+        differentiable: bool = False,
+        backend: Backend = "auto",
+        validate_args: bool = False,
+    ) -> None:
+        super().__init__()
+        _checks.integer_at_least("num_classes", num_classes, 1)
+        _checks.integer_at_least("feature_dim", feature_dim, 1)
+        _checks.integer_at_least("num_rounds", num_rounds, 0)
+        _checks.in_interval("alpha", alpha, 0.0, 1.0)
+        _checks.one_of("order", order, get_args(Order))
+        _checks.integer_at_least("max_nodes", max_nodes, 1)
+        _checks.one_of("propagation", propagation, get_args(Propagation))
+        _checks.one_of("label_rounds", label_rounds, get_args(LabelRounds))
+        self.num_classes = num_classes
+        self.feature_dim = feature_dim
+        self.num_rounds = num_rounds
+        self.alpha = alpha
+        self.order: Order = order
+        self.max_nodes = max_nodes
+        self.propagation: Propagation = propagation
+        self.label_rounds: LabelRounds = label_rounds
+        self.validate_args = validate_args
+        self.affinity = KNNAffinity(
+            num_neighbors, gamma=gamma, self_loops=self_loops, backend=backend, differentiable=differentiable
+        )
+        self.consistency = ClassConsistencyGraph(similarity=class_similarity, differentiable=differentiable)
+        self.threshold = DynamicThreshold(num_classes, sigma, accumulate=accumulate_threshold)
+        self.label_maps = nn.ModuleList()
+        self.feature_maps = nn.ModuleList()
+        for _ in range(num_rounds):
+            if propagation == "residual":
+                self.label_maps.append(LabelPropagation(num_classes, hidden_dim=hidden_dim, depth=depth, norm=norm))
+                self.feature_maps.append(FeaturePropagation(feature_dim, hidden_dim=hidden_dim, depth=depth, norm=norm))
+            else:
+                self.label_maps.append(LinearPropagation(num_classes))
+                self.feature_maps.append(LinearPropagation(feature_dim))
+
+    @classmethod
+    def from_preset(cls, preset: str, num_classes: int, feature_dim: int, **overrides: Any) -> DualGraphRefiner:
+        """Builds a refiner as the paper describes it ("paper") or as its authors' code runs it ("released").
+
+        Args:
+            preset: "paper" or "released".
+            num_classes: C.
+            feature_dim: D.
+            **overrides: any other argument of the class.
+
+        Raises:
+            ValueError: there is no such preset.
+        """
+        _checks.one_of("preset", preset, tuple(_PRESETS))
+        return cls(num_classes, feature_dim, **{**_PRESETS[preset], **overrides})
+
+    def forward(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        *,
+        mask: Tensor | None = None,
+        anchors: AnchorBank | None = None,
+        anchor_features: Tensor | None = None,
+    ) -> RefinedLabels:
+        """Corrects the labels that `logits` stand for.
+
+        Args:
+            features: (B, D, H, W) images or (..., N, D) nodes, floating point, any scale.
+            logits: (B, C, H', W') images, of any resolution, or (..., N, C) nodes: class scores before the softmax.
+            mask: (B, H', W') or (..., N) bool, True where a node takes part. The others keep their input and reach
+                nobody.
+            anchors: labeled nodes whose posterior moves the probabilities before round 1.
+            anchor_features: keys to look up in `anchors`, (B, E, h, w) of any resolution or (..., N, E); None takes
+                `features`.
+
+        Returns:
+            RefinedLabels; results in the dtype of the logits and of the features.
+
+        Raises:
+            ValueError: shapes or devices do not fit, an image has more than one node but no more than `num_neighbors`,
+                or (`validate_args`) a value is not finite.
+            TypeError: dtypes do not fit.
+        """
+        self._check(features, logits, mask, anchors, anchor_features)
+        with full_precision(logits):
+            if features.ndim == 4:
+                return self._refine_images(features, logits, mask, anchors, anchor_features)
+            probabilities = widen(logits).softmax(-1)
+            keys = features if anchor_features is None else anchor_features
+            start = probabilities if anchors is None else anchors.correct(probabilities, keys)
+            rounds, feature_rounds = self._refine_nodes(widen(features), probabilities, start, mask)
+            return RefinedLabels(
+                tuple(values.to(logits.dtype) for values in (probabilities, *rounds)),
+                (features, *(values.to(features.dtype) for values in feature_rounds)),
+                self.label_rounds,
+            )
+
+    def _refine_images(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        mask: Tensor | None,
+        anchors: AnchorBank | None,
+        anchor_features: Tensor | None,
+    ) -> RefinedLabels:
+        """Images: to a grid within the node budget, corrected there, and the correction back to full resolution."""
+        probabilities = widen(logits).softmax(1)
+        size = self._grid(features, logits)
+        coarse_mask = None if mask is None else pool_mask(mask, size)
+        coarse = _resize_maps(probabilities, size, mask)
+        coarse_features = _resize_maps(widen(features), size, mask)
+        start = coarse
+        if anchors is not None:
+            keys = coarse_features if anchor_features is None else _resize_maps(widen(anchor_features), size, mask)
+            start = anchors.correct(coarse, keys)
+        rounds, feature_rounds = self._refine_nodes(
+            image_to_nodes(coarse_features),
+            image_to_nodes(coarse),
+            image_to_nodes(start),
+            None if coarse_mask is None else coarse_mask.flatten(1),
+        )
+        corrected = []
+        for refined in rounds:
+            image = nodes_to_image(refined, size)
+            if size == probabilities.shape[-2:]:
+                corrected.append(image)
+                continue
+            correction = F.interpolate(image - coarse, size=probabilities.shape[-2:], mode="bilinear")
+            # What is added sums to zero over the classes, so that what is left after clamping is at least one.
+            total = (probabilities + correction).clamp_min(0.0)
+            total = total / total.sum(1, keepdim=True)
+            corrected.append(total if mask is None else torch.where(mask[:, None], total, probabilities))
+        return RefinedLabels(
+            tuple(values.to(logits.dtype) for values in (probabilities, *corrected)),
+            (
+                (features if size == features.shape[-2:] else coarse_features).to(features.dtype),
+                *(nodes_to_image(values, size).to(features.dtype) for values in feature_rounds),
+            ),
+            self.label_rounds,
+        )
+
+    def _refine_nodes(
+        self, features: Tensor, probabilities: Tensor, start: Tensor, mask: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Algorithm 1 on nodes: the probabilities and the features of rounds 1..K.
+
+        `probabilities` are the input head's, which decide who is confident; `start` is what round 1 sets out from.
+        """
+        input_features, input_probabilities = features, probabilities
+        if mask is not None:
+            # Nothing of a masked-out node may enter a product, not even 0 * NaN.
+            features = torch.where(mask[..., None], features, 0.0)
+            probabilities = torch.where(mask[..., None], probabilities, 1.0 / self.num_classes)
+            start = torch.where(mask[..., None], start, 1.0 / self.num_classes)
+        share = self._share_of_correction(probabilities, mask)
+        # The authors' code moves logits. Log-probabilities are those logits up to a constant a node, which averaging
+        # over neighbors leaves a constant a node and the softmax removes.
+        uses_logits = self.propagation == "linear"
+        values = start.clamp_min(torch.finfo(start.dtype).tiny).log() if uses_logits else start
+
+        def class_graph(values: Tensor) -> GraphOperator:
+            return self.consistency(values.softmax(-1) if uses_logits else values, mask=mask)  # type: ignore[no-any-return]
+
+        rounds, feature_rounds = [], []
+        for label_map, feature_map in zip(self.label_maps, self.feature_maps, strict=True):
+            assert isinstance(label_map, GraphPropagation)
+            if self.order == "semantic_first":
+                features = feature_map(class_graph(values), features)
+                values = label_map.mix(self.affinity(features, mask=mask), values, share)
+            elif self.order == "class_first":
+                values = label_map.mix(self.affinity(features, mask=mask), values, share)
+                features = feature_map(class_graph(values), features)
+            else:
+                affinity, consistency = self.affinity(features, mask=mask), class_graph(values)
+                values, features = label_map.mix(affinity, values, share), feature_map(consistency, features)
+            refined = values.softmax(-1) if uses_logits else values
+            if mask is None:
+                rounds.append(refined)
+                feature_rounds.append(features)
+            else:
+                rounds.append(torch.where(mask[..., None], refined, input_probabilities))
+                feature_rounds.append(torch.where(mask[..., None], features, input_features))
+        return rounds, feature_rounds
+
+    def _share_of_correction(self, probabilities: Tensor, mask: Tensor | None) -> Tensor:
+        """Eq. (10): alpha for confident nodes, 1 - alpha for the others, (..., N, 1)."""
+        if self.threshold.accumulate and self.training:
+            self.threshold.update(probabilities, mask=mask)
+        # A graph of one dimension of nodes, whatever the leading ones: the threshold is over the whole batch.
+        flat = probabilities.detach().reshape(-1, self.num_classes)
+        is_confident = self.threshold.is_confident(flat, mask=None if mask is None else mask.reshape(-1))
+        share = torch.where(is_confident, self.alpha, 1.0 - self.alpha).to(probabilities.dtype)
+        return share.reshape(probabilities.shape[:-1])[..., None]
+
+    def _grid(self, features: Tensor, logits: Tensor) -> tuple[int, int]:
+        """The nodes' grid: the coarser of the two maps, shrunk to the node budget."""
+        height, width = min(tuple(features.shape[-2:]), tuple(logits.shape[-2:]), key=lambda size: size[0] * size[1])
+        return grid_size(height, width, self.max_nodes)
+
+    def _check(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        mask: Tensor | None,
+        anchors: AnchorBank | None,
+        anchor_features: Tensor | None,
+    ) -> None:
+        _checks.floating("features", features)
+        _checks.floating("logits", logits)
+        _checks.same_device("logits", logits, "features", features)
+        is_image = features.ndim == 4
+        form = "(B, D, H, W)" if is_image else "(..., N, D)"
+        _checks.at_least_2d("features", features, "(B, D, H, W) or (..., N, D)")
+        _checks.size("features", features, 1 if is_image else -1, self.feature_dim, "entries a node")
+        if is_image:
+            _checks.ndim("logits", logits, (4,), f"(B, C, H, W), as `features` is {form}")
+            _checks.size("logits", logits, 1, self.num_classes, "classes")
+            _checks.size("logits", logits, 0, features.shape[0], "images, as many as `features`")
+            mask_shape = (logits.shape[0], *logits.shape[2:])
+        else:
+            _checks.shape("logits", logits, (*features.shape[:-1], self.num_classes), "(one row for each node)")
+            mask_shape = tuple(logits.shape[:-1])
+        if mask is not None:
+            _checks.boolean("mask", mask)
+            _checks.shape("mask", mask, mask_shape, "(one entry for each node of `logits`)")
+            _checks.same_device("mask", mask, "logits", logits)
+        if anchors is None and anchor_features is not None:
+            raise ValueError("expected `anchors` beside `anchor_features`, got None")
+        if anchors is not None:
+            _checks.size("anchors", anchors.features, 0, self.num_classes, "classes, as the refiner has")
+        if anchor_features is not None:
+            _checks.floating("anchor_features", anchor_features)
+            if is_image:
+                _checks.ndim("anchor_features", anchor_features, (4,), "(B, E, h, w)")
+                _checks.size("anchor_features", anchor_features, 0, features.shape[0], "images, as many as `features`")
+            else:
+                expected = (*features.shape[:-1], anchor_features.shape[-1])
+                _checks.shape("anchor_features", anchor_features, expected, "(one row for each node)")
+        if self.validate_args:
+            _checks.finite("features", features)
+            _checks.finite("logits", logits)
+
+    def extra_repr(self) -> str:
+        """The settings that `repr` prints."""
+        return (
+            f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, num_rounds={self.num_rounds}, "
+            f"alpha={self.alpha}, order={self.order!r}, max_nodes={self.max_nodes}, "
+            f"propagation={self.propagation!r}, label_rounds={self.label_rounds!r}"
+        )
+
+
+def _resize_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:
+    """Maps (B, D, H, W) on a grid: averaged over its cells under `mask`, or interpolated where the grid is finer."""
+    height, width = maps.shape[-2:]
+    if (height, width) == size:
+        return maps
+    if height < size[0] or width < size[1]:
+        return F.interpolate(maps, size=size, mode="bilinear")
+    return pool_maps(maps, size, None if mask is None else pool_mask(mask, (height, width)))

@@ -1,0 +1,97 @@
+"""DynamicThreshold: the confidence that a class's pseudo-labels must reach."""
+
+import torch
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect._precision import widen
+from graphcorrect.distributed import sum_over_ranks
+
+
+class DynamicThreshold(nn.Module):
+    r"""A confidence threshold for each class, lower for classes that are rarely predicted with confidence, Eq. (9).
+
+    .. math::
+        \eta_c = \sigma \frac{\delta_c}{\max_{c'} \delta_{c'}}, \quad
+        \delta_c = |\{ i : \max p_i > \sigma, \arg\max p_i = c \}|
+
+    counted over the whole batch and over all ranks. Nobody above sigma: every class gets sigma.
+
+    Args:
+        num_classes: C.
+        sigma: in [0, 1].
+        accumulate: True counts over everything that `update` has seen, as the authors' code does, rather than over the
+            batch at hand; the counts are a persistent buffer.
+
+    Attributes:
+        counts: (C,) int64, what `update` has counted.
+    """
+
+    counts: Tensor
+
+    def __init__(self, num_classes: int, sigma: float = 0.95, *, accumulate: bool = False) -> None:
+        super().__init__()
+        _checks.integer_at_least("num_classes", num_classes, 1)
+        _checks.in_interval("sigma", sigma, 0.0, 1.0)
+        self.num_classes = num_classes
+        self.sigma = sigma
+        self.accumulate = accumulate
+        # int64: float32 stops counting at 2**24, which is some hundred images
+        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def count(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Counts the confident nodes of each class over all ranks, (C,) int64; shapes as in :meth:`forward`."""
+        confidence, labels, mask = self._confidence(probabilities, mask)
+        counted = confidence > self.sigma
+        if mask is not None:
+            counted = counted & mask
+        counts = torch.zeros(self.num_classes, dtype=torch.int64, device=probabilities.device)
+        counts.scatter_add_(0, labels.reshape(-1), counted.reshape(-1).long())
+        return sum_over_ranks(counts)
+
+    @torch.no_grad()
+    def update(self, probabilities: Tensor, *, mask: Tensor | None = None) -> None:
+        """Adds a batch to `counts`; only thresholds with `accumulate=True` read them."""
+        self.counts += self.count(probabilities, mask=mask)
+
+    def forward(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The thresholds for this batch.
+
+        Args:
+            probabilities: (..., N, C) nodes or (B, C, H, W) images, floating point.
+            mask: (..., N) or (B, H, W) bool, True where a node counts.
+
+        Returns:
+            (C,) in [0, sigma], float32 or better.
+
+        Raises:
+            ValueError: shapes do not fit.
+            TypeError: dtypes do not fit.
+        """
+        counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
+        most = counts.max()
+        share = counts.to(widen(probabilities).dtype) / most.clamp_min(1)
+        return self.sigma * torch.where(most > 0, share, torch.ones_like(share))
+
+    def is_confident(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Whether each node reaches the threshold of its class: bool, (..., N) or (B, H, W); False outside `mask`."""
+        threshold = self(probabilities, mask=mask)
+        confidence, labels, mask = self._confidence(probabilities, mask)
+        reached: Tensor = confidence >= threshold[labels]
+        return reached if mask is None else reached & mask
+
+    def _confidence(self, probabilities: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        _checks.floating("probabilities", probabilities)
+        _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
+        class_dim = 1 if probabilities.ndim == 4 else probabilities.ndim - 1
+        _checks.size("probabilities", probabilities, class_dim, self.num_classes, "classes")
+        confidence, labels = widen(probabilities.detach()).max(class_dim)
+        if mask is not None:
+            _checks.boolean("mask", mask)
+            _checks.shape("mask", mask, confidence.shape, "(one entry for each node)")
+        return confidence, labels, mask
+
+    def extra_repr(self) -> str:
+        """The settings that `repr` prints."""
+        return f"num_classes={self.num_classes}, sigma={self.sigma}, accumulate={self.accumulate}"
