@@ -134,7 +134,12 @@ class AnchorBank(nn.Module):
     def _merge(self, rows: Tensor, labels: Tensor, priority: Tensor) -> None:
         """Keeps, of each class, the rows of largest priority among the bank's and the new ones."""
         # A key u falls to u ** (1 / weight): with weights falling by `decay` an update, older keys sink.
-        old_priority = self.priority / self.decay
+        # Only in classes with new nodes, the others have nothing to make room for; and never down to that of an empty slot.
+        is_offered = torch.zeros(self.num_classes, dtype=torch.bool, device=labels.device)
+        is_offered[labels] = True
+        aged = (self.priority / self.decay).clamp_min(torch.finfo(self.priority.dtype).min)
+        is_aging = is_offered[:, None] & (self.priority > -torch.inf)
+        old_priority = torch.where(is_aging, aged, self.priority)
         old_labels = torch.arange(self.num_classes, device=labels.device).repeat_interleave(self.capacity_per_class)
         held = old_priority.reshape(-1) > -torch.inf
         rows = torch.cat([self.features.reshape(-1, self.feature_dim)[held], rows])

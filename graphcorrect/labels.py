@@ -20,7 +20,8 @@ def one_hot(labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDE
     _checks.integral("labels", labels)
     _checks.labels_in_range("labels", labels, num_classes, ignore_index)
     # Not torch's one_hot: 255 there is an error on the CPU and a device assert on the GPU.
-    return (labels[..., None] == torch.arange(num_classes, device=labels.device)).float()
+    rows = labels[..., None] == torch.arange(num_classes, device=labels.device)
+    return (rows & (labels != ignore_index)[..., None]).float()
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -132,7 +132,8 @@ class FeaturePropagation(GraphPropagation):
         with full_precision(values):
             own = unit_rows(widen(values))
             propagated = unit_rows(propagate(operator, own))
-            return (unit_rows(own + propagated) + self.residual(own, propagated)).to(values.dtype)
+            moved: Tensor = unit_rows(own + propagated) + self.residual(own, propagated)
+            return moved.to(values.dtype)
 
 
 class LinearPropagation(GraphPropagation):

@@ -65,7 +65,7 @@ class Edges:
         num_nodes, num_neighbors = index.shape[-2:]
         num_graphs = index.shape[:-2].numel()
         first = torch.arange(num_graphs, device=index.device)[:, None, None] * num_nodes
-        self.index = (index.reshape(num_graphs, num_nodes, num_neighbors) + first).reshape(-1, num_neighbors)
+        self.index = (index.reshape(num_graphs, num_nodes, num_neighbors) + first).flatten(0, 1)
         targets, self.order = self.index.reshape(-1).sort(stable=True)
         nodes = torch.arange(num_graphs * num_nodes, device=index.device)
         self.offsets = torch.searchsorted(targets, nodes)

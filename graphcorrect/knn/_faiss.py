@@ -48,6 +48,9 @@ def search(
             continue
         run = _search_cuda if queries.is_cuda else _search_cpu
         values, found = run(faiss, queries[image].float().contiguous(), candidates.float().contiguous(), wanted)
+        # faiss answers -1 where it found nothing, as for a query of NaN
+        values = values.masked_fill(found < 0, -torch.inf)
+        found = found.clamp_min(0)
         found = found if places is None else places[found]
         if exclude_self:
             values, found = _drop_self(values, found)

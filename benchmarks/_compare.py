@@ -1,0 +1,95 @@
+"""Runs one of our exact linear forms against its dense twin over several sizes, and prints and saves the outcome."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from _harness import RESULTS, Case, human_bytes, peak_memory, relative_error, save, time_in_turn
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two functions of (constant, features) that should agree; both are run forward and backward."""
+
+    name: str
+    title: str
+    inputs: Callable[[int, int, int, torch.device], tuple[Tensor, Tensor]]
+    sides: dict[str, Callable[[Tensor, Tensor], Tensor]]
+
+    def build(
+        self, side: str, sizes: tuple[int, int, int], device: torch.device
+    ) -> Callable[[], tuple[Tensor, Tensor]]:
+        """A call that computes value and gradient of one side."""
+        constant, features = self.inputs(*sizes, device)
+        # A fixed random weight for each entry of the result: a plain sum would hide errors that cancel.
+        with torch.no_grad():
+            probe = torch.randn(self._probe_shape(features), generator=torch.Generator().manual_seed(1)).to(device)
+
+        def run() -> tuple[Tensor, Tensor]:
+            leaf = features.detach().requires_grad_()
+            value = self.sides[side](constant, leaf)
+            (gradient,) = torch.autograd.grad((value * (probe if value.ndim else 1.0)).sum(), leaf)
+            return value.detach(), gradient
+
+        return run
+
+    @staticmethod
+    def _probe_shape(features: Tensor) -> torch.Size:
+        return features.shape
+
+
+def main(problem: Problem, description: str | None) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1089, 4096, 10000, 40000], help="N, nodes of an image")
+    parser.add_argument("--classes", type=int, default=21)
+    parser.add_argument("--dim", type=int, default=256, help="D, entries of a feature")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds of each side")
+    parser.add_argument("--dense-limit", type=int, default=10000, help="largest N at which the dense side runs")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
+    parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
+    args = parser.parse_args()
+    if args.smoke:
+        args.nodes, args.rounds = [256, 1089], 3
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+
+    print(f"{problem.title}; C={args.classes}, D={args.dim}, float32, {device}, {torch.get_num_threads()} threads")
+    print(f"{'N':>7}  {'side':<14}{'median ms':>11}{'peak memory':>16}{'dense / ours (95 %)':>26}{'rel. error':>12}")
+    cases = []
+    for num_nodes in args.nodes:
+        sizes = (num_nodes, args.classes, args.dim)
+        case = Case({"num_nodes": num_nodes, "num_classes": args.classes, "feature_dim": args.dim})
+        names = [name for name in problem.sides if name != "dense" or num_nodes <= args.dense_limit]
+        runs = {name: problem.build(name, sizes, device) for name in names}
+        if "dense" in runs:
+            (value, gradient), (dense_value, dense_gradient) = runs["graphcorrect"](), runs["dense"]()
+            case.agreement = {
+                "value": relative_error(value, dense_value),
+                "gradient": relative_error(gradient, dense_gradient),
+            }
+            if max(case.agreement.values()) > 1e-4:
+                raise SystemExit(f"the two sides disagree at N={num_nodes}: {case.agreement}")
+            del value, gradient, dense_value, dense_gradient
+        case.seconds = time_in_turn(runs, rounds=args.rounds, device=device)
+        case.peak_bytes = {name: peak_memory(problem.build, name, sizes, device, device=device) for name in names}
+        cases.append(case)
+        for name in names:
+            ratio = error = ""
+            if name == "graphcorrect" and "dense" in names:
+                ratio = "{:.1f} ({:.1f}..{:.1f})".format(*case.ratio("dense", "graphcorrect"))
+                error = f"{max(case.agreement.values()):.1e}"
+            print(
+                f"{num_nodes:>7}  {name:<14}{1e3 * case.median_seconds(name):>11.2f}"
+                f"{human_bytes(case.peak_bytes[name]):>16}{ratio:>26}{error:>12}",
+                flush=True,
+            )
+    path = save(problem.name, cases, device=device, folder=args.out, dtype="float32", seed=0, rounds=args.rounds)
+    print(f"wrote {path}")

@@ -1,0 +1,175 @@
+"""How every benchmark here measures: two sides that agree, timed in turn, with their peak memory beside them.
+
+Each benchmark is a script with two or more *sides*, functions that do the same work. They are checked to agree, warmed
+up, then alternate in one process, so that a machine whose speed drifts slows both. What is reported is the median of
+the paired ratios with its interval; what is committed is every sample, with device, versions and sizes (JSON).
+
+A side's peak memory is measured in a process of its own, above what it took before the call.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass
+class Case:
+    """One size: the seconds of each side by round, peak bytes of each side, and how well the sides agree."""
+
+    sizes: dict[str, Any]
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    peak_bytes: dict[str, int | None] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+
+    def median_seconds(self, side: str) -> float:
+        return float(np.median(self.seconds[side]))
+
+    def ratio(self, slow: str, fast: str) -> tuple[float, float, float]:
+        """Median of the paired ratios slow / fast, with the ends of its 95 % interval (order statistics)."""
+        ratios = np.sort(np.array(self.seconds[slow]) / np.array(self.seconds[fast]))
+        half_width = 0.98 * np.sqrt(len(ratios))  # 1.96 sqrt(n) / 2, in ranks
+        low = max(0, int(np.floor(len(ratios) / 2 - half_width)))
+        high = min(len(ratios) - 1, int(np.ceil(len(ratios) / 2 + half_width)))
+        return float(np.median(ratios)), float(ratios[low]), float(ratios[high])
+
+
+def time_in_turn(sides: dict[str, Callable[[], Any]], *, rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each side, one round after the other, after one uncounted round."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        # The order alternates too, so that no side always finds the cache as the same other one left it.
+        names = list(sides) if number % 2 else list(sides)[::-1]
+        for name in names:
+            synchronize(device)
+            start = time.perf_counter()
+            result = sides[name]()
+            synchronize(device)
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+            del result
+    return seconds
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(build: Callable[..., Callable[[], Any]], *args: Any, device: torch.device) -> int | None:
+    """Peak bytes of `build(*args)()` above what was in use when it was called; None where it ran out of memory.
+
+    On CUDA by the allocator's own count; on the CPU by the operating system's, in a process of its own.
+    """
+    if device.type == "cuda":
+        run = build(*args)
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            run()
+        except torch.cuda.OutOfMemoryError:
+            return None
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device) - before)
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(sender, torch.get_num_threads(), build, args))
+    process.start()
+    sender.close()
+    try:
+        peak = receiver.recv()
+    except EOFError:  # killed, for memory most likely
+        peak = None
+    process.join()
+    return peak
+
+
+def _measure(sender: Any, threads: int, build: Callable[..., Callable[[], Any]], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(threads)
+    run = build(*args)
+    # Building the inputs left a peak of its own, which hides a lower one: Linux can reset it.
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        run()
+        peak = _status("VmHWM")
+    except (OSError, KeyError):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        run()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sender.send(max(0, peak - before))
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest error relative to the largest expected entry."""
+    return float((result - expected).abs().max() / expected.abs().max())
+
+
+def save(name: str, cases: Sequence[Case], *, device: torch.device, folder: Path = RESULTS, **settings: Any) -> Path:
+    """Writes what a run measured, with where and how."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    record = {
+        "benchmark": name,
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": _commit(),
+        "device": describe(device),
+        "settings": settings,
+        "cases": [asdict(case) for case in cases],
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The machine and the versions that a figure depends on."""
+    facts: dict[str, Any] = {
+        "type": device.type,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "cpu": _cpu_name(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return run.stdout.strip() or "unknown"
+
+
+def human_bytes(count: int | None) -> str:
+    return "out of memory" if count is None else f"{count / 2**20:,.0f} MiB"
