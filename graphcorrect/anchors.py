@@ -134,7 +134,7 @@ class AnchorBank(nn.Module):
     def _merge(self, rows: Tensor, labels: Tensor, priority: Tensor) -> None:
         """Keeps, of each class, the rows of largest priority among the bank's and the new ones."""
         # A key u falls to u ** (1 / weight): with weights falling by `decay` an update, older keys sink.
-        # Only in classes with new nodes, the others have nothing to make room for; and never down to that of an empty slot.
+        # Only in classes with new nodes: the others have nothing to make room for. And never down to an empty slot's.
         is_offered = torch.zeros(self.num_classes, dtype=torch.bool, device=labels.device)
         is_offered[labels] = True
         aged = (self.priority / self.decay).clamp_min(torch.finfo(self.priority.dtype).min)

@@ -37,39 +37,41 @@ class ClassBlockOperator(GraphOperator):
         num_classes: int,
         *,
         scale: Tensor | None = None,
+        degree: Tensor | None = None,
         _blocks: ClassBlocks | None = None,
     ) -> None:
-        super().__init__(torch.Size((*labels.shape, labels.shape[-1])), vectors.dtype, vectors.device, scale)
+        super().__init__(torch.Size((*labels.shape, labels.shape[-1])), vectors, scale=scale, degree=degree)
         self.vectors = vectors
         self.labels = labels
         self.num_classes = num_classes
         self._blocks = ClassBlocks(labels, num_classes) if _blocks is None else _blocks
         # A node outside every class has no partners: a zero vector leaves it the loop W_ii = 1 alone.
         is_member = (labels < num_classes)[..., None]
-        self._members = torch.where(is_member, vectors, torch.zeros_like(vectors)).reshape(
-            labels.numel(), vectors.shape[-1]
-        )
+        members = torch.where(is_member, vectors, 0.0).reshape(labels.numel(), vectors.shape[-1])
+        self._members = members
+        self._loops = 1.0 - members.square().sum(-1, keepdim=True)  # 1 - q_i
+        if scale is not None:  # on the vectors, C entries a node, rather than on values at every product
+            by_node = scale.reshape(-1, 1)
+            members, self._loops = by_node * members, by_node.square() * self._loops
+        self._rows = self._blocks.split(members)  # (blocks, T, m)
 
-    def _with_scale(self, scale: Tensor) -> ClassBlockOperator:
-        return ClassBlockOperator(self.vectors, self.labels, self.num_classes, scale=scale, _blocks=self._blocks)
+    def _normalized_by(self, scale: Tensor, degree: Tensor) -> ClassBlockOperator:
+        return ClassBlockOperator(
+            self.vectors, self.labels, self.num_classes, scale=scale, degree=degree, _blocks=self._blocks
+        )
 
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
-        members = self._members.to(values.dtype)
-        blocks = self._blocks
-        rows = blocks.split(members)  # (blocks, T, m)
+        rows, blocks = self._rows.to(values.dtype), self._blocks
         moments = blocks.sum_by_class(rows.mT @ blocks.split(flat))  # (blocks, m, F), M_c of each block's class
-        own = members.square().sum(-1, keepdim=True)
-        product = blocks.join(rows @ moments) + (1.0 - own) * flat
+        product = torch.addcmul(blocks.join(rows @ moments), self._loops.to(values.dtype), flat)
         return product.reshape(values.shape)
 
-    def _degree(self) -> Tensor:
-        blocks = self._blocks
-        rows = blocks.split(self._members)
-        total = blocks.sum_by_class(rows.sum(1, keepdim=True))  # (blocks, 1, m)
+    def _row_sums(self) -> Tensor:
+        rows = self._blocks.split(self._members)
+        total = self._blocks.sum_by_class(rows.sum(1, keepdim=True))  # (blocks, 1, m), S_c of each block's class
         own = self._members.square().sum(-1)
-        degree = blocks.join(rows @ total.mT)[:, 0] - own + 1.0
-        return degree.reshape(self.labels.shape)
+        return (self._blocks.join(rows @ total.mT)[:, 0] - own + 1.0).reshape(self.labels.shape)
 
     def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
         # Quadratic in the size of a class, as the edges themselves are.

@@ -25,30 +25,41 @@ class NeighborOperator(GraphOperator):
     """
 
     def __init__(
-        self, index: Tensor, weight: Tensor, *, scale: Tensor | None = None, _edges: Edges | None = None
+        self,
+        index: Tensor,
+        weight: Tensor,
+        *,
+        scale: Tensor | None = None,
+        degree: Tensor | None = None,
+        _sorted_edges: Edges | None = None,
     ) -> None:
-        super().__init__(torch.Size((*index.shape[:-1], index.shape[-2])), weight.dtype, weight.device, scale)
+        shape = torch.Size((*index.shape[:-1], index.shape[-2]))
+        super().__init__(shape, weight, scale=scale, degree=degree)
         self.index = index
         self.weight = weight
-        self._sorted = Edges(index) if _edges is None else _edges
+        self._sorted_edges = Edges(index) if _sorted_edges is None else _sorted_edges
+        flat = weight.reshape(self._sorted_edges.index.shape)
+        if scale is not None:  # on the weights, N k of them, rather than on values at every product
+            by_node = scale.reshape(-1)
+            flat = by_node[:, None] * flat * by_node[self._sorted_edges.index]
+        self._flat_weight = flat
 
-    def _with_scale(self, scale: Tensor) -> NeighborOperator:
-        return NeighborOperator(self.index, self.weight, scale=scale, _edges=self._sorted)
+    def _normalized_by(self, scale: Tensor, degree: Tensor) -> NeighborOperator:
+        return NeighborOperator(self.index, self.weight, scale=scale, degree=degree, _sorted_edges=self._sorted_edges)
 
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
-        weight = self.weight.to(values.dtype).reshape(flat.shape[0], self.index.shape[-1])
-        product: Tensor = _SymmetricProduct.apply(weight, flat, self._sorted)
+        product: Tensor = _EdgeProduct.apply(self._flat_weight.to(values.dtype), flat, self._sorted_edges)
         return product.reshape(values.shape)
 
-    def _degree(self) -> Tensor:
+    def _row_sums(self) -> Tensor:
         ones = torch.ones((*self.shape[:-1], 1), dtype=self.dtype, device=self.device)
-        return self._product(ones)[..., 0]
+        return NeighborOperator(self.index, self.weight, _sorted_edges=self._sorted_edges)._product(ones)[..., 0]
 
     def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        target = torch.arange(self._sorted.index.shape[0], device=self.device)
-        target = target[:, None].expand_as(self._sorted.index).reshape(-1)
-        source, weight = self._sorted.index.reshape(-1), self.weight.reshape(-1)
+        target = torch.arange(self._sorted_edges.index.shape[0], device=self.device)
+        target = target[:, None].expand_as(self._sorted_edges.index).reshape(-1)
+        source, weight = self._sorted_edges.index.reshape(-1), self.weight.reshape(-1)
         return torch.cat([target, source]), torch.cat([source, target]), torch.cat([weight, weight])
 
 
@@ -75,6 +86,7 @@ class Edges:
         if self.index.numel() == 0 or values.shape[1] == 0:
             return torch.zeros_like(values)
         num_neighbors = self.index.shape[1]
+        values = values.contiguous()  # the gradient of a sum is one number expanded, which embedding_bag reads slowly
         outgoing = F.embedding_bag(self.index, values, per_sample_weights=weight, mode="sum")
         incoming = F.embedding_bag(
             self.order // num_neighbors,
@@ -91,8 +103,8 @@ class Edges:
         return torch.stack(columns, 1) if columns else left.new_zeros(self.index.shape)
 
 
-class _SymmetricProduct(torch.autograd.Function):
-    """(Â + Âᵀ) v. Symmetric, so that the gradient of v is the same product; that of Â_ij is g_i·v_j + g_j·v_i."""
+class _EdgeProduct(torch.autograd.Function):
+    """(Â + Âᵀ) v with gradients for both: that of v is the same product, that of Â_ij is g_i·v_j + g_j·v_i."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, values: Tensor, edges: Edges) -> Tensor:
@@ -110,5 +122,5 @@ class _SymmetricProduct(torch.autograd.Function):
             grad_weight = edges.pairwise_dot(grad, values) + edges.pairwise_dot(values, grad)
         if ctx.needs_input_grad[1]:
             # through apply, so that second derivatives exist too
-            grad_values = _SymmetricProduct.apply(weight, grad, edges)
+            grad_values = _EdgeProduct.apply(weight, grad, edges)
         return grad_weight, grad_values, None

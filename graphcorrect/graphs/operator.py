@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,33 +16,40 @@ class GraphOperator(ABC):
     r"""A symmetric weighted graph W over N nodes, or its normalized form :math:`D^{-1/2} W D^{-1/2}`, as a value.
 
     Holds one batch's data and no parameters. Code that uses a graph needs `@`, `degree` and `normalized`; a new kind of
-    graph is a subclass with `_product`, `_degree` and `_edges`.
+    graph is a subclass with `_product`, `_row_sums`, `_edges` and `_normalized_by`.
 
-    Shapes:
-        The operator is (..., N, N); leading dimensions are separate graphs.
+    Args:
+        shape: (..., N, N); leading dimensions are separate graphs.
+        weight: what carries the edge weights: gives dtype and device, and says whether weights take gradients.
+        scale: (..., N), :math:`D^{-1/2}`; None for a graph that is not normalized.
+        degree: (..., N), D, where it is known already.
     """
 
-    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device, scale: Tensor | None) -> None:
+    def __init__(
+        self, shape: torch.Size, weight: Tensor, *, scale: Tensor | None = None, degree: Tensor | None = None
+    ) -> None:
         self.shape = shape
-        self.dtype = dtype
-        self.device = device
-        self._scale = scale  # (..., N), D^{-1/2}; None: not normalized
+        self.dtype = weight.dtype
+        self.device = weight.device
+        self._needs_grad = weight.requires_grad
+        self._scale = scale
+        self._known_degree = degree
 
     @abstractmethod
     def _product(self, values: Tensor) -> Tensor:
-        """W @ values, values (..., N, F) in the graph's own precision."""
+        """The graph, scale included, times values (..., N, F) in the graph's precision or better; differentiable."""
 
     @abstractmethod
-    def _degree(self) -> Tensor:
-        """Row sums of W, (..., N)."""
+    def _row_sums(self) -> Tensor:
+        """Row sums (..., N) of W, the graph without its scale."""
 
     @abstractmethod
     def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Target and source node, both numbered over the flattened batch, and weight of each edge of W: three (E,)."""
+        """Target, source and weight of each edge of W, nodes numbered over the flattened batch: three (E,)."""
 
     @abstractmethod
-    def _with_scale(self, scale: Tensor) -> GraphOperator:
-        """The same graph, its product scaled by `scale` on both sides."""
+    def _normalized_by(self, scale: Tensor, degree: Tensor) -> GraphOperator:
+        """The same graph W with `scale` on both sides."""
 
     @property
     def is_normalized(self) -> bool:
@@ -55,16 +63,18 @@ class GraphOperator(ABC):
 
     def degree(self) -> Tensor:
         """Row sums (..., N) of the graph before normalization; 0 for a node without edges."""
-        return self._degree()
+        if self._known_degree is None:
+            self._known_degree = self._row_sums()
+        return self._known_degree
 
     def normalized(self) -> GraphOperator:
         r"""The graph :math:`D^{-1/2} W D^{-1/2}`; rows and columns of nodes without edges are zero."""
         if self.is_normalized:
             return self
-        degree = self._degree()
+        degree = self.degree()
         has_edges = degree > 0
         scale = torch.where(has_edges, torch.where(has_edges, degree, 1.0).rsqrt(), 0.0)
-        return self._with_scale(scale)
+        return self._normalized_by(scale, degree)
 
     def transpose(self) -> GraphOperator:
         """The transposed graph: the graph itself, since all of this library's graphs are symmetric."""
@@ -85,12 +95,11 @@ class GraphOperator(ABC):
         if values.device != self.device:
             raise ValueError(f"expected `values` on the graph's device, {self.device}, got {values.device}")
         with full_precision(values):
-            dtype = torch.promote_types(widen(values).dtype, self.dtype)
-            wide = values.to(dtype)
-            if self._scale is None:
+            wide = values.to(torch.promote_types(widen(values).dtype, self.dtype))
+            if self._needs_grad:
                 return self._product(wide).to(values.dtype)
-            scale = self._scale[..., None].to(dtype)
-            return (scale * self._product(scale * wide)).to(values.dtype)
+            product: Tensor = _SymmetricProduct.apply(wide, self)
+            return product.to(values.dtype)
 
     def to_dense(self) -> Tensor:
         """The matrix (..., N, N) itself: for tests and for looking at small graphs, O(N²) memory."""
@@ -119,3 +128,19 @@ class GraphOperator(ABC):
     def __repr__(self) -> str:
         state = "normalized" if self.is_normalized else "unnormalized"
         return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype}, device='{self.device}', {state})"
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    """A graph times values, where only the values take gradients: by symmetry theirs is the same product.
+
+    Nothing of the values is kept for it, and no intermediate of the product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, operator: GraphOperator) -> Tensor:
+        ctx.operator = operator
+        return operator._product(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _SymmetricProduct.apply(grad, ctx.operator), None  # through apply: second derivatives exist too

@@ -1,0 +1,29 @@
+"""Sphinx: the docstrings are its dialect already (roles and math), so that the reference needs no second copy."""
+
+import graphcorrect
+
+project = "graphcorrect"
+copyright = "2026, the graphcorrect developers"
+release = version = graphcorrect.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True}
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = [("Cost", "notes_style"), ("Shapes", "notes_style")]
+# graphcorrect.nodes and the like are documented under their public names only
+suppress_warnings = ["ref.python"]
+
+html_theme = "furo"
+html_title = "graphcorrect"
+exclude_patterns = ["_build"]
