@@ -28,7 +28,8 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
     if not isinstance(alpha, Tensor):
         _checks.in_interval("alpha", alpha, 0.0, 1.0)
     has_edges = (operator.degree() > 0)[..., None]
-    mixed = (1.0 - alpha) * values + alpha * (operator @ values)
+    # Called by name: torch.compile splits its graph at `@` of a class that is not torch's.
+    mixed = (1.0 - alpha) * values + alpha * operator.__matmul__(values)
     return torch.where(has_edges, mixed, values)
 
 

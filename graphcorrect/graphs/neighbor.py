@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class NeighborOperator(GraphOperator):
         super().__init__(shape, weight, scale=scale, degree=degree)
         self.index = index
         self.weight = weight
-        self._sorted_edges = Edges(index) if _sorted_edges is None else _sorted_edges
+        self._sorted_edges = Edges.between(index) if _sorted_edges is None else _sorted_edges
         flat = weight.reshape(self._sorted_edges.index.shape)
         if scale is not None:  # on the weights, N k of them, rather than on values at every product
             by_node = scale.reshape(-1)
@@ -49,7 +49,7 @@ class NeighborOperator(GraphOperator):
 
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
-        product: Tensor = _EdgeProduct.apply(self._flat_weight.to(values.dtype), flat, self._sorted_edges)
+        product: Tensor = _EdgeProduct.apply(self._flat_weight.to(values.dtype), flat, *self._sorted_edges)
         return product.reshape(values.shape)
 
     def _row_sums(self) -> Tensor:
@@ -63,33 +63,38 @@ class NeighborOperator(GraphOperator):
         return torch.cat([target, source]), torch.cat([source, target]), torch.cat([weight, weight])
 
 
-class Edges:
+class Edges(NamedTuple):
     """The edges of a batch of graphs in both directions, nodes numbered over the whole batch.
 
     Attributes:
         index: (B N, k), the target of each edge, by its source.
-        offsets: (B N,), where the incoming edges of each node start in `order`.
         order: (B N k,), the edges sorted by target, each as its place in the flattened `index`.
+        offsets: (B N,), where the incoming edges of each node start in `order`.
     """
 
-    def __init__(self, index: Tensor) -> None:
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
+    order: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def between(cls, index: Tensor) -> Edges:
+        """Those from each node to its neighbors (..., N, k)."""
         num_nodes, num_neighbors = index.shape[-2:]
         num_graphs = index.shape[:-2].numel()
         first = torch.arange(num_graphs, device=index.device)[:, None, None] * num_nodes
-        self.index = (index.reshape(num_graphs, num_nodes, num_neighbors) + first).flatten(0, 1)
-        targets, self.order = self.index.reshape(-1).sort(stable=True)
+        index = (index.reshape(num_graphs, num_nodes, num_neighbors) + first).flatten(0, 1)
+        targets, order = index.reshape(-1).sort(stable=True)
         nodes = torch.arange(num_graphs * num_nodes, device=index.device)
-        self.offsets = torch.searchsorted(targets, nodes)
+        return cls(index, order, torch.searchsorted(targets, nodes))
 
     def product(self, weight: Tensor, values: Tensor) -> Tensor:
         """(Â + Âᵀ) @ values for weights (M, k) and values (M, F), summed edge by edge as they are read."""
         if self.index.numel() == 0 or values.shape[1] == 0:
             return torch.zeros_like(values)
-        num_neighbors = self.index.shape[1]
         values = values.contiguous()  # the gradient of a sum is one number expanded, which embedding_bag reads slowly
         outgoing = F.embedding_bag(self.index, values, per_sample_weights=weight, mode="sum")
         incoming = F.embedding_bag(
-            self.order // num_neighbors,
+            self.order // self.index.shape[1],
             values,
             self.offsets,
             per_sample_weights=weight.reshape(-1)[self.order],
@@ -107,20 +112,18 @@ class _EdgeProduct(torch.autograd.Function):
     """(Â + Âᵀ) v with gradients for both: that of v is the same product, that of Â_ij is g_i·v_j + g_j·v_i."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, values: Tensor, edges: Edges) -> Tensor:
-        ctx.edges = edges
+    def forward(ctx: Any, weight: Tensor, values: Tensor, *edges: Tensor) -> Tensor:
         # The values are kept only for the weights' gradient, which by default nobody asks for.
-        ctx.save_for_backward(weight, values if ctx.needs_input_grad[0] else None)
-        return edges.product(weight, values)
+        ctx.save_for_backward(weight, values if ctx.needs_input_grad[0] else None, *edges)
+        return Edges(*edges).product(weight, values)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weight, values = ctx.saved_tensors
-        edges: Edges = ctx.edges
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, values, *parts = ctx.saved_tensors
+        edges = Edges(*parts)
         grad_weight = grad_values = None
         if ctx.needs_input_grad[0]:
             grad_weight = edges.pairwise_dot(grad, values) + edges.pairwise_dot(values, grad)
         if ctx.needs_input_grad[1]:
-            # through apply, so that second derivatives exist too
-            grad_values = _EdgeProduct.apply(weight, grad, edges)
-        return grad_weight, grad_values, None
+            grad_values = _EdgeProduct.apply(weight, grad, *edges)  # through apply: second derivatives exist too
+        return grad_weight, grad_values, None, None, None

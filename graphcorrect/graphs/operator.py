@@ -96,7 +96,8 @@ class GraphOperator(ABC):
             raise ValueError(f"expected `values` on the graph's device, {self.device}, got {values.device}")
         with full_precision(values):
             wide = values.to(torch.promote_types(widen(values).dtype, self.dtype))
-            if self._needs_grad:
+            # A compiler derives the backward itself, and takes no graph as an argument.
+            if self._needs_grad or torch.compiler.is_compiling():
                 return self._product(wide).to(values.dtype)
             product: Tensor = _SymmetricProduct.apply(wide, self)
             return product.to(values.dtype)
