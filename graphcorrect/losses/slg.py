@@ -114,7 +114,6 @@ def _number_of_classes(
 
 def _pair_term(rows: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Sum over the ordered pairs of each image, and its labeled nodes, both (B,); ignored rows (B, N, D) are zero."""
-    num_images = rows.shape[0]
     # One more class takes the ignored rows, which are zero.
     slots = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
     membership = F.one_hot(slots, num_classes + 1)[..., :num_classes].to(rows.dtype)  # (B, N, C)
@@ -122,7 +121,7 @@ def _pair_term(rows: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, 
     counts = membership.sum(1)  # (B, C), exact in float32 up to 2**24 nodes an image
     gram = rows.mT @ rows  # (B, D, D): sum_ij (v_i . v_j)^2 = |V^T V|^2
     attraction = (counts.square() - 2.0 * sums.square().sum(-1)).sum(1)
-    return gram.square().reshape(num_images, -1).sum(1) + attraction, counts.sum(1)
+    return gram.square().sum((1, 2)) + attraction, counts.sum(1)
 
 
 def _prototype_term(

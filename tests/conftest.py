@@ -1,0 +1,52 @@
+"""Hypothesis profiles, seeds, threads, and the `gpu` mark."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch.utils._python_dispatch import TorchDispatchMode
+
+settings.register_profile(
+    "quick", max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", max_examples=300, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+torch.set_num_threads(1)  # small tensors: a second thread costs five times the time on shared cores
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "gpu: needs a CUDA device")
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Every test starts from the same random state, whichever ran before it."""
+    torch.manual_seed(0)
+
+
+class _LargestTensor(TorchDispatchMode):
+    """Remembers the number of entries of the largest tensor that any operation returned."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            # an expanded view takes no memory: count what is stored
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+                self.entries = max(self.entries, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.fixture
+def largest_tensor():
+    """A context manager; its `entries` say how large a tensor the code inside has made."""
+    return _LargestTensor

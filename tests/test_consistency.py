@@ -1,0 +1,133 @@
+"""ClassConsistencyGraph is the class-level graph of Eqs. 6 and 7, without a matrix of all pairs."""
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import probabilities_strategy, random_features, random_labels, random_logits
+
+from graphcorrect.graphs import ClassConsistencyGraph
+
+
+def random_probabilities(*shape, seed=1, dtype=torch.float64):
+    return random_logits(*shape, seed=seed).softmax(-1).to(dtype)
+
+
+@given(probabilities_strategy())
+def test_the_graph_is_equations_6_and_7(probabilities):
+    graph = ClassConsistencyGraph()(probabilities)
+    torch.testing.assert_close(graph.to_dense(), reference.eq7_class_graph(probabilities), rtol=1e-10, atol=1e-10)
+    degree = reference.eq6_class_weights(probabilities).sum(1)
+    torch.testing.assert_close(graph.degree(), degree, rtol=1e-10, atol=1e-10)
+
+
+def test_in_float32_too():
+    probabilities = random_probabilities(2, 60, 5, dtype=torch.float32)
+    graph = ClassConsistencyGraph()(probabilities)
+    expected = torch.stack([reference.eq7_class_graph(p.double()) for p in probabilities]).float()
+    assert graph.dtype == torch.float32
+    torch.testing.assert_close(graph.to_dense(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_given_pseudo_labels_replace_the_most_probable_class():
+    probabilities, labels = random_probabilities(12, 4), random_labels(12, num_classes=4)
+    dense = ClassConsistencyGraph()(probabilities, labels).to_dense()
+    torch.testing.assert_close(dense, reference.eq7_class_graph(probabilities, labels), rtol=1e-10, atol=1e-10)
+
+
+def test_cosine_weights_divide_by_the_norms():
+    probabilities = random_probabilities(12, 4)
+    labels = probabilities.argmax(1)
+    dense = ClassConsistencyGraph(similarity="cosine")(probabilities).to_dense()
+    expected = reference.eq7_class_graph(reference.unit(probabilities), labels)
+    torch.testing.assert_close(dense, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_carry_a_gradient_when_asked():
+    probabilities = random_probabilities(10, 3).requires_grad_()
+    values, cotangent = random_features(10, 3, seed=1), random_features(10, 3, seed=2)
+    lazy = torch.autograd.grad(
+        ClassConsistencyGraph(differentiable=True)(probabilities) @ values, probabilities, cotangent
+    )
+    exact = torch.autograd.grad(reference.eq7_class_graph(probabilities) @ values, probabilities, cotangent)
+    torch.testing.assert_close(lazy, exact, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_carry_no_gradient_by_default():
+    probabilities = random_probabilities(10, 3).requires_grad_()
+    assert not (ClassConsistencyGraph()(probabilities) @ random_features(10, 3)).requires_grad
+
+
+def test_gradcheck_through_the_weights():
+    probabilities, values = random_probabilities(6, 3).requires_grad_(), random_features(6, 2).requires_grad_()
+    layer = ClassConsistencyGraph(differentiable=True)
+    assert torch.autograd.gradcheck(lambda p, v: layer(p) @ v, (probabilities, values))
+
+
+@given(probabilities_strategy(min_nodes=2))
+def test_the_square_root_of_the_degree_is_kept_and_no_norm_grows(probabilities):
+    graph = ClassConsistencyGraph()(probabilities)
+    root = graph.degree().sqrt()[:, None]
+    torch.testing.assert_close(graph @ root, root, rtol=1e-10, atol=1e-10)
+    assert torch.linalg.eigvalsh(graph.to_dense()).abs().max() <= 1 + 1e-10
+
+
+@given(probabilities_strategy(min_nodes=2), st.integers(0, 1000))
+def test_permuting_nodes_permutes_and_renaming_classes_changes_nothing(probabilities, seed):
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(probabilities), generator=draw)
+    names = torch.randperm(probabilities.shape[1], generator=draw)
+    dense = ClassConsistencyGraph()(probabilities).to_dense()
+    torch.testing.assert_close(ClassConsistencyGraph()(probabilities[order]).to_dense(), dense[order][:, order])
+    torch.testing.assert_close(ClassConsistencyGraph()(probabilities[:, names]).to_dense(), dense)
+
+
+def test_masked_and_ignored_nodes_keep_only_their_loop():
+    probabilities = random_probabilities(2, 12, 3)
+    mask = torch.rand(2, 12) < 0.6
+    expected = torch.eye(12, dtype=torch.float64).repeat(2, 1, 1)
+    for b in range(2):
+        kept = mask[b]
+        expected[b, kept.nonzero(), kept.nonzero()[:, 0]] = reference.eq7_class_graph(probabilities[b, kept])
+    layer = ClassConsistencyGraph()
+    torch.testing.assert_close(layer(probabilities, mask=mask).to_dense(), expected, rtol=1e-10, atol=1e-10)
+    ignored = torch.where(mask, probabilities.argmax(-1), 255)
+    torch.testing.assert_close(layer(probabilities, ignored).to_dense(), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_one_hot_predictions_average_over_their_class():
+    labels = torch.tensor([0, 2, 0, 2, 2])
+    dense = ClassConsistencyGraph()(torch.eye(3, dtype=torch.float64)[labels]).to_dense()
+    same = (labels[:, None] == labels[None]).double()
+    torch.testing.assert_close(dense, same / same.sum(1, keepdim=True), rtol=1e-12, atol=1e-12)
+
+
+def test_a_node_alone_in_its_class_keeps_its_features():
+    probabilities = torch.tensor([[0.6, 0.4], [0.3, 0.7]], dtype=torch.float64)
+    values = random_features(2, 3)
+    torch.testing.assert_close(ClassConsistencyGraph()(probabilities) @ values, values)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (2, 0, 3), (2, 1, 3), (2, 4, 1)])
+def test_empty_and_single(shape):
+    probabilities = torch.full(shape, 1.0 / shape[-1])
+    product = ClassConsistencyGraph()(probabilities) @ torch.ones(*shape[:2], 2)
+    assert product.shape == (*shape[:2], 2)
+    torch.testing.assert_close(product, torch.ones(*shape[:2], 2))
+
+
+def test_a_nan_stays_in_its_image():
+    probabilities, values = random_probabilities(3, 8, 3), random_features(3, 8, 2)
+    whole = ClassConsistencyGraph()(probabilities) @ values
+    probabilities[1, 4, 0] = torch.nan
+    torch.testing.assert_close((ClassConsistencyGraph()(probabilities) @ values)[[0, 2]], whole[[0, 2]])
+
+
+def test_no_matrix_of_all_pairs_is_made(largest_tensor):
+    num_nodes = 8000
+    probabilities = random_probabilities(num_nodes, 4, dtype=torch.float32).requires_grad_()
+    with largest_tensor() as seen:
+        values = torch.ones(num_nodes, 3, requires_grad=True)
+        (ClassConsistencyGraph(differentiable=True)(probabilities) @ values).sum().backward()
+    assert seen.entries < 60 * num_nodes

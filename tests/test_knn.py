@@ -1,0 +1,188 @@
+"""Every backend against a full sort in float64; ties are compared by similarity, since any order of them is right."""
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from strategies import features_strategy, identical_features, orthogonal_clusters, random_features
+
+from graphcorrect.knn import knn
+
+BACKENDS = ["torch", "faiss", "auto"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    if request.param == "faiss":
+        pytest.importorskip("faiss")
+    return request.param
+
+
+def full_sort(queries, keys, num_neighbors, *, exclude_self=False, normalize=True, key_mask=None):
+    """The largest entries of each row of the float64 similarity matrix, sorted; -inf where a key may not be found."""
+    if normalize:
+        queries, keys = reference.unit(queries), reference.unit(keys)
+    scores = queries.double() @ keys.double().T
+    if exclude_self:
+        scores = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask, -torch.inf)
+    return scores.sort(dim=1, descending=True).values[:, :num_neighbors], scores
+
+
+def check(found, queries, keys, num_neighbors, tolerance=1e-6, **options):
+    """`found` holds the best similarities, and at each index the similarity it claims; no key twice."""
+    best, scores = full_sort(queries, keys, num_neighbors, **options)
+    torch.testing.assert_close(found.similarity.double(), best, rtol=tolerance, atol=tolerance)
+    real = best > -torch.inf
+    claimed = scores.gather(1, found.index)
+    torch.testing.assert_close(claimed[real], best[real], rtol=tolerance, atol=tolerance)
+    assert found.index.dtype == torch.int64
+    assert (found.index[~real] == 0).all()
+    for row, filled in zip(found.index, real, strict=True):
+        assert len(set(row[filled].tolist())) == int(filled.sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_queries_among_other_keys(backend, dtype, normalize):
+    queries, keys = random_features(17, 8, seed=1, dtype=dtype), random_features(50, 8, seed=2, dtype=dtype)
+    found = knn(queries, keys, 5, backend=backend, normalize=normalize)
+    assert found.similarity.dtype == dtype
+    check(found, queries, keys, 5, normalize=normalize, tolerance=1e-5 if normalize else 1e-4)
+
+
+@pytest.mark.parametrize("num_neighbors", [0, 1, 3, 39])
+def test_nodes_among_themselves_without_finding_themselves(backend, num_neighbors):
+    features = random_features(40, 6)
+    found = knn(features, None, num_neighbors, backend=backend, exclude_self=True)
+    check(found, features, features, num_neighbors, exclude_self=True)
+    assert (found.index != torch.arange(40)[:, None]).all()
+
+
+def test_nodes_that_may_find_themselves_find_themselves_first(backend):
+    found = knn(random_features(30, 6), None, 3, backend=backend)
+    assert found.index[:, 0].tolist() == list(range(30))
+
+
+def test_each_problem_of_a_batch_is_its_own(backend):
+    queries, keys = random_features(2, 3, 9, 5, seed=1), random_features(2, 3, 20, 5, seed=2)
+    found = knn(queries, keys, 4, backend=backend)
+    assert found.index.shape == (2, 3, 9, 4)
+    for a in range(2):
+        for b in range(3):
+            check(type(found)(*(field[a, b] for field in found)), queries[a, b], keys[a, b], 4)
+
+
+def test_masked_keys_are_never_found(backend):
+    features = random_features(2, 30, 6)
+    mask = torch.rand(2, 30) < 0.5
+    found = knn(features, None, 4, backend=backend, exclude_self=True, key_mask=mask)
+    for b in range(2):
+        one = type(found)(found.similarity[b], found.index[b])
+        check(one, features[b], features[b], 4, exclude_self=True, key_mask=mask[b])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_slots_that_no_key_can_fill_say_so(backend, kept):
+    features = random_features(1, 8, 3)
+    mask = torch.arange(8)[None] < kept
+    found = knn(features, None, 4, backend=backend, exclude_self=True, key_mask=mask)
+    one = type(found)(found.similarity[0], found.index[0])
+    check(one, features[0], features[0], 4, exclude_self=True, key_mask=mask[0])
+
+
+@given(features_strategy(min_nodes=3))
+def test_duplicates_zero_rows_and_ties(features):
+    for backend in ("torch", "auto"):
+        check(knn(features, None, 2, backend=backend, exclude_self=True), features, features, 2, exclude_self=True)
+
+
+def test_a_duplicate_is_a_neighbor_and_the_node_itself_is_not(backend):
+    features = random_features(10, 4).repeat(3, 1)
+    found = knn(features, None, 2, backend=backend, exclude_self=True)
+    expected = [{(i + 10) % 30, (i + 20) % 30} for i in range(30)]
+    assert [set(row) for row in found.index.tolist()] == expected
+
+
+def test_among_identical_nodes_all_are_tied(backend):
+    features = identical_features(12)
+    check(knn(features, None, 5, backend=backend, exclude_self=True), features, features, 5, exclude_self=True)
+
+
+def test_orthogonal_clusters_find_their_own(backend):
+    features, labels = orthogonal_clusters(4, 6)
+    found = knn(features, None, 5, backend=backend, exclude_self=True)
+    assert (labels[found.index] == labels[:, None]).all()
+
+
+@pytest.mark.parametrize("memory_budget", [1, 5000, 40_000, 2**26])
+def test_tile_size_changes_nothing(memory_budget):
+    features = random_features(3, 150, 8)
+    small = knn(features, None, 2, backend="torch", exclude_self=True, memory_budget=memory_budget)
+    large = knn(features, None, 2, backend="torch", exclude_self=True)
+    assert torch.equal(small.index, large.index)
+    torch.testing.assert_close(small.similarity, large.similarity)
+
+
+@pytest.mark.parametrize("num_keys", [31, 32, 33, 64, 257, 1000])
+def test_sizes_around_the_groups_of_columns(num_keys):
+    queries, keys = random_features(9, 7, seed=1), random_features(num_keys, 7, seed=2)
+    for num_neighbors in (1, 3, 20):
+        check(knn(queries, keys, num_neighbors, backend="torch"), queries, keys, num_neighbors, tolerance=1e-12)
+
+
+def test_a_tied_maximum_in_many_groups_is_still_exact():
+    keys = identical_features(640, 3)
+    keys[::40] *= -1
+    check(knn(keys[:5], keys, 6, backend="torch"), keys[:5], keys, 6)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e20])
+def test_scaling_features_changes_no_cosine(backend, scale):
+    features = random_features(20, 5, dtype=torch.float32)
+    scaled = knn(features * scale, None, 3, backend=backend, exclude_self=True)
+    check(scaled, features, features, 3, exclude_self=True, tolerance=1e-5)
+
+
+def test_half_precision_is_searched_in_float32(backend):
+    features = random_features(40, 8).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = knn(features, None, 3, backend=backend, exclude_self=True)
+    assert found.similarity.dtype == torch.bfloat16
+    claimed = full_sort(features.double(), features.double(), 3, exclude_self=True)
+    torch.testing.assert_close(claimed[1].gather(1, found.index), claimed[0], rtol=0, atol=1e-6)
+
+
+def test_a_nan_stays_in_its_image_and_indices_stay_in_range(backend):
+    features = random_features(3, 16, 4)
+    broken = features.clone()
+    broken[1, 5, 2] = torch.nan
+    found = knn(broken, None, 3, backend=backend, exclude_self=True)
+    whole = knn(features, None, 3, backend=backend, exclude_self=True)
+    assert ((found.index >= 0) & (found.index < 16)).all()
+    assert torch.equal(found.index[[0, 2]], whole.index[[0, 2]])
+    torch.testing.assert_close(found.similarity[[0, 2]], whole.similarity[[0, 2]])
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (0, 0, 3), (2, 1, 3)])
+def test_empty_problems_give_empty_answers(backend, shape):
+    found = knn(torch.zeros(shape), None, 0, backend=backend, exclude_self=True)
+    assert found.index.shape == (*shape[:2], 0)
+
+
+def test_the_search_leaves_its_inputs_alone_and_carries_no_gradient(backend):
+    features = random_features(20, 5).requires_grad_()
+    before = features.detach().clone()
+    found = knn(features, None, 3, backend=backend, normalize=False, exclude_self=True)
+    assert not found.similarity.requires_grad
+    assert torch.equal(features.detach(), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_nodes", [100, 4096])
+def test_on_the_gpu_as_on_the_cpu(num_nodes):
+    features = random_features(2, num_nodes, 16, dtype=torch.float32)
+    here = knn(features, None, 20, exclude_self=True)
+    there = knn(features.cuda(), None, 20, exclude_self=True)
+    torch.testing.assert_close(there.similarity.cpu(), here.similarity, rtol=1e-4, atol=1e-4)

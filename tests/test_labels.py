@@ -1,0 +1,83 @@
+"""Labels: the ignored one never counts, classes keep their ids, cells take the majority."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import random_labels
+
+from graphcorrect import labels
+
+
+def test_the_ignored_label_is_255():
+    assert labels.IGNORE_INDEX == 255
+
+
+def test_one_hot_gives_an_ignored_label_a_row_of_zeros():
+    rows = labels.one_hot(torch.tensor([[2, 255], [0, 1]]), 3)
+    expected = torch.tensor([[[0.0, 0, 1], [0, 0, 0]], [[1, 0, 0], [0, 1, 0]]])
+    torch.testing.assert_close(rows, expected)
+
+
+def test_one_hot_can_ignore_any_label():
+    rows = labels.one_hot(torch.tensor([-100, 1]), 2, ignore_index=-100)
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+
+
+def test_one_hot_can_ignore_a_class_id():
+    rows = labels.one_hot(torch.tensor([0, 1]), 2, ignore_index=0)
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("bad", [[0, 3], [-1, 1], [0, 254]])
+def test_a_label_outside_the_classes_is_named(bad):
+    offending = [value for value in bad if not 0 <= value < 3]
+    with pytest.raises(ValueError, match=rf"`labels`.*values {offending[0]}$"):
+        labels.one_hot(torch.tensor(bad), 3)
+
+
+def test_resizing_takes_the_nearest_pixel_and_invents_no_label():
+    image = torch.tensor([[[0, 0, 7, 7], [0, 0, 7, 7], [255, 255, 3, 3]]])
+    assert labels.resize_labels(image, (3, 2)).tolist() == [[[0, 7], [0, 7], [255, 3]]]
+    assert labels.resize_labels(image, (6, 4)).tolist() == image.repeat_interleave(2, 1).tolist()
+
+
+def test_a_resized_constant_region_keeps_its_place_when_height_is_not_width():
+    image = torch.zeros(1, 4, 10, dtype=torch.int64)
+    image[:, :2, :5] = 1
+    small = labels.resize_labels(image, (2, 4))
+    assert small.tolist() == [[[1, 1, 0, 0], [0, 0, 0, 0]]]
+
+
+CELLS = {
+    "a majority wins": ([2, 2, 1, 2], 2),
+    "a plurality wins": ([2, 2, 1, 0], 2),
+    "a tie is ignored": ([1, 1, 2, 2], 255),
+    "a tie behind the winner does not matter": ([0, 1, 2, 2], 2),
+    "mostly void is ignored": ([255, 255, 255, 1], 255),
+    "void and a class in equal parts is ignored": ([255, 255, 1, 1], 255),
+    "a little void does not matter": ([255, 1, 1, 1], 1),
+    "all void": ([255, 255, 255, 255], 255),
+    "four ways is ignored": ([0, 1, 2, 255], 255),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_takes_the_label_of_most_of_its_pixels(name):
+    pixels, expected = CELLS[name]
+    for order in (pixels, pixels[::-1]):
+        image = torch.tensor(order).reshape(1, 2, 2)
+        assert labels.pool_labels(image, (1, 1), 3).tolist() == [[[expected]]]
+
+
+@given(st.integers(0, 1000))
+def test_pooled_labels_are_the_vote_of_each_cell(seed):
+    image = random_labels(2, 6, 8, num_classes=3, seed=seed, ignored=0.3)
+    pooled = labels.pool_labels(image, (3, 2), 3)
+    for b in range(2):
+        for h in range(3):
+            for w in range(2):
+                cell = image[b, 2 * h : 2 * h + 2, 4 * w : 4 * w + 4].flatten().tolist()
+                counts = sorted(((cell.count(c), c) for c in (0, 1, 2, 255)), reverse=True)
+                expected = counts[0][1] if counts[0][0] > counts[1][0] else 255
+                assert pooled[b, h, w] == expected

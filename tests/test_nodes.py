@@ -1,0 +1,78 @@
+"""Images and nodes: a pixel keeps its number through every reshaping, pooling and mask."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import random_features
+
+from graphcorrect import nodes
+
+
+def test_pixel_h_w_becomes_node_h_times_width_plus_w():
+    maps = random_features(2, 3, 4, 5)
+    listed = nodes.image_to_nodes(maps)
+    assert listed.shape == (2, 20, 3)
+    for h in range(4):
+        for w in range(5):
+            torch.testing.assert_close(listed[:, h * 5 + w], maps[:, :, h, w], rtol=0, atol=0)
+
+
+def test_nodes_come_back_as_the_same_image():
+    maps = random_features(2, 3, 4, 5)
+    torch.testing.assert_close(nodes.nodes_to_image(nodes.image_to_nodes(maps), (4, 5)), maps, rtol=0, atol=0)
+
+
+def test_unit_rows_have_length_one_and_keep_direction():
+    rows = random_features(7, 3) * torch.logspace(-30, 30, 7, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(nodes.unit_rows(rows), F.normalize(rows, dim=1, eps=0.0), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_unit_rows_survive_lengths_whose_square_float32_cannot_hold(scale):
+    rows = torch.tensor([[3.0, 4.0]]) * scale
+    torch.testing.assert_close(nodes.unit_rows(rows), torch.tensor([[0.6, 0.8]]))
+
+
+def test_a_zero_row_stays_zero_and_gets_no_gradient():
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    unit = nodes.unit_rows(rows)
+    torch.testing.assert_close(unit.detach(), torch.tensor([[0.0, 0.0], [0.6, 0.8]], dtype=torch.float64))
+    unit[:, 0].sum().backward()
+    torch.testing.assert_close(rows.grad, torch.tensor([[0.0, 0.0], [0.128, -0.096]], dtype=torch.float64))
+
+
+def test_unit_rows_gradcheck():
+    rows = random_features(4, 3).requires_grad_()
+    assert torch.autograd.gradcheck(nodes.unit_rows, rows)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 5000))
+def test_the_grid_fits_the_budget_and_never_enlarges(height, width, max_nodes):
+    rows, columns = nodes.grid_size(height, width, max_nodes)
+    assert 1 <= rows <= height
+    assert 1 <= columns <= width
+    assert rows * columns <= max_nodes
+    if height * width <= max_nodes:
+        assert (rows, columns) == (height, width)
+
+
+def test_the_grid_keeps_the_aspect_ratio():
+    rows, columns = nodes.grid_size(512, 1024, 4096)
+    assert 3600 < rows * columns <= 4096
+    assert abs(columns / rows - 2) < 0.06
+
+
+def test_pooling_averages_whole_cells():
+    maps = random_features(2, 3, 4, 6)
+    expected = maps.reshape(2, 3, 2, 2, 3, 2).mean((3, 5))
+    torch.testing.assert_close(nodes.pool_maps(maps, (2, 3)), expected)
+
+
+def test_pooling_counts_only_pixels_under_the_mask():
+    maps = torch.tensor([[[[1.0, 3.0, 5.0, 7.0], [9.0, float("nan"), 2.0, 4.0]]]], dtype=torch.float64)
+    mask = torch.tensor([[[True, True, False, False], [True, False, False, False]]])
+    pooled = nodes.pool_maps(maps, (1, 2), mask)
+    torch.testing.assert_close(pooled, torch.tensor([[[[13.0 / 3.0, 0.0]]]], dtype=torch.float64))
+    assert nodes.pool_mask(mask, (1, 2)).tolist() == [[[True, False]]]

@@ -1,0 +1,401 @@
+"""DualGraphRefiner is Algorithm 1: values, gradients, symmetries, and what must not reach what."""
+
+import pytest
+import reference
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import awkward_nodes, random_features, random_labels, random_logits
+
+from graphcorrect import AnchorBank, DualGraphRefiner
+
+ORDERS = ["class_first", "semantic_first", "simultaneous"]
+
+
+def build(num_neighbors=4, sigma=0.8, **options):
+    """A small refiner for C = 3, D = 4; sigma low enough that both sides of Eq. 10 occur."""
+    return DualGraphRefiner(3, 4, num_neighbors=num_neighbors, sigma=sigma, **options)
+
+
+def nodes(batch=2, num_nodes=14, seed=0, dtype=torch.float64):
+    """Features (B, N, 4) and logits (B, N, 3) of which about half are confident by Eq. 9."""
+    features = random_features(batch, num_nodes, 4, seed=seed, dtype=dtype)
+    return features, random_logits(batch, num_nodes, 3, seed=seed + 1, scale=1.2, dtype=dtype)
+
+
+def assert_rounds(out, expected, tolerance=1e-10):
+    """All rounds of probabilities and features against the reference's lists of images."""
+    for name, rounds in zip(("probabilities", "features"), expected, strict=True):
+        assert len(getattr(out, name)) == len(rounds)
+        for mine, wanted in zip(getattr(out, name), rounds, strict=True):
+            wanted = torch.stack(wanted).to(mine.dtype)
+            torch.testing.assert_close(mine, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_the_rounds_are_algorithm_1(order, dtype, tolerance):
+    features, logits = nodes(dtype=dtype)
+    out = build(order=order, num_rounds=3)(features, logits)
+    expected = reference.algorithm1(features.double(), logits.double(), 3, 4, sigma=0.8, order=order)
+    assert out.probabilities[0].dtype == dtype
+    assert_rounds(out, expected, tolerance)
+
+
+@pytest.mark.parametrize(
+    "options", [{"alpha": 0.0}, {"alpha": 1.0}, {"alpha": 0.7}, {"sigma": 0.5}, {"gamma": 2.0}, {"num_rounds": 1}]
+)
+def test_every_option_means_what_the_equations_say(options):
+    features, logits = nodes()
+    out = build(**options)(features, logits)
+    assert_rounds(out, reference.algorithm1(features, logits, num_neighbors=4, **{"sigma": 0.8, **options}))
+
+
+def test_defaults_are_the_papers():
+    features, logits = nodes(1, 30)
+    assert_rounds(DualGraphRefiner(3, 4)(features, logits), reference.algorithm1(features, logits))
+    assert_rounds(DualGraphRefiner.from_preset("paper", 3, 4)(features, logits), reference.algorithm1(features, logits))
+
+
+def test_the_test_input_has_confident_and_unconfident_nodes():
+    _, logits = nodes()
+    p = logits.softmax(-1)
+    confident = reference.eq10_confident(p.reshape(-1, 3), reference.eq9_thresholds(p, 0.8))
+    assert 8 <= int(confident.sum()) <= 20
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_gradients_are_those_of_algorithm_1(order, differentiable):
+    features, logits = (tensor.requires_grad_() for tensor in nodes(seed=3))
+    out = build(order=order, differentiable=differentiable)(features, logits)
+    expected = reference.algorithm1(
+        features, logits, num_neighbors=4, sigma=0.8, order=order, differentiable=differentiable
+    )
+
+    def scalar(probabilities, rounds_of_features):
+        """Some function of every output, different for each."""
+        total = 0.0
+        for k, (p, x) in enumerate(zip(probabilities, rounds_of_features, strict=True)):
+            total = total + (p * random_features(*p.shape, seed=20 + k)).sum()
+            total = total + (x * random_features(*x.shape, seed=30 + k)).sum()
+        return total
+
+    mine = torch.autograd.grad(scalar(out.probabilities, out.features), (features, logits))
+    stacked = [[torch.stack(images) for images in rounds] for rounds in expected]
+    wanted = torch.autograd.grad(scalar(*stacked), (features, logits))
+    for one, other in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_pseudo_labels_and_soft_labels_are_of_the_refined_rounds():
+    features, logits = nodes()
+    out = build()(features, logits)
+    p, _ = reference.algorithm1(features, logits, num_neighbors=4, sigma=0.8)
+    rounds = [torch.stack(images) for images in p]
+    expected = torch.stack([reference.eq16_pseudo_labels([r[b] for r in rounds]) for b in range(2)])
+    assert torch.equal(out.pseudo_labels, expected)
+    torch.testing.assert_close(out.soft_labels, (rounds[1] + rounds[2]) / 2)
+    torch.testing.assert_close(out.confidence, ((rounds[1] + rounds[2]) / 2).amax(-1))
+    assert out.pseudo_labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_images_are_their_pixels_when_height_is_not_width(order):
+    features, logits = random_features(2, 4, 3, 5), random_logits(2, 3, 3, 5)
+    images = build(order=order)(features, logits)
+    as_nodes = build(order=order)(features.flatten(2).mT, logits.flatten(2).mT)
+    for name, width in (("probabilities", 3), ("features", 4)):
+        for image, rows in zip(getattr(images, name), getattr(as_nodes, name), strict=True):
+            for pixel in range(15):
+                torch.testing.assert_close(image[:, :, pixel // 5, pixel % 5], rows[:, pixel, :width])
+    assert torch.equal(images.pseudo_labels, as_nodes.pseudo_labels.reshape(2, 3, 5))
+    torch.testing.assert_close(images.confidence, as_nodes.confidence.reshape(2, 3, 5))
+
+
+def test_anchors_correct_the_probabilities_before_round_1():
+    bank = AnchorBank(3, 6).double()
+    keys, key_labels = random_features(30, 6, seed=8), random_labels(30, num_classes=3)
+    bank.update(keys, key_labels)
+    features, logits = nodes()
+    lookup = random_features(2, 14, 6, seed=9)
+    out = build()(features, logits, anchors=bank, anchor_features=lookup)
+    posterior = [reference.anchor_posterior(x, keys, key_labels, 3) for x in lookup]
+    assert_rounds(out, reference.algorithm1(features, logits, num_neighbors=4, sigma=0.8, posterior=posterior))
+
+
+def test_without_their_own_keys_anchors_are_looked_up_by_the_features():
+    bank = AnchorBank(3, 4).double()
+    bank.update(random_features(30, 4, seed=8), random_labels(30, num_classes=3))
+    features, logits = nodes()
+    implicit, explicit = (
+        build()(features, logits, anchors=bank, anchor_features=keys).soft_labels for keys in (None, features)
+    )
+    torch.testing.assert_close(implicit, explicit, rtol=0, atol=0)
+    assert (implicit - build()(features, logits).soft_labels).abs().max() > 0.01
+
+
+def test_anchor_keys_of_an_image_may_have_another_resolution():
+    bank = AnchorBank(3, 6).double()
+    bank.update(random_features(30, 6, seed=8), random_labels(30, num_classes=3))
+    features, logits, keys = random_features(2, 4, 4, 6), random_logits(2, 3, 4, 6), random_features(2, 6, 2, 3)
+    coarse = build()(features, logits, anchors=bank, anchor_features=keys)
+    assert coarse.soft_labels.shape == logits.shape
+    # Constant keys are the same constant at any resolution
+    constant = keys[:, :, :1, :1]
+    small, large = (
+        build()(features, logits, anchors=bank, anchor_features=constant.expand(2, 6, *size)).soft_labels
+        for size in ((2, 3), (4, 6))
+    )
+    torch.testing.assert_close(small, large)
+
+
+def budget_reference(features, logits, size, **options):
+    """Both maps averaged over cells, corrected there; the correction resized, added, clamped and renormalized."""
+    (rows, columns), (_, channels, height, width) = size, logits.shape
+    head = logits.softmax(1)
+
+    def pool(maps):
+        return maps.reshape(*maps.shape[:2], rows, height // rows, columns, width // columns).mean((3, 5))
+
+    coarse = pool(head)
+    # The log of probabilities is a set of logits with this softmax
+    p, x = reference.algorithm1(pool(features).flatten(2).mT, coarse.flatten(2).mT.log(), **options)
+    results = []
+    for images in p[1:]:
+        correction = torch.stack(images).mT.reshape(-1, channels, rows, columns) - coarse
+        total = (head + F.interpolate(correction, (height, width), mode="bilinear", align_corners=False)).clamp(min=0)
+        results.append(total / total.sum(1, keepdim=True))
+    return results, [torch.stack(images).mT.reshape(len(images), -1, rows, columns) for images in x]
+
+
+@pytest.mark.parametrize("size", [(4, 8), (2, 4)])
+def test_above_the_node_budget_the_correction_is_made_on_a_grid(size):
+    features, logits = random_features(2, 4, 8, 16), random_logits(2, 3, 8, 16)
+    out = build(max_nodes=size[0] * size[1])(features, logits)
+    expected, expected_features = budget_reference(features, logits, size, num_neighbors=4, sigma=0.8)
+    for mine, wanted in zip(out.probabilities[1:], expected, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+    for mine, wanted in zip(out.features, expected_features, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(out.probabilities[0], logits.softmax(1))
+
+
+def test_a_grid_result_is_on_the_simplex_and_keeps_fine_detail():
+    features, logits = random_features(1, 4, 32, 48), 8 * random_logits(1, 3, 32, 48)
+    out = build(max_nodes=60)(features, logits)
+    for p in out.probabilities:
+        assert (p >= 0).all()
+        torch.testing.assert_close(p.sum(1), torch.ones(1, 32, 48, dtype=torch.float64))
+    # Noise from pixel to pixel survives: an upsampled grid alone would correlate at under 0.3
+    detail = torch.corrcoef(torch.stack([out.soft_labels.flatten(), logits.softmax(1).flatten()]))[0, 1]
+    assert detail > 0.6
+
+
+def test_features_and_logits_may_differ_in_resolution():
+    features, logits = random_features(2, 4, 4, 6), random_logits(2, 3, 8, 12)
+    out = build()(features, logits)
+    expected, expected_features = budget_reference(
+        features.repeat_interleave(2, 2).repeat_interleave(2, 3), logits, (4, 6), num_neighbors=4, sigma=0.8
+    )
+    assert out.pseudo_labels.shape == (2, 8, 12)
+    for mine, wanted in zip(out.probabilities[1:], expected, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+    for mine, wanted in zip(out.features, expected_features, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@given(seed=st.integers(0, 1000))
+def test_permuting_nodes_permutes_results(order, seed):
+    features, logits = nodes(seed=seed)
+    shuffle = torch.randperm(14, generator=torch.Generator().manual_seed(seed))
+    one = build(order=order)(features, logits)
+    other = build(order=order)(features[:, shuffle], logits[:, shuffle])
+    for name in ("probabilities", "features"):
+        torch.testing.assert_close(getattr(other, name)[-1], getattr(one, name)[-1][:, shuffle])
+
+
+@given(seed=st.integers(0, 1000))
+def test_renaming_classes_renames_results(seed):
+    features, logits = nodes(seed=seed)
+    names = torch.tensor([2, 0, 1])
+    one, other = build()(features, logits), build()(features, logits[..., names])
+    torch.testing.assert_close(other.soft_labels, one.soft_labels[..., names])
+    torch.testing.assert_close(other.features[-1], one.features[-1])
+
+
+def test_scaling_features_changes_no_label():
+    features, logits = nodes()
+    lengths = torch.logspace(-3, 3, 14, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(build()(features * lengths, logits).soft_labels, build()(features, logits).soft_labels)
+
+
+def test_images_of_a_batch_share_nothing_but_the_thresholds():
+    features, logits = nodes(3)
+    changed = features.clone()
+    changed[1] = random_features(14, 4, seed=50)
+    one, other = build()(features, logits), build()(changed, logits)
+    torch.testing.assert_close(other.soft_labels[[0, 2]], one.soft_labels[[0, 2]], rtol=0, atol=0)
+    assert not torch.equal(other.soft_labels[1], one.soft_labels[1])
+
+
+MASKED_GARBAGE = {"other numbers": 5.0, "nan": float("nan"), "inf": float("inf")}
+
+
+@pytest.mark.parametrize("garbage", MASKED_GARBAGE)
+@pytest.mark.parametrize("order", ORDERS)
+def test_masked_nodes_keep_their_input_and_reach_nobody(order, garbage):
+    features, logits = nodes()
+    mask = torch.rand(2, 14) < 0.7
+    mask[:, 0] = False  # the node that empty slots of a neighbor list point to
+    spoiled = [torch.where(mask[..., None], t, MASKED_GARBAGE[garbage]).requires_grad_() for t in (features, logits)]
+    out = build(order=order)(*spoiled, mask=mask)
+    whole = [t.clone().requires_grad_() for t in (features, logits)]
+    clean = build(order=order)(*whole, mask=mask)
+    for name, source in (("probabilities", clean.probabilities[0]), ("features", features)):
+        for mine, wanted in zip(getattr(out, name), getattr(clean, name), strict=True):
+            torch.testing.assert_close(mine[mask], wanted[mask], rtol=0, atol=0)
+            torch.testing.assert_close(wanted[~mask], source[~mask])
+    sum(t[mask].square().sum() for t in (*out.probabilities, *out.features)).backward()
+    sum(t[mask].square().sum() for t in (*clean.probabilities, *clean.features)).backward()
+    for mine, wanted in zip(spoiled, whole, strict=True):
+        torch.testing.assert_close(mine.grad[mask], wanted.grad[mask], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_masked_nodes_might_as_well_not_exist(order):
+    features, logits = nodes(1)
+    mask = torch.rand(1, 14) < 0.7
+    out = build(order=order)(features, logits, mask=mask)
+    kept = [features[0, mask[0]]], [logits[0, mask[0]]]
+    p, x = reference.algorithm1(*kept, num_neighbors=4, sigma=0.8, order=order)
+    for k in range(3):
+        torch.testing.assert_close(out.probabilities[k][mask], p[k][0], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(out.features[k][mask], x[k][0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("max_nodes", [32, 4096])
+def test_masked_pixels_keep_their_input(max_nodes):
+    features, logits = random_features(2, 4, 8, 16), random_logits(2, 3, 8, 16)
+    mask = torch.rand(2, 8, 16) < 0.6
+    mask[:, :4, :8] = False
+    refiner = build(max_nodes=max_nodes)
+    out = refiner(features, logits, mask=mask)
+    outside = (~mask)[:, None].expand_as(logits)
+    torch.testing.assert_close(out.soft_labels[outside], logits.softmax(1)[outside])
+    spoiled = torch.where(mask[:, None], logits, torch.nan)
+    torch.testing.assert_close(
+        refiner(features, spoiled, mask=mask).soft_labels[~outside], out.soft_labels[~outside], rtol=0, atol=0
+    )
+    assert (out.soft_labels[~outside] - logits.softmax(1)[~outside]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("which", ["features", "logits"])
+def test_a_bad_value_stays_in_its_image(which, value):
+    features, logits = nodes(3)
+    logits[1, 4] = 0.0  # far from sigma: what befalls this node moves no threshold
+    clean = build()(features, logits)
+    spoiled = {"features": features.clone(), "logits": logits.clone()}
+    spoiled[which][1, 4, 1] = value
+    out = build()(**spoiled)
+    for mine, wanted in zip((*out.probabilities, *out.features), (*clean.probabilities, *clean.features), strict=True):
+        torch.testing.assert_close(mine[[0, 2]], wanted[[0, 2]], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=rf"`{which}`.*finite"):
+        build(validate_args=True)(**spoiled)
+
+
+def test_a_bad_pixel_stays_in_its_image_also_on_a_grid():
+    features, logits = random_features(2, 4, 8, 16), random_logits(2, 3, 8, 16)
+    clean = build(max_nodes=32)(features, logits).soft_labels
+    features[1, 0, 3, 3] = torch.nan
+    torch.testing.assert_close(build(max_nodes=32)(features, logits).soft_labels[0], clean[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", awkward_nodes())
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_awkward_inputs_give_finite_values_and_gradients(name, dtype):
+    features, logits = (tensor.to(dtype).requires_grad_() for tensor in awkward_nodes()[name])
+    out = build(differentiable=True)(features, logits)
+    for k in range(3):
+        assert out.probabilities[k].shape == logits.shape
+        assert out.features[k].shape == features.shape
+        assert out.features[k].dtype == dtype
+        assert out.features[k].isfinite().all()
+        ones = torch.ones(logits.shape[:-1])
+        torch.testing.assert_close(out.probabilities[k].float().sum(-1), ones, rtol=0, atol=2e-2)
+    sum(t.float().square().sum() for t in (*out.probabilities, *out.features)).backward()
+    assert features.grad.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_results_are_those_of_float32(dtype):
+    features, logits = nodes(dtype=torch.float32)
+    with torch.autocast("cpu", dtype):
+        out = build()(features, logits)
+    clean = build()(features, logits)
+    for mine, wanted in zip((*out.probabilities, *out.features), (*clean.probabilities, *clean.features), strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_everything_masked_returns_the_input():
+    features, logits = nodes()
+    out = build()(features, logits, mask=torch.zeros(2, 14, dtype=torch.bool))
+    for k in range(3):
+        torch.testing.assert_close(out.probabilities[k], logits.softmax(-1))
+        torch.testing.assert_close(out.features[k], features)
+
+
+def test_no_rounds_return_the_input():
+    features, logits = nodes()
+    out = build(num_rounds=0)(features, logits)
+    assert len(out.probabilities) == len(out.features) == 1
+    torch.testing.assert_close(out.soft_labels, logits.softmax(-1))
+
+
+def test_the_authors_code_keeps_self_loops_cosine_weights_and_the_last_rounds_labels():
+    features, logits = nodes(1, 30)
+    out = DualGraphRefiner.from_preset("released", num_classes=3, feature_dim=4)(features, logits)
+    assert torch.equal(out.pseudo_labels, out.probabilities[-1].argmax(-1))
+    refiner = DualGraphRefiner.from_preset("released", 3, 4, num_rounds=1)
+    assert refiner.affinity.self_loops
+    assert refiner.consistency.similarity == "cosine"
+    assert refiner.threshold.accumulate
+
+
+def test_training_reaches_every_weight_of_every_round():
+    features, logits = nodes(dtype=torch.float32)
+    refiner = build()
+    optimizer = torch.optim.SGD(refiner.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        out = refiner(features, logits)
+        sum(p[..., 0].square().sum() for p in out.probabilities).backward(retain_graph=True)
+        sum(x[..., 0].square().sum() for x in out.features).backward()
+        optimizer.step()
+    # The last round's features feed nothing but themselves, so no map is without a use
+    assert [name for name, parameter in refiner.named_parameters() if not parameter.grad.abs().max() > 0] == []
+    assert len({id(parameter) for parameter in refiner.parameters()}) == 2 * len(list(build(num_rounds=1).parameters()))
+
+
+def test_no_matrix_of_all_pairs_is_made(largest_tensor):
+    num_nodes = 6000
+    features, logits = nodes(1, num_nodes, dtype=torch.float32)
+    with largest_tensor() as seen:
+        out = build()(features.requires_grad_(), logits.requires_grad_())
+        (out.soft_labels.square().sum() + out.features[-1].sum()).backward()
+    assert seen.entries < num_nodes**2 / 3
+
+
+def test_a_refiner_resumes_from_its_state_dict():
+    one, other = build(), build()
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    features, logits = nodes(dtype=torch.float32)
+    assert not torch.allclose(one(features, logits).soft_labels, other(features, logits).soft_labels)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(features, logits).soft_labels, other(features, logits).soft_labels)

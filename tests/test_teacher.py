@@ -1,0 +1,95 @@
+"""EMATeacher follows its student: parameters slowly, buffers at once."""
+
+import pytest
+import torch
+from torch import nn
+
+from graphcorrect.teacher import EMATeacher
+
+
+def student():
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1)).double()
+
+
+def train_a_step(model):
+    model.train()
+    model(torch.randn(2, 3, 5, 4, dtype=torch.float64) + 3).square().sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(0.01 * parameter.grad)
+            parameter.grad = None
+
+
+def test_parameters_are_averaged():
+    model = student()
+    teacher = EMATeacher(model, momentum=0.9)
+    expected = [p.detach().clone() for p in model.parameters()]
+    for _ in range(3):
+        train_a_step(model)
+        teacher.update(model)
+        expected = [0.9 * old + 0.1 * new.detach() for old, new in zip(expected, model.parameters(), strict=True)]
+    for mine, wanted in zip(teacher.module.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_batchnorm_buffers_are_copied():
+    model = student()
+    teacher = EMATeacher(model, momentum=0.99)
+    train_a_step(model)
+    assert model[1].running_mean.abs().max() > 0.01
+    teacher.update(model)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(dict(teacher.module.named_buffers())[name], buffer)
+    assert teacher.module[1].num_batches_tracked.item() == 1
+
+
+def test_the_copy_is_not_the_student():
+    model = student()
+    teacher = EMATeacher(model)
+    before = [p.clone() for p in teacher.module.parameters()]
+    train_a_step(model)
+    for mine, old in zip(teacher.module.parameters(), before, strict=True):
+        assert torch.equal(mine, old)
+
+
+def test_the_copy_answers_in_evaluation_mode_without_gradients():
+    model = student()
+    teacher = EMATeacher(model)
+    nn.ModuleList([teacher]).train()
+    assert not any(module.training for module in teacher.module.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    images = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    answer = teacher(images.requires_grad_())
+    assert not answer.requires_grad
+    torch.testing.assert_close(answer, model.eval()(images).detach())
+    assert torch.equal(teacher(images), answer)
+
+
+def test_the_student_stays_as_it_was():
+    model = student().train()
+    EMATeacher(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_teacher_resumes_from_its_state_dict():
+    model = student()
+    teacher = EMATeacher(model)
+    train_a_step(model)
+    teacher.update(model)
+    resumed = EMATeacher(student())
+    resumed.load_state_dict(teacher.state_dict())
+    images = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(resumed(images), teacher(images), rtol=0, atol=0)
+
+
+def test_another_network_is_refused_by_name():
+    teacher = EMATeacher(student())
+    with pytest.raises(ValueError, match=r"`model`.*0\.weight"):
+        teacher.update(nn.Sequential(nn.Conv2d(3, 5, 1)))
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.5])
+def test_a_momentum_outside_zero_to_one_is_refused(momentum):
+    with pytest.raises(ValueError, match=rf"`momentum`.*got {momentum}"):
+        EMATeacher(student(), momentum=momentum)
