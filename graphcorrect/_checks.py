@@ -67,7 +67,7 @@ def size(name: str, tensor: Tensor, dim: int, expected: int, what: str) -> None:
 
 def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     if tensor.device != other.device:
-        raise ValueError(f"expected `{name}` on the device of `{other_name}`, {other.device}, got {tensor.device}")
+        raise ValueError(f"expected `{name}` on the device of {other_name}, {other.device}, got {tensor.device}")
 
 
 def integer_at_least(name: str, value: object, least: int) -> None:
@@ -103,13 +103,14 @@ def finite(name: str, tensor: Tensor) -> None:
         raise ValueError(f"expected `{name}` to be finite, got {bad} NaN or Inf among {tensor.numel()} values")
 
 
-def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: int) -> None:
+def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     if torch.compiler.is_compiling():  # a branch on values would split the graph
         return
-    outside = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
+    outside = (labels < 0) | (labels >= num_classes)
+    if ignore_index is not None:
+        outside &= labels != ignore_index
     if bool(outside.any()):
         values = sorted(set(labels[outside].tolist()))
         shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
-        raise ValueError(
-            f"expected `{name}` in [0, {num_classes}) or ignore_index={ignore_index}, got the values {shown}"
-        )
+        ignored = "" if ignore_index is None else f" or ignore_index={ignore_index}"
+        raise ValueError(f"expected `{name}` in [0, {num_classes}){ignored}, got the values {shown}")

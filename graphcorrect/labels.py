@@ -76,7 +76,7 @@ def labeled_nodes(
     _checks.floating("features", features)
     _checks.integral("labels", labels)
     _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")
-    _checks.same_device("labels", labels, "features", features)
+    _checks.same_device("labels", labels, "`features`", features)
     if validate_args:
         _checks.labels_in_range("labels", labels, num_classes, ignore_index)
     labels = labels.long()

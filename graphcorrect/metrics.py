@@ -49,8 +49,8 @@ def confusion_matrix(
     _checks.labels_in_range("labels", labels, num_classes, ignore_index)
     counted = labels != ignore_index
     predictions, labels = predictions[counted].long(), labels[counted].long()
-    # A prediction of "ignored" has no column to go to.
-    _checks.labels_in_range("predictions", predictions, num_classes, ignore_index=0)
+    # ignore_index is no prediction: it has no column to go to.
+    _checks.labels_in_range("predictions", predictions, num_classes)
     return torch.bincount(labels * num_classes + predictions, minlength=num_classes**2).reshape(
         num_classes, num_classes
     )

@@ -82,3 +82,15 @@ def pool_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None = None) -
 def pool_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Pools a mask (B, H, W) to a grid (h, w): a cell takes part if any of its pixels does."""
     return F.adaptive_max_pool2d(mask[:, None].float(), size)[:, 0] > 0
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:
+    """Maps (B, D, H, W) on a grid (h, w): averaged over its cells under `mask` (B, H', W'), of any resolution, or
+    interpolated where the grid is the finer one.
+    """
+    height, width = maps.shape[-2:]
+    if (height, width) == size:
+        return maps
+    if height < size[0] or width < size[1]:
+        return F.interpolate(maps, size=size, mode="bilinear")
+    return pool_maps(maps, size, None if mask is None else pool_mask(mask, (height, width)))

@@ -1,6 +1,7 @@
 """One step over a graph: `propagate`, and the learned maps f_C and f_S that refine what it brings."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
@@ -160,8 +161,8 @@ class LinearPropagation(GraphPropagation):
         return self._map(propagate(operator, values, share))
 
     def _map(self, values: Tensor) -> Tensor:
-        mapped: Tensor = self.linear(values.to(self.linear.weight.dtype)).to(values.dtype)
-        return mapped
+        # In the precision of the values, which is never the lower one.
+        return F.linear(values, self.linear.weight.to(values.dtype), self.linear.bias.to(values.dtype))
 
 
 def to_simplex(weights: Tensor, *, otherwise: Tensor) -> Tensor:

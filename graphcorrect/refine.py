@@ -15,7 +15,7 @@ from graphcorrect.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_maps, pool_mask
+from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_mask, resize_maps
 from graphcorrect.propagate import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
 from graphcorrect.threshold import DynamicThreshold
@@ -214,37 +214,26 @@ class DualGraphRefiner(nn.Module):
     ) -> RefinedLabels:
         """Images: to a grid within the node budget, corrected there, and the correction back to full resolution."""
         probabilities = widen(logits).softmax(1)
-        size = self._grid(features, logits)
+        coarser = min((features, logits), key=lambda maps: maps.shape[-2] * maps.shape[-1])
+        size = grid_size(coarser.shape[-2], coarser.shape[-1], self.max_nodes)
         coarse_mask = None if mask is None else pool_mask(mask, size)
-        coarse = _resize_maps(probabilities, size, mask)
-        coarse_features = _resize_maps(widen(features), size, mask)
-        start = coarse
-        if anchors is not None:
-            keys = coarse_features if anchor_features is None else _resize_maps(widen(anchor_features), size, mask)
-            start = anchors.correct(coarse, keys)
+        coarse = resize_maps(probabilities, size, mask)
+        coarse_features = resize_maps(widen(features), size, mask)
+        keys = coarse_features if anchor_features is None else resize_maps(widen(anchor_features), size, mask)
+        start = coarse if anchors is None else anchors.correct(coarse, keys)
         rounds, feature_rounds = self._refine_nodes(
             image_to_nodes(coarse_features),
             image_to_nodes(coarse),
             image_to_nodes(start),
             None if coarse_mask is None else coarse_mask.flatten(1),
         )
-        corrected = []
-        for refined in rounds:
-            image = nodes_to_image(refined, size)
-            if size == probabilities.shape[-2:]:
-                corrected.append(image)
-                continue
-            correction = F.interpolate(image - coarse, size=probabilities.shape[-2:], mode="bilinear")
-            # What is added sums to zero over the classes, so that what is left after clamping is at least one.
-            total = (probabilities + correction).clamp_min(0.0)
-            total = total / total.sum(1, keepdim=True)
-            corrected.append(total if mask is None else torch.where(mask[:, None], total, probabilities))
+        corrected = [
+            _correct_full_size(probabilities, coarse, nodes_to_image(refined, size), mask) for refined in rounds
+        ]
+        maps = (coarse_features, *(nodes_to_image(values, size) for values in feature_rounds))
         return RefinedLabels(
             tuple(values.to(logits.dtype) for values in (probabilities, *corrected)),
-            (
-                (features if size == features.shape[-2:] else coarse_features).to(features.dtype),
-                *(nodes_to_image(values, size).to(features.dtype) for values in feature_rounds),
-            ),
+            tuple(values.to(features.dtype) for values in maps),
             self.label_rounds,
         )
 
@@ -302,11 +291,6 @@ class DualGraphRefiner(nn.Module):
         share = torch.where(is_confident, alpha, 1.0 - alpha)
         return share.reshape(probabilities.shape[:-1])[..., None]
 
-    def _grid(self, features: Tensor, logits: Tensor) -> tuple[int, int]:
-        """The nodes' grid: the coarser of the two maps, shrunk to the node budget."""
-        height, width = min(tuple(features.shape[-2:]), tuple(logits.shape[-2:]), key=lambda size: size[0] * size[1])
-        return grid_size(height, width, self.max_nodes)
-
     def _check(
         self,
         features: Tensor,
@@ -317,7 +301,7 @@ class DualGraphRefiner(nn.Module):
     ) -> None:
         _checks.floating("features", features)
         _checks.floating("logits", logits)
-        _checks.same_device("logits", logits, "features", features)
+        _checks.same_device("logits", logits, "`features`", features)
         is_image = features.ndim == 4
         form = "(B, D, H, W)" if is_image else "(..., N, D)"
         _checks.at_least_2d("features", features, "(B, D, H, W) or (..., N, D)")
@@ -333,11 +317,11 @@ class DualGraphRefiner(nn.Module):
         if mask is not None:
             _checks.boolean("mask", mask)
             _checks.shape("mask", mask, mask_shape, "(one entry for each node of `logits`)")
-            _checks.same_device("mask", mask, "logits", logits)
+            _checks.same_device("mask", mask, "`logits`", logits)
         if anchors is None and anchor_features is not None:
             raise ValueError("expected `anchors` beside `anchor_features`, got None")
         if anchors is not None:
-            _checks.size("anchors", anchors.features, 0, self.num_classes, "classes, as the refiner has")
+            _checks.size("anchors", anchors.features, 0, self.num_classes, "classes")
         if anchor_features is not None:
             _checks.floating("anchor_features", anchor_features)
             if is_image:
@@ -359,11 +343,12 @@ class DualGraphRefiner(nn.Module):
         )
 
 
-def _resize_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:
-    """Maps (B, D, H, W) on a grid: averaged over its cells under `mask`, or interpolated where the grid is finer."""
-    height, width = maps.shape[-2:]
-    if (height, width) == size:
-        return maps
-    if height < size[0] or width < size[1]:
-        return F.interpolate(maps, size=size, mode="bilinear")
-    return pool_maps(maps, size, None if mask is None else pool_mask(mask, (height, width)))
+def _correct_full_size(probabilities: Tensor, coarse: Tensor, refined: Tensor, mask: Tensor | None) -> Tensor:
+    """Adds what changed on the grid, refined - coarse (B, C, h, w), to the probabilities (B, C, H, W)."""
+    size = probabilities.shape[-2:]
+    if refined.shape[-2:] == size:
+        return refined
+    # What is added sums to zero over the classes, so that what is left after clamping sums to one at least.
+    total = (probabilities + F.interpolate(refined - coarse, size=size, mode="bilinear")).clamp_min(0.0)
+    total = total / total.sum(1, keepdim=True)
+    return total if mask is None else torch.where(mask[:, None], total, probabilities)

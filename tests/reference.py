@@ -245,6 +245,23 @@ def algorithm1(
     return rounds_p, rounds_x
 
 
+def algorithm1_released(features, logits, num_rounds=2, num_neighbors=20, alpha=0.2, sigma=0.95):
+    """Algorithm 1 as the authors' code runs it, at initialisation on one image: logits (up to a constant a node) and
+    features as they are, self-loops, cosine class weights, no confident node counted yet; rounds 0..K of both.
+    """
+    values, x = logits.log_softmax(1), features
+    confident = eq10_confident(values.exp(), torch.full((logits.shape[1],), sigma))
+    share = torch.tensor([alpha if sure else 1 - alpha for sure in confident], dtype=torch.float64)[:, None]
+    rounds_p, rounds_x = [values.exp()], [x]
+    for _ in range(num_rounds):
+        values = propagate(eq5_semantic_graph(x, num_neighbors, self_loops=True), values, share)
+        p = values.softmax(1)
+        x = eq7_class_graph(unit(p), p.argmax(1)) @ x
+        rounds_p.append(p)
+        rounds_x.append(x)
+    return rounds_p, rounds_x
+
+
 def iou_per_class(predictions, labels, num_classes):
     """Intersection over union of each class over the unignored pixels; None where a class is nowhere."""
     result = []

@@ -358,12 +358,23 @@ def test_no_rounds_return_the_input():
 
 def test_the_authors_code_keeps_self_loops_cosine_weights_and_the_last_rounds_labels():
     features, logits = nodes(1, 30)
-    out = DualGraphRefiner.from_preset("released", num_classes=3, feature_dim=4)(features, logits)
-    assert torch.equal(out.pseudo_labels, out.probabilities[-1].argmax(-1))
-    refiner = DualGraphRefiner.from_preset("released", 3, 4, num_rounds=1)
-    assert refiner.affinity.self_loops
-    assert refiner.consistency.similarity == "cosine"
-    assert refiner.threshold.accumulate
+    refiner = DualGraphRefiner.from_preset("released", 3, 4, num_neighbors=5, sigma=0.8).eval()
+    out = refiner(features, logits)
+    p, x = reference.algorithm1_released(features[0], logits[0], num_neighbors=5, sigma=0.8)
+    assert_rounds(out, ([[each] for each in p], [[each] for each in x]))
+    assert torch.equal(out.pseudo_labels[0], p[-1].argmax(1))
+
+
+def test_the_authors_thresholds_count_over_all_of_training():
+    refiner = DualGraphRefiner.from_preset("released", 3, 4, num_neighbors=5, sigma=0.8)
+    features, logits = nodes()
+    counted = refiner.threshold.count(logits.softmax(-1))
+    assert counted.sum() > 0
+    refiner(features, logits)
+    refiner(features, logits)
+    assert torch.equal(refiner.threshold.counts, 2 * counted)
+    refiner.eval()(features, logits)
+    assert torch.equal(refiner.threshold.counts, 2 * counted)
 
 
 def test_training_reaches_every_weight_of_every_round():

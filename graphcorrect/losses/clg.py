@@ -49,7 +49,7 @@ def clg_loss(
     _checks.floating("probabilities", probabilities)
     _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
     _checks.integral("pseudo_labels", pseudo_labels)
-    _checks.same_device("pseudo_labels", pseudo_labels, "probabilities", probabilities)
+    _checks.same_device("pseudo_labels", pseudo_labels, "`probabilities`", probabilities)
     if probabilities.ndim == 4:
         _checks.ndim("pseudo_labels", pseudo_labels, (3,), "(B, H, W), as `probabilities` is (B, C, H, W)")
         pseudo_labels = resize_labels(pseudo_labels, (probabilities.shape[2], probabilities.shape[3]))
