@@ -51,14 +51,23 @@ def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`scores.topk(count)` over rows of a multiple of GROUP entries, by way of the groups with the largest maxima.
 
     Exact: were one of the `count` largest entries in another group, then `count` groups would have maxima at least as
-    large, hence `count` entries as large outside its group. A row is read once instead of being partially sorted.
+    large, hence `count` entries as large outside its group. Maxima of short contiguous groups are read off a row at the
+    speed of memory, and what is left to sort partially is a fraction of it.
     """
-    num_groups = scores.shape[-1] // GROUP
-    if num_groups <= 2 * count:
-        values, index = scores.topk(count)
-        return values, index
-    grouped = scores.reshape(*scores.shape[:-1], num_groups, GROUP)
-    groups = grouped.amax(-1).topk(count, sorted=False).indices  # (..., rows, count)
-    candidates = grouped.gather(-2, groups[..., None].expand(*groups.shape, GROUP)).flatten(-2)
-    values, place = candidates.topk(count)
-    return values, groups.gather(-1, place // GROUP) * GROUP + place % GROUP
+    width = scores.shape[-1]
+    rows = scores.reshape(scores.shape[:-1].numel(), width)
+    chosen: list[tuple[Tensor, int]] = []
+    for group in (GROUP, GROUP // 4):
+        num_groups = rows.shape[1] // group
+        if num_groups <= 2 * count:  # too little would be left out
+            continue
+        grouped = rows.reshape(-1, num_groups, group)
+        groups = grouped.amax(-1).topk(count, sorted=False).indices
+        first = torch.arange(len(rows), device=rows.device)[:, None] * num_groups
+        rows = grouped.flatten(0, 1).index_select(0, (groups + first).flatten()).reshape(len(rows), count * group)
+        chosen.append((groups, group))
+    values, place = rows.topk(count)
+    for groups, group in reversed(chosen):
+        place = groups.gather(1, place // group) * group + place % group
+    shape = (*scores.shape[:-1], count)
+    return values.reshape(shape), place.reshape(shape)

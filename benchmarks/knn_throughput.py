@@ -1,0 +1,123 @@
+"""Neighbor search: queries a second of every backend at hand, on grids that segmentation networks make.
+
+    python benchmarks/knn_throughput.py                      # the committed run, some minutes on a CPU
+    python benchmarks/knn_throughput.py --device cuda        # on a GPU
+    python benchmarks/knn_throughput.py --smoke              # seconds
+
+Run it before you choose a `backend=`. Nodes search among themselves, self excluded, by cosine; features are pixels of
+smooth random fields, so that neighbors are as close and as many as in a real map. Recall is against a float64 search
+of the same rows, up to ties.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from _harness import RESULTS, Case, human_bytes, peak_memory, save, time_in_turn
+from torch import Tensor
+
+from graphcorrect import knn
+from graphcorrect.knn import _faiss
+
+SHAPES = [(8, 1089), (8, 1681), (8, 4225), (1, 4096), (1, 10000), (1, 16641), (1, 40000)]
+SMOKE_SHAPES = [(2, 289), (1, 1089)]
+
+
+def inputs(batch: int, num_nodes: int, feature_dim: int, device: torch.device) -> Tensor:
+    """(B, N, D) unit rows, pixels of fields that vary over about four pixels, plus noise."""
+    generator = torch.Generator().manual_seed(0)
+    side = int(num_nodes**0.5) + 1
+    coarse = torch.randn(batch, feature_dim, side // 4 + 2, side // 4 + 2, generator=generator)
+    maps = F.interpolate(coarse, size=(side, side), mode="bilinear").flatten(2).transpose(1, 2)[:, :num_nodes]
+    return F.normalize(maps + 0.3 * torch.randn(maps.shape, generator=generator), dim=-1).to(device)
+
+
+def matmul_topk(rows: Tensor, count: int) -> Tensor:
+    """What people write themselves: all scores of an image, then topk."""
+    found = []
+    for image in rows:
+        scores = image @ image.T
+        found.append(scores.fill_diagonal_(-torch.inf).topk(count).indices)
+    return torch.stack(found)
+
+
+def sides(device: torch.device) -> dict[str, Callable[[Tensor, int], Tensor]]:
+    """Every search that runs here, by name."""
+    found: dict[str, Callable[[Tensor, int], Tensor]] = {
+        "auto": lambda rows, count: knn(rows, None, count, exclude_self=True).index,
+    }
+    if _faiss.is_installed() and (device.type == "cpu" or _faiss.gpu_works()):
+        found["faiss"] = lambda rows, count: knn(rows, None, count, exclude_self=True, backend="faiss").index
+    found["matmul + topk"] = matmul_topk
+    return found
+
+
+def build(
+    name: str, batch: int, num_nodes: int, feature_dim: int, count: int, device: torch.device
+) -> Callable[[], Any]:
+    rows = inputs(batch, num_nodes, feature_dim, device)
+    search = sides(device)[name]
+    return lambda: search(rows, count)
+
+
+def recall(index: Tensor, rows: Tensor, count: int, num_queries: int = 256) -> float:
+    """Share of neighbors at least as similar as the true last one, in float64, over some queries of each image."""
+    right = total = 0
+    step = max(1, rows.shape[1] // num_queries)
+    for found, image in zip(index, rows.double(), strict=True):
+        queries = torch.arange(0, len(image), step, device=rows.device)
+        scores = image[queries] @ image.T
+        scores[torch.arange(len(queries), device=rows.device), queries] = -torch.inf
+        worst = scores.topk(count).values[:, -1:]
+        # float32 cannot tell similarities apart that differ by less than its rounding
+        right += int((scores.gather(1, found[queries]) >= worst - 1e-6).sum())
+        total += len(queries) * count
+    return right / total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--neighbors", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    shapes, rounds = (SMOKE_SHAPES, 3) if args.smoke else (SHAPES, args.rounds)
+
+    print(f"k={args.neighbors}, D={args.dim}, float32, {device}, {torch.get_num_threads()} threads")
+    print(f"{'B x N':>10}  {'search':<14}{'queries/s':>12}{'peak memory':>16}{'time / auto (95 %)':>26}{'recall':>9}")
+    cases = []
+    for batch, num_nodes in shapes:
+        case = Case({"batch": batch, "num_nodes": num_nodes, "feature_dim": args.dim, "num_neighbors": args.neighbors})
+        sizes = (batch, num_nodes, args.dim, args.neighbors, device)
+        runs = {name: build(name, *sizes) for name in sides(device)}
+        rows = inputs(batch, num_nodes, args.dim, device)
+        case.agreement = {name: recall(run(), rows, args.neighbors) for name, run in runs.items()}
+        # Fewer rounds where one takes seconds
+        case.seconds = time_in_turn(runs, rounds=rounds if num_nodes < 20000 else max(3, rounds // 3), device=device)
+        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in runs}
+        cases.append(case)
+        for name in runs:
+            ratio = "" if name == "auto" else "{:.2f} ({:.2f}..{:.2f})".format(*case.ratio(name, "auto"))
+            print(
+                f"{batch:>3} x{num_nodes:>6}  {name:<14}{batch * num_nodes / case.median_seconds(name):>12,.0f}"
+                f"{human_bytes(case.peak_bytes[name]):>16}{ratio:>26}{case.agreement[name]:>9.4f}",
+                flush=True,
+            )
+    path = save("knn_throughput", cases, device=device, folder=args.out, dtype="float32", seed=0, rounds=rounds)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""One whole refiner step, forward and backward, against dense matrices, and as a share of a training step.
+
+    python benchmarks/refiner_step.py                # the committed run, some minutes on a CPU
+    python benchmarks/refiner_step.py --smoke        # seconds
+
+The dense side is a fair one: the paper's N x N matrices, but no cubic product (diagonal matrices are scalings), one
+topk a row instead of a full sort, and the same learned maps. The training step is that of DeepLabV3+ with a ResNet-101
+on as many 512 x 512 images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from _harness import RESULTS, Case, human_bytes, peak_memory, relative_error, save, time_in_turn
+from torch import Tensor, nn
+
+from graphcorrect import DualGraphRefiner
+
+NUM_CLASSES, FEATURE_DIM = 21, 256
+
+
+class DenseRefiner(nn.Module):
+    """The default refiner with dense matrices: the same parameters, the same result."""
+
+    def __init__(self, refiner: DualGraphRefiner):
+        super().__init__()
+        self.refiner = refiner
+
+    def forward(self, features: Tensor, logits: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        probabilities = logits.softmax(-1)
+        flat = probabilities.detach().reshape(-1, NUM_CLASSES)
+        is_confident = self.refiner.threshold.is_confident(flat).reshape(probabilities.shape[:-1])[..., None]
+        share = torch.where(is_confident, self.refiner.alpha, 1 - self.refiner.alpha)
+        rounds, feature_rounds = [probabilities], [features]
+        for label_map, feature_map in zip(self.refiner.label_maps, self.refiner.feature_maps, strict=True):
+            propagated = self.affinity(features.detach()) @ probabilities
+            propagated = propagated / propagated.sum(-1, keepdim=True)
+            residual = 10 * torch.tanh(label_map.residual(probabilities, propagated) / 10)
+            probabilities = share * F.softmax(propagated.log() + residual, dim=-1) + (1 - share) * probabilities
+            own = F.normalize(features, dim=-1)
+            moved = F.normalize(self.class_graph(probabilities.detach()) @ own, dim=-1)
+            features = F.normalize(own + moved, dim=-1) + feature_map.residual(own, moved)
+            rounds.append(probabilities)
+            feature_rounds.append(features)
+        return rounds, feature_rounds
+
+    def affinity(self, features: Tensor) -> Tensor:
+        rows = F.normalize(features, dim=-1)
+        scores = rows @ rows.mT
+        scores.diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
+        values, index = scores.topk(self.refiner.affinity.num_neighbors)
+        weight = torch.zeros_like(scores).scatter_(-1, index, values.clamp_min(0))
+        return normalized(weight + weight.mT)
+
+    @staticmethod
+    def class_graph(probabilities: Tensor) -> Tensor:
+        labels = probabilities.argmax(-1)
+        weight = probabilities @ probabilities.mT
+        weight.masked_fill_(labels[..., None] != labels[..., None, :], 0.0)
+        weight.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        return normalized(weight)
+
+
+def normalized(weight: Tensor) -> Tensor:
+    scale = weight.sum(-1).rsqrt()
+    return weight * scale[..., None] * scale[..., None, :]
+
+
+def build(
+    name: str, batch: int, num_nodes: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Callable[[], Any]:
+    """A call that computes the refined values of one side and the gradients of its inputs."""
+    if name == "training step":
+        return build_training_step(batch, device)
+    torch.manual_seed(0)
+    side = int(num_nodes**0.5)
+    coarse = torch.randn(batch, FEATURE_DIM, side // 4 + 2, side // 4 + 2)
+    features = F.interpolate(coarse, size=(side, side), mode="bilinear").flatten(2).mT.contiguous().to(device)
+    logits = (3 * features[..., :NUM_CLASSES] + torch.randn(batch, side**2, NUM_CLASSES, device=device)).contiguous()
+    features, logits = features.to(dtype), logits.to(dtype)
+    refiner = DualGraphRefiner(NUM_CLASSES, FEATURE_DIM).to(device, dtype)
+    step = refiner if name == "graphcorrect" else DenseRefiner(refiner)
+    probes = torch.randn_like(logits), torch.randn_like(features)
+
+    def run() -> tuple[Tensor, ...]:
+        leaves = features.detach().requires_grad_(), logits.detach().requires_grad_()
+        rounds, feature_rounds = step(*leaves)[:2]
+        loss = sum((each * probes[0]).sum() for each in rounds) + sum(
+            (each * probes[1]).sum() for each in feature_rounds
+        )
+        return torch.autograd.grad(loss, [*leaves, *refiner.parameters()])[:2]
+
+    return run
+
+
+def build_training_step(batch: int, device: torch.device) -> Callable[[], Any]:
+    """Forward and backward of the network that a refiner of this size sits on."""
+    import segmentation_models_pytorch as smp
+
+    network = smp.DeepLabV3Plus("resnet101", encoder_weights=None, classes=NUM_CLASSES).to(device).train()
+    images = torch.randn(batch, 3, 512, 512, device=device)
+    labels = torch.randint(NUM_CLASSES, (batch, 512, 512), device=device)
+
+    def run() -> None:
+        network.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1024, 4096], help="N, a square number")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--training-rounds", type=int, default=3, help="rounds beside a training step; 0: leave it out")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
+    args = parser.parse_args()
+    if args.smoke:
+        args.batch, args.nodes, args.rounds, args.training_rounds = 2, [256], 3, 0
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+
+    print(f"refiner forward + backward; C={NUM_CLASSES}, D={FEATURE_DIM}, K=2, k=20, float32, {device}")
+    print(f"{'B x N':>9}  {'side':<16}{'median ms':>11}{'peak memory':>16}{'time / ours (95 %)':>26}{'rel. error':>12}")
+    cases = []
+    for num_nodes in args.nodes:
+        case = Case(
+            {"batch": args.batch, "num_nodes": num_nodes, "num_classes": NUM_CLASSES, "feature_dim": FEATURE_DIM}
+        )
+        sizes = (args.batch, num_nodes, device)
+        runs = {name: build(name, *sizes) for name in ("graphcorrect", "dense")}
+        # In float64: after a round the features of a class are close, and float32 breaks their ties at random.
+        ours, theirs = (build(name, *sizes, torch.float64)() for name in runs)
+        errors = [relative_error(*pair) for pair in zip(ours, theirs, strict=True)]
+        case.agreement = {"feature gradient": errors[0], "logit gradient": errors[1]}
+        del ours, theirs
+        if max(errors) > 1e-9:
+            raise SystemExit(f"the two sides disagree at N={num_nodes}: {case.agreement}")
+        case.seconds = time_in_turn(runs, rounds=args.rounds, device=device)
+        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in runs}
+        cases.append(case)
+        show(case)
+    if args.training_rounds:
+        case = Case(
+            {"batch": args.batch, "num_nodes": args.nodes[-1], "image": 512, "network": "DeepLabV3+ ResNet-101"}
+        )
+        runs = {name: build(name, args.batch, args.nodes[-1], device) for name in ("graphcorrect", "training step")}
+        case.seconds = time_in_turn(runs, rounds=args.training_rounds, device=device)
+        cases.append(case)
+        show(case)
+    path = save("refiner_step", cases, device=device, folder=args.out, dtype="float32", seed=0, rounds=args.rounds)
+    print(f"wrote {path}")
+
+
+def show(case: Case) -> None:
+    for name in case.seconds:
+        ratio = "" if name == "graphcorrect" else "{:.1f} ({:.1f}..{:.1f})".format(*case.ratio(name, "graphcorrect"))
+        memory = human_bytes(case.peak_bytes[name]) if name in case.peak_bytes else ""
+        error = f"{max(case.agreement.values()):.1e}" if name == "dense" else ""
+        print(
+            f"{case.sizes['batch']:>2} x{case.sizes['num_nodes']:>6}  {name:<16}"
+            f"{1e3 * case.median_seconds(name):>11.1f}{memory:>16}{ratio:>26}{error:>12}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
