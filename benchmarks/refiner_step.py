@@ -36,7 +36,8 @@ class DenseRefiner(nn.Module):
         probabilities = logits.softmax(-1)
         flat = probabilities.detach().reshape(-1, NUM_CLASSES)
         is_confident = self.refiner.threshold.is_confident(flat).reshape(probabilities.shape[:-1])[..., None]
-        share = torch.where(is_confident, self.refiner.alpha, 1 - self.refiner.alpha)
+        alpha = logits.new_tensor(self.refiner.alpha)
+        share = torch.where(is_confident, alpha, 1 - alpha)
         rounds, feature_rounds = [probabilities], [features]
         for label_map, feature_map in zip(self.refiner.label_maps, self.refiner.feature_maps, strict=True):
             propagated = self.affinity(features.detach()) @ probabilities
@@ -81,7 +82,8 @@ def build(
     torch.manual_seed(0)
     side = int(num_nodes**0.5)
     coarse = torch.randn(batch, FEATURE_DIM, side // 4 + 2, side // 4 + 2)
-    features = F.interpolate(coarse, size=(side, side), mode="bilinear").flatten(2).mT.contiguous().to(device)
+    features = F.interpolate(coarse, size=(side, side), mode="bilinear").flatten(2).mT.to(device)
+    features = features + 0.1 * torch.randn_like(features)  # pixels halfway between two others would tie exactly
     logits = (3 * features[..., :NUM_CLASSES] + torch.randn(batch, side**2, NUM_CLASSES, device=device)).contiguous()
     features, logits = features.to(dtype), logits.to(dtype)
     refiner = DualGraphRefiner(NUM_CLASSES, FEATURE_DIM).to(device, dtype)
