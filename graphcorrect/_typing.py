@@ -2,6 +2,6 @@
 
 from typing import Literal
 
-Backend = Literal["auto", "torch", "faiss"]
+Backend = Literal["auto", "torch", "faiss", "triton"]
 Reduction = Literal["mean", "sum", "none"]
 Order = Literal["class_first", "semantic_first", "simultaneous"]

@@ -46,9 +46,10 @@ def knn(
         queries: (..., N, D) floating point. Leading dimensions are separate problems.
         keys: (..., M, D) with the same leading dimensions, dtype and device; None searches among the queries.
         num_neighbors: k, at most M (M - 1 with `exclude_self`).
-        backend: "torch" (tiled matrix product; CPU and CUDA), "faiss" (CPU or GPU build; computes in float32), or
-            "auto", which is "torch": on no size of DeepLab grids measured is faiss the faster one
-            (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
+        backend: "torch" (tiled matrix product; CPU and CUDA), "faiss" (CPU or GPU build; computes in float32),
+            "triton" (one fused kernel; CUDA, float32 or half precision, k at most 128), or "auto", which is "torch":
+            on no size of DeepLab grids measured is faiss the faster one (`benchmarks/knn_throughput.py`), and triton
+            has not been timed yet. A named backend is used or refused, never replaced.
         exclude_self: query i does not find key i; needs N = M. By index, so that duplicates of i are still found.
         normalize: True compares cosines (rows are normalised here, a zero row has cosine 0 with all), False inner
             products as they are.
@@ -60,8 +61,8 @@ def knn(
         Neighbors of shape (..., N, k), sorted by falling similarity, ties in any order.
 
     Raises:
-        ValueError: shapes, devices or `num_neighbors` do not fit.
-        TypeError: not floating point, dtypes differ, or `key_mask` is not bool.
+        ValueError: shapes, devices or `num_neighbors` do not fit, or not the chosen backend.
+        TypeError: not floating point, dtypes differ, or `key_mask` is not bool; float64 with "triton".
         ImportError: the chosen backend is not installed; the message gives the install line.
     """
     _checks.floating("queries", queries)
@@ -92,6 +93,10 @@ def knn(
     with full_precision(queries):
         if backend == "faiss":
             similarity, index = _faiss.search(rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask)
+        elif backend == "triton":
+            from graphcorrect.knn import _triton  # not above: it imports triton
+
+            similarity, index = _triton.search(rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask)
         else:
             similarity, index = _torch.search(
                 rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask, memory_budget=memory_budget

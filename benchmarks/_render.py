@@ -1,0 +1,100 @@
+"""Writes docs/benchmarks.md and its plot from the committed JSON alone: `python benchmarks/_render.py`.
+
+`--check` fails where the page is not what the JSON says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from _harness import RESULTS, Case, human_bytes
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+TITLES = {
+    "class_graph": (
+        "Class graph",
+        "Building the class-level graph, multiplying it with features and differentiating: the exact linear form\n"
+        "against the dense matrix, whose diagonal products are scalings already.",
+    ),
+    "slg_loss": (
+        "Pair loss",
+        "Value and gradient of the pair term of Eq. (12): the exact linear form against the dense similarities.",
+    ),
+    "knn_throughput": (
+        "Neighbor search",
+        "The 20 most similar nodes of every node of B images, self excluded, by cosine. `auto` is what `knn` does\n"
+        "unless told otherwise; `matmul + topk` is what people write themselves.",
+    ),
+    "refiner_step": (
+        "A refiner step",
+        "One `DualGraphRefiner`, forward and backward (C = 21, D = 256, two rounds), against the paper's dense\n"
+        "matrices without their cubic products, and beside a training step of the network it sits on.",
+    ),
+}
+
+
+def load(name: str) -> tuple[dict[str, Any], list[Case]] | None:
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return record, [Case(**case) for case in record["cases"]]
+
+
+def page() -> str:
+    parts = [
+        "# Benchmarks\n",
+        "Every table here is made from the JSON in `benchmarks/results`, which holds every sample. Both sides are\n"
+        "checked to agree, then alternate in one process; ratios are medians of paired rounds with their 95 % interval. Peak\n"
+        "memory is above the inputs. Machines differ: run the scripts on yours.\n",
+    ]
+    for name, (title, text) in TITLES.items():
+        loaded = load(name)
+        if loaded is None:
+            continue
+        record, cases = loaded
+        device = record["device"]
+        where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
+        versions = f"torch {device['torch']}, {record['settings']['dtype']}"
+        facts = f"{where}; {versions}; {record['date']}, commit {record['commit']}."
+        parts.append(f"## {title}\n\n{text}\n\n`python benchmarks/{name}.py`: {facts}\n\n{table(cases)}")
+    return "\n".join(parts)
+
+
+def table(cases: list[Case]) -> str:
+    ours = next(iter(cases[0].seconds))
+    rows = [f"| B x N | | median ms | time / {ours} | peak memory | error or recall |", "|--:|---|--:|--:|--:|--:|"]
+    for case in cases:
+        size = f"{case.sizes.get('batch', 1)} x {case.sizes['num_nodes']}"
+        for side in case.seconds:
+            ratio = "" if side == ours else "{:.2f} ({:.2f} to {:.2f})".format(*case.ratio(side, ours))
+            memory = human_bytes(case.peak_bytes[side]) if side in case.peak_bytes else ""
+            if side in case.agreement:
+                agreement = f"recall {case.agreement[side]:.4f}"
+            else:
+                agreement = f"{max(case.agreement.values()):.0e}" if side == "dense" and case.agreement else ""
+            name = case.sizes["network"] + ", one step" if side == "training step" else side
+            rows.append(
+                f"| {size} | {name} | {1e3 * case.median_seconds(side):,.1f} | {ratio} | {memory} | {agreement} |"
+            )
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page is out of date")
+    args = parser.parse_args()
+    path = DOCS / "benchmarks.md"
+    if not args.check:
+        path.write_text(page(), encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != page():
+        sys.exit(f"{path} is not what benchmarks/results says: run python benchmarks/_render.py")
+
+
+if __name__ == "__main__":
+    main()
