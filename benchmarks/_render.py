@@ -50,8 +50,8 @@ def page() -> str:
     parts = [
         "# Benchmarks\n",
         "Every table here is made from the JSON in `benchmarks/results`, which holds every sample. Both sides are\n"
-        "checked to agree, then alternate in one process; ratios are medians of paired rounds with their 95 % interval. Peak\n"
-        "memory is above the inputs. Machines differ: run the scripts on yours.\n",
+        "checked to agree, then alternate in one process; ratios are medians of paired rounds with their 95 %\n"
+        "interval. Peak memory is above the inputs. Machines differ: run the scripts on yours.\n",
     ]
     for name, (title, text) in TITLES.items():
         loaded = load(name)
