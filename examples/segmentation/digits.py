@@ -1,0 +1,184 @@
+"""The embedded data set: scenes of real handwritten digits on cluttered grounds, written in PASCAL VOC's layout.
+
+scikit-learn ships 1797 digits of 8x8 pixels written by people. Two to four of them are enlarged, turned, colored, cut
+out as stickers and laid on a ground of gradients and textures among strokes and *fragments*: stickers of digits with
+their quarters shuffled, which have a digit's ink and no digit's shape. Eleven classes: background and 0 to 9; the
+object is the sticker, whose outline follows the digit's.
+
+Nothing is downloaded, a scene costs about two milliseconds, and the task is small but not a toy: a network must tell
+ten shapes apart, in context, from few labels. The digits of the validation scenes come from sheets no training scene
+uses (the later writers of the collection), so a network cannot have seen them.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+from sklearn.datasets import load_digits
+
+CLASS_NAMES = ("background", *(f"digit {digit}" for digit in range(10)))
+SCENE_SIZE = 96
+TRAIN_SHEETS = 1300  # of 1797; in the order of the collection, so that most writers fall on one side
+DIGIT_SIZES = (42, 58)  # height in pixels, two empty rows of ten included: strokes are then 5 to 8 pixels wide
+RIM = 3  # pixels of sticker around the ink
+BORDER_LABEL = 255
+
+
+def write_digit_scenes(
+    folder: Path, *, num_train: int = 600, num_val: int = 100, seed: int = 0, size: int = SCENE_SIZE
+) -> Path:
+    """Write the scenes once and return `folder`; a folder whose last file is there is taken as it is.
+
+    Args:
+        folder: where `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation` and `classes.txt` go.
+        num_train, num_val: number of scenes.
+        seed: draws everything; the same seed writes the same scenes.
+        size: side of the square scenes, in pixels.
+    """
+    if (folder / "classes.txt").exists():
+        return folder
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    digits = load_digits()
+    sheets = {"train": slice(None, TRAIN_SHEETS), "val": slice(TRAIN_SHEETS, None)}
+    for split, count in (("train", num_train), ("val", num_val)):
+        rng = np.random.default_rng([seed, split == "val"])
+        drawer = _without_repeats(digits.images[sheets[split]] / 16, digits.target[sheets[split]], rng)
+        names = [f"{split}_{number:04d}" for number in range(count)]
+        for name in names:
+            image, labels = draw_scene(drawer, rng, size)
+            image.save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
+            mask = Image.fromarray(labels, mode="P")
+            mask.putpalette(voc_palette())
+            mask.save(folder / "SegmentationClass" / f"{name}.png")
+        (folder / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    # Written last: its presence says that the folder is complete.
+    (folder / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n")
+    return folder
+
+
+def draw_scene(drawer, rng: np.random.Generator, size: int) -> tuple[Image.Image, np.ndarray]:
+    """One scene: an RGB image and its labels, (size, size) uint8 with 255 along the outline of every digit."""
+    canvas = _ground(rng, size)
+    for _ in range(rng.integers(2, 5)):
+        _draw_stroke(canvas, rng)
+    pixels = np.asarray(canvas, dtype=np.float32)
+    if rng.random() < 0.5:
+        ink = _render(_shuffle_quarters(next(drawer)[0], rng), rng)
+        _paste(pixels, ink, rng.integers(0, size - np.array(ink.shape), endpoint=True), rng)
+
+    labels = np.zeros((size, size), dtype=np.uint8)
+    wanted = rng.integers(2, 5)
+    for _ in range(24):  # a fourth digit does not always fit; then the scene has three
+        if wanted == 0:
+            break
+        digit, target = next(drawer)
+        ink = _render(digit, rng)
+        corner = rng.integers(0, size - np.array(ink.shape), endpoint=True)
+        window = np.s_[corner[0] : corner[0] + ink.shape[0], corner[1] : corner[1] + ink.shape[1]]
+        sticker = _sticker(ink)
+        if labels[window][sticker].any():  # stickers may interlock, they may not overlap
+            continue
+        _paste(pixels, ink, corner, rng)
+        labels[window][sticker] = BORDER_LABEL
+        labels[window][_grow(sticker, -1)] = target + 1
+        wanted -= 1
+
+    pixels += rng.normal(0, rng.uniform(3, 14), pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), labels
+
+
+def voc_palette() -> list[int]:
+    """The 256 colors of PASCAL VOC's masks, flattened: bits of the index dealt to red, green, blue in turn."""
+    colors = []
+    for index in range(256):
+        color = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                color[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        colors.extend(color)
+    return colors
+
+
+def _without_repeats(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator):
+    """Digits (8, 8) in [0, 1] with their targets, in random order; begins again only when all have been used."""
+    while True:
+        for index in rng.permutation(len(images)):
+            yield images[index], int(targets[index])
+
+
+def _render(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An 8x8 digit, enlarged (bicubic), turned by up to 15 degrees: coverage (h, w) in [0, 1] with a margin."""
+    height = int(rng.integers(*DIGIT_SIZES, endpoint=True))
+    width = int(height * rng.uniform(0.8, 1.05))
+    image = Image.fromarray(np.pad(digit, 1).astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+    image = image.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC, expand=True)
+    coverage = ((np.asarray(image) - 0.3) / 0.3).clip(0, 1)  # pencil grey to a stroke with a soft edge
+    rows, columns = np.flatnonzero(coverage.max(1) > 0.1), np.flatnonzero(coverage.max(0) > 0.1)
+    return np.pad(coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], RIM + 3)
+
+
+def _sticker(ink: np.ndarray) -> np.ndarray:
+    """The shape of the sticker under ink (h, w): the ink, `RIM` pixels wider, small gaps closed."""
+    return _grow(_grow(ink > 0.5, RIM + 2), -2)
+
+
+def _paste(pixels: np.ndarray, ink: np.ndarray, corner: np.ndarray, rng: np.random.Generator) -> None:
+    """Lay a light sticker with dark ink (h, w) and a little shading on pixels (H, W, 3), in place."""
+    view = pixels[corner[0] : corner[0] + ink.shape[0], corner[1] : corner[1] + ink.shape[1]]
+    sticker = _sticker(ink)
+    paper, color = rng.uniform(150, 250, 3), rng.uniform(0, 100, 3)
+    slope = np.linspace(-1, 1, ink.shape[0])[:, None, None] * rng.uniform(-25, 25)  # shading from top to bottom
+    view[sticker] = (paper + slope + np.zeros_like(view))[sticker]
+    alpha = (ink * rng.uniform(0.75, 1.0))[..., None]
+    view[:] = (1 - alpha) * view + alpha * color
+
+
+def _shuffle_quarters(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A fragment: the four quarters of a digit, dealt anew and each turned, so that shape tells and ink does not."""
+    quarters = digit.reshape(2, 4, 2, 4).swapaxes(1, 2).reshape(4, 4, 4)
+    first, second, third, fourth = (np.rot90(quarters[index], rng.integers(1, 4)) for index in rng.permutation(4))
+    return np.block([[first, second], [third, fourth]])
+
+
+def _ground(rng: np.random.Generator, size: int) -> Image.Image:
+    """A ground: two colors joined by a gradient, plus a smooth texture or stripes."""
+    first, second = rng.uniform(20, 235, (2, 3))
+    rows, columns = np.mgrid[0:size, 0:size] / size
+    angle = rng.uniform(0, 2 * math.pi)
+    along = np.cos(angle) * rows + np.sin(angle) * columns
+    share = ((along - along.min()) / np.ptp(along))[..., None]
+    pixels = (1 - share) * first + share * second
+    cells = int(rng.integers(4, 17))
+    noise = Image.fromarray(rng.normal(0, 1, (cells, cells)).astype(np.float32))
+    texture = np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC))
+    if rng.random() < 0.4:
+        texture = texture * 0.3 + np.sin(2 * math.pi * along * rng.uniform(3, 12))
+    pixels = pixels + texture[..., None] * rng.uniform(-30, 30, 3)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _draw_stroke(canvas: Image.Image, rng: np.random.Generator) -> None:
+    """A line or an arc as broad as a digit's own stroke, so that ink alone does not make a digit."""
+    size = canvas.width
+    draw = ImageDraw.Draw(canvas)
+    color, width = tuple(int(value) for value in rng.uniform(0, 255, 3)), int(rng.integers(3, 8))
+    if rng.random() < 0.5:
+        draw.line([tuple(point) for point in rng.uniform(0, size, (2, 2))], fill=color, width=width)
+    else:
+        left, top = rng.uniform(-0.2 * size, 0.8 * size, 2)
+        box = (left, top, left + rng.uniform(16, 60), top + rng.uniform(16, 60))
+        start = rng.uniform(0, 360)
+        draw.arc(box, start, start + rng.uniform(60, 150), fill=color, width=width)
+
+
+def _grow(shape: np.ndarray, pixels: int = 1) -> np.ndarray:
+    """A bool shape (h, w) with its outline moved outwards by so many pixels, or inwards where negative."""
+    outline = ImageFilter.MaxFilter(3) if pixels > 0 else ImageFilter.MinFilter(3)
+    image = Image.fromarray(shape.astype(np.uint8) * 255)
+    for _ in range(abs(pixels)):
+        image = image.filter(outline)
+    return np.asarray(image) > 0

@@ -1,0 +1,133 @@
+"""The four methods, each a few lines: what the teacher says of unlabeled images, and what the student is asked to do.
+
+All of them see the same batches and share the supervised loss, Eq. (2); they differ in the term for unlabeled images:
+
+- `supervised`: none.
+- `self_training`: cross entropy with the teacher's hard pseudo-labels, every pixel.
+- `fixmatch`: the same, pixels of confidence 0.95 and above only (Sohn et al., 2020).
+- `mllc`: pseudo-labels corrected by the teacher's refiner; `LabelCorrectionLoss`, Eq. (17), on the student's refiner.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphcorrect import AnchorBank, DualGraphRefiner, EMATeacher, LabelCorrectionLoss, PrototypeBank, RefinedLabels
+from segmentation.datasets import IGNORE_INDEX
+from segmentation.networks import NetworkOutput, SegmentationNetwork, upsample
+
+METHODS = ("supervised", "self_training", "fixmatch", "mllc")
+
+
+class SegmentationModel(nn.Module):
+    """Network and refiner as one module, so that one teacher averages both and one DDP shell wraps both."""
+
+    def __init__(self, network: SegmentationNetwork, refiner: DualGraphRefiner):
+        super().__init__()
+        self.network, self.refiner = network, refiner
+
+    def forward(
+        self, images: Tensor, *, correct: bool = False, inside: Tensor | None = None, anchors: AnchorBank | None = None
+    ) -> tuple[NetworkOutput, RefinedLabels | None]:
+        """The network's answer for images (B, 3, H, W), and with `correct` what the graphs make of it.
+
+        `inside` (B, H, W) bool marks real pixels; what a view padded takes no part in the graphs.
+        """
+        output = self.network(images)
+        return output, correct_labels(self.refiner, output, inside=inside, anchors=anchors) if correct else None
+
+
+def correct_labels(
+    refiner: DualGraphRefiner, output: NetworkOutput, *, inside: Tensor | None = None, anchors: AnchorBank | None = None
+) -> RefinedLabels:
+    """Run a refiner on a network's answer; with `anchors`, labeled pixels are consulted first."""
+    size = output.logits.shape[-2:]
+    mask = None if inside is None else F.interpolate(inside[:, None].float(), size=size, mode="nearest-exact")[:, 0] > 0
+    keys = None if anchors is None else output.middle
+    return refiner(output.embedding, output.logits, mask=mask, anchors=anchors, anchor_features=keys)
+
+
+class Banks(nn.Module):
+    """What a run remembers beside its weights: prototypes for the loss, anchors for the teacher (or None)."""
+
+    def __init__(self, prototypes: PrototypeBank, anchors: AnchorBank | None):
+        super().__init__()
+        self.prototypes, self.anchors = prototypes, anchors
+
+
+class PseudoLabels(NamedTuple):
+    """What a teacher says of images at full size: labels (B, H, W) int64, 255 outside the image, and confidence."""
+
+    labels: Tensor
+    confidence: Tensor
+    changed: Tensor  # share of the pixels whose label the graphs changed, a scalar
+
+
+def pseudo_label(method: str, teacher: EMATeacher, images: Tensor, inside: Tensor, banks: Banks) -> PseudoLabels:
+    """Label the weak views (B, 3, H, W) of unlabeled images; only `mllc` lets the graphs have their say."""
+    output, refined = teacher(images, correct=method == "mllc", inside=inside, anchors=banks.anchors)
+    before = upsample(output.logits.softmax(1), images.shape[-2:])
+    after = before if refined is None else upsample(refined.soft_labels, images.shape[-2:])
+    confidence, labels = after.max(1)
+    changed = (labels != before.argmax(1))[inside].float().mean()
+    return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), confidence, changed)
+
+
+def remember_labeled(teacher: EMATeacher, images: Tensor, labels: Tensor, anchors: AnchorBank) -> None:
+    """Show labeled images (B, 3, H, W) with labels (B, H, W) to the anchor bank, through the teacher's eyes."""
+    output, _ = teacher(images)
+    anchors.update(output.middle, labels)
+
+
+def training_loss(
+    method: str,
+    student: nn.Module,
+    labeled: tuple[Tensor, Tensor],
+    unlabeled: tuple[Tensor, Tensor, Tensor] | None,
+    banks: Banks,
+    *,
+    correction: LabelCorrectionLoss,
+    confidence: float = 0.95,
+) -> dict[str, Tensor]:
+    """The parts of one step's loss by name; their sum is what to minimize.
+
+    Args:
+        method: one of `METHODS`.
+        student: a `SegmentationModel`, or its DDP shell.
+        labeled: weak views (B, 3, H, W) and true labels (B, H, W).
+        unlabeled: strong views, pseudo-labels and confidence, pixel for pixel; None for `supervised`.
+        banks: prototypes are moved and then read; the anchors are the teacher's alone: of the student's labeled images
+            they hold the very pixels, and would give the answers away.
+        correction: the loss of Eq. (17), for `mllc`.
+        confidence: what `fixmatch` asks of a pixel.
+    """
+    images, labels = labeled
+    if unlabeled is not None:  # one batch, so that BatchNorm sees both kinds
+        strong, pseudo_labels, certainty = unlabeled
+        images, labels = torch.cat([images, strong]), torch.cat([labels, pseudo_labels])
+    output, refined = student(images, correct=method == "mllc", inside=labels != IGNORE_INDEX)
+    split = len(labeled[0])
+    logits = upsample(output.logits, labels.shape[-2:])
+    losses = {"supervised": cross_entropy(logits[:split], labels[:split])}
+    if method == "self_training":
+        losses["unlabeled"] = cross_entropy(logits[split:], pseudo_labels)
+    elif method == "fixmatch":
+        losses["unlabeled"] = cross_entropy(logits[split:], pseudo_labels, (certainty >= confidence).float())
+    elif method == "mllc":
+        for number, features in enumerate(refined.features[1:]):
+            banks.prototypes.update(features.detach(), labels, round=number)
+        parts = correction(
+            refined, labels, prototypes=banks.prototypes.prototypes, prototype_mask=banks.prototypes.is_initialized
+        )
+        losses["correction"] = parts.total
+    return losses
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean over pixels that are not ignored, (B, C, H, W) and (B, H, W); a weight of 0 still counts in the mean."""
+    each = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    return (each if weight is None else each * weight).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1)
