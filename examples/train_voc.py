@@ -84,18 +84,19 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("--evaluations", type=int, default=2, help="how often a method is tested on its way, the end included")
     add("--judged", type=int, help="unlabeled images on which pseudo-labels are judged")
     add("--log-every", type=int, default=10)
+    # Twice: what suits depends on the data and on --smoke, and whatever is typed goes before it.
+    first, _ = parser.parse_known_args(arguments)
+    suits = EMBEDDED if first.data is None else FOLDER
+    if first.smoke:
+        suits = suits | SMOKE | (SMOKE_EMBEDDED if first.data is None else {})
+    parser.set_defaults(**suits)
     given = vars(parser.parse_args(arguments))
 
-    smoke = given.pop("smoke")
+    given.pop("smoke")
     given["flip"] = not given.pop("no_flip")
     methods = given.pop("method")
     given["methods"] = METHODS if "compare" in methods else tuple(dict.fromkeys(methods))
-    defaults = EMBEDDED if given["data"] is None else FOLDER
-    given |= {key: value for key, value in defaults.items() if given.get(key) is None}
     config = Config(**given)
-    if smoke:
-        for key, value in (SMOKE | (SMOKE_EMBEDDED if config.data is None else {})).items():
-            setattr(config, key, value)
 
     at_least = {"steps": 1, "warmup": 1, "batch_size": 2, "workers": 0, "feature_dim": 1, "decoder_channels": 1}
     at_least |= {"rounds": 1, "neighbors": 1, "max_nodes": 1, "evaluations": 1, "judged": 1, "log_every": 1}

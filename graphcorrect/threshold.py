@@ -15,13 +15,15 @@ class DynamicThreshold(nn.Module):
         \eta_c = \sigma \frac{\delta_c}{\max_{c'} \delta_{c'}}, \quad
         \delta_c = |\{ i : \max p_i > \sigma, \arg\max p_i = c \}|
 
-    counted over the whole batch and over all ranks. Nobody above sigma: every class gets sigma.
+    counted over the whole batch, on all ranks together. Nobody above sigma: every class gets sigma.
 
     Args:
         num_classes: C.
         sigma: in [0, 1].
         accumulate: True counts over everything that `update` has seen, as the authors' code does, rather than over the
             batch at hand; the counts are a persistent buffer.
+        synchronize: True counts over all ranks, so that every rank must take part in every call; False over this rank's
+            batch, for evaluation, where ranks hold unequal numbers of batches. May be set later.
 
     Attributes:
         counts: (C,) int64, what `update` has counted.
@@ -29,26 +31,29 @@ class DynamicThreshold(nn.Module):
 
     counts: Tensor
 
-    def __init__(self, num_classes: int, sigma: float = 0.95, *, accumulate: bool = False) -> None:
+    def __init__(
+        self, num_classes: int, sigma: float = 0.95, *, accumulate: bool = False, synchronize: bool = True
+    ) -> None:
         super().__init__()
         _checks.integer_at_least("num_classes", num_classes, 1)
         _checks.in_interval("sigma", sigma, 0.0, 1.0)
         self.num_classes = num_classes
         self.sigma = sigma
         self.accumulate = accumulate
+        self.synchronize = synchronize
         # int64: float32 stops counting at 2**24, which is some hundred images
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
 
     @torch.no_grad()
     def count(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Counts the confident nodes of each class over all ranks, (C,) int64; shapes as in :meth:`forward`."""
+        """Counts the confident nodes of each class, (C,) int64; shapes as in :meth:`forward`."""
         confidence, labels, mask = self._confidence(probabilities, mask)
         counted = confidence > self.sigma
         if mask is not None:
             counted = counted & mask
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=probabilities.device)
         counts.scatter_add_(0, labels.reshape(-1), counted.reshape(-1).long())
-        return sum_over_ranks(counts)
+        return sum_over_ranks(counts) if self.synchronize else counts
 
     @torch.no_grad()
     def update(self, probabilities: Tensor, *, mask: Tensor | None = None) -> None:
@@ -94,4 +99,7 @@ class DynamicThreshold(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""
-        return f"num_classes={self.num_classes}, sigma={self.sigma}, accumulate={self.accumulate}"
+        return (
+            f"num_classes={self.num_classes}, sigma={self.sigma}, accumulate={self.accumulate}, "
+            f"synchronize={self.synchronize}"
+        )

@@ -239,9 +239,9 @@ def measure(method: str, state: State, config: Config, data: SegmentationData, i
     """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some."""
     device, num_classes = torch.device(config.device), len(data.class_names)
     trained = method == "mllc"
-    untrained = new_refiner(config, num_classes).to(device).eval()
+    untrained = evaluation.on_its_own(new_refiner(config, num_classes).to(device))
     anchors = fresh_anchors(state, config, data, device)  # for every method: the same question to every teacher
-    refiner = state.teacher.module.refiner if trained else untrained
+    refiner = evaluation.on_its_own(state.teacher.module.refiner) if trained else untrained
     correctors = {"corrected": (refiner, anchors), "without_anchors": (refiner, None)}
     correctors |= {"untrained": (untrained, anchors), "untrained_without_anchors": (untrained, None)} if trained else {}
     hidden = with_masks(data.unlabeled)[: config.judged]
@@ -269,11 +269,19 @@ def new_anchors(config: Config, num_classes: int, key_dim: int) -> AnchorBank | 
 
 def fresh_anchors(state: State, config: Config, data: SegmentationData, device: torch.device) -> AnchorBank | None:
     """A bank filled with the labeled images as they are, seen by the teacher as it is now; None without anchors."""
-    anchors = new_anchors(config, len(data.class_names), state.model.network.middle_dim)
-    if anchors is not None:
-        anchors.to(device)
-        for images, labels in evaluation.batches(data.labeled, device):
-            remember_labeled(state.teacher, images, labels, anchors)
+    key_dim, ranks = state.model.network.middle_dim, evaluation.rank_and_ranks()[1]
+    anchors = new_anchors(config, len(data.class_names), key_dim)
+    if anchors is None:
+        return None
+    anchors.to(device)
+    own_share = evaluation.batches(data.labeled, device, limit=1)
+    for _ in range(-(-len(data.labeled) // ranks)):
+        batch = next(own_share, None)
+        if batch is not None:
+            remember_labeled(state.teacher, *batch, anchors)
+        else:  # every rank must take part in every update, also the one with an image less
+            nothing = torch.zeros(0, key_dim, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+            anchors.update(*nothing)
     return anchors
 
 

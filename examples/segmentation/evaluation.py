@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -85,6 +86,13 @@ def corrected(
 ) -> Tensor:
     """Corrected labels at the size of the image, (B, H, W) int64."""
     return upsample(correct_labels(refiner, output, anchors=anchors).soft_labels, size).argmax(1)
+
+
+def on_its_own(refiner: DualGraphRefiner) -> DualGraphRefiner:
+    """A copy for evaluation: ranks judge unequal numbers of images, so none may wait for the others' thresholds."""
+    refiner = copy.deepcopy(refiner).eval()
+    refiner.threshold.synchronize = False
+    return refiner
 
 
 def distributed() -> bool:
