@@ -1,4 +1,6 @@
-"""The equations of DESIGN.md, one naive float64 function each: loops and dense matrices, no graphcorrect.
+"""The paper's equations as docs/equations.md reads them, a naive float64 function each: loops and dense matrices.
+
+Nothing here comes from graphcorrect.
 
 Everything is one image: features (N, D), probabilities (N, C), labels (N,). A batch is a Python list of images.
 Functions are differentiable where a gradient is to be compared; nothing is written in place once it carries one.

@@ -1,4 +1,4 @@
-"""The layout of STYLE.md, read from the imports, and what `import graphcorrect` does not import."""
+"""The layers of the package, read from the imports, and what `import graphcorrect` does not import."""
 
 import ast
 import subprocess
@@ -51,7 +51,7 @@ def imported_files(name):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_imports_only_from_files_above_it(name):
-    assert name in LAYOUT, f"{name} has no place in the layout of STYLE.md"
+    assert name in LAYOUT, f"{name} has no place among the layers"
     above = LAYOUT[: LAYOUT.index(name)]
     below = imported_files(name) - set(above)
     assert not below, f"{name} imports {sorted(below)}, which stand below it"
