@@ -181,14 +181,14 @@ def train(
         student = nn.parallel.DistributedDataParallel(state.model, find_unused_parameters=True)
     strong_view = StrongView((0.1, config.blur))
     correction = LabelCorrectionLoss(slg_weight=config.slg_weight)
-    first = state.step
-    loaders = zip(batches(data, config, last - first), batches(data, config, last - first, hidden=True), strict=True)
-    stops = {last - (last - first) * part // config.evaluations for part in range(config.evaluations)}
+    steps = last - state.step
+    loaders = zip(batches(data, config, steps), batches(data, config, steps, hidden=True), strict=True)
+    stops = {last - steps * part // config.evaluations for part in range(config.evaluations)}
     best, scores, seconds, started = -1.0, {}, 0.0, time.perf_counter()
 
     if method == "mllc":
         state.banks.anchors = fresh_anchors(state, config, data, device)
-    bar = tqdm(loaders, total=last - first, desc=f"{method:>13}", disable=not is_main, mininterval=1.0)
+    bar = tqdm(loaders, total=steps, desc=f"{method:>13}", disable=not is_main, mininterval=1.0)
     for (images, labels), (weak, blank) in bar:
         images, labels, weak, blank = (tensor.to(device, non_blocking=True) for tensor in (images, labels, weak, blank))
         images, weak = images.float() / 255, weak.float() / 255
@@ -237,8 +237,7 @@ def train(
 
 def measure(method: str, state: State, config: Config, data: SegmentationData, is_main: bool) -> dict:
     """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some."""
-    device, num_classes = torch.device(config.device), len(data.class_names)
-    trained = method == "mllc"
+    device, num_classes, trained = torch.device(config.device), len(data.class_names), method == "mllc"
     untrained = evaluation.on_its_own(new_refiner(config, num_classes).to(device))
     anchors = fresh_anchors(state, config, data, device)  # for every method: the same question to every teacher
     refiner = evaluation.on_its_own(state.teacher.module.refiner) if trained else untrained
