@@ -247,7 +247,8 @@ def measure(method: str, state: State, config: Config, data: SegmentationData, i
     judged = evaluation.judge_pseudo_labels(state.teacher.module, hidden, correctors, num_classes, device)
     if is_main:
         examples = []
-        for images, truth in evaluation.batches(hidden[:6], device, limit=1):
+        shown = hidden[:: max(1, len(hidden) // 6)][:6]  # evenly spread: neighbors in a list may be frames of a video
+        for images, truth in evaluation.batches(shown, device, limit=1):
             output, _ = state.teacher(images)
             size = truth.shape[-2:]
             before = evaluation.plain_labels(output, size)

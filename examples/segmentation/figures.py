@@ -33,9 +33,9 @@ class CorrectionExample(NamedTuple):
 def draw_corrections(examples: list[CorrectionExample], path: Path, title: str) -> None:
     """A row an image: image, truth, pseudo-label before, after, and what the correction did."""
     columns = ("image", "truth (hidden)", "pseudo-label", "corrected", "fixed, broken, still wrong")
-    figure, axes = plt.subplots(
-        len(examples), len(columns), figsize=(2.1 * len(columns), 2.1 * len(examples) + 0.5), squeeze=False
-    )
+    height, width = examples[0].truth.shape
+    size = (2.1 * len(columns), 2.1 * height / width * len(examples) + 0.8)
+    figure, axes = plt.subplots(len(examples), len(columns), figsize=size, squeeze=False)
     for row, example in zip(axes, examples, strict=True):
         pictures = (
             example.image.permute(1, 2, 0).numpy(),
