@@ -33,7 +33,7 @@ class Problem:
         def run() -> tuple[Tensor, Tensor]:
             leaf = features.detach().requires_grad_()
             value = self.sides[side](constant, leaf)
-            (gradient,) = torch.autograd.grad((value * (probe if value.ndim else 1.0)).sum(), leaf)
+            (gradient,) = torch.autograd.grad(value, leaf, probe if value.ndim else None)
             return value.detach(), gradient
 
         return run

@@ -4,6 +4,7 @@ An image is a map (B, D, H, W); its nodes are the same numbers as (B, N, D) with
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,12 +42,33 @@ def unit_rows(rows: Tensor) -> Tensor:
     """
     if rows.shape[-1] == 0:
         return rows
-    largest = rows.detach().abs().amax(-1, keepdim=True)
-    is_zero = largest == 0
-    # The direction of a row does not depend on `largest`, so that treating it as a constant leaves the gradient exact.
-    scaled = rows / torch.where(is_zero, torch.ones_like(largest), largest)
-    squared = scaled.square().sum(-1, keepdim=True)
-    return scaled * torch.where(is_zero, torch.zeros_like(squared), torch.where(is_zero, 1.0, squared).rsqrt())
+    unit: Tensor = _UnitRows.apply(rows)
+    return unit
+
+
+class _UnitRows(torch.autograd.Function):
+    """x / |x| with the gradient (g - u (u·g)) / |x|: few passes over memory, and nothing kept but x and u."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        largest = rows.abs().amax(-1, keepdim=True)
+        scaled = rows / torch.where(largest == 0, 1.0, largest)
+        norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
+        unit = scaled / torch.where(largest == 0, 1.0, norm)
+        ctx.save_for_backward(rows, unit)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        rows, unit = ctx.saved_tensors
+        norm = _dot(unit, rows)
+        tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
+        return tangent / torch.where(norm == 0, torch.inf, norm)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Inner products of rows, (..., 1)."""
+    return (left * right).sum(-1, keepdim=True)
 
 
 def grid_size(height: int, width: int, max_nodes: int) -> tuple[int, int]:
