@@ -74,15 +74,21 @@ def table(cases: list[Case]) -> str:
         for side in case.seconds:
             ratio = "" if side == ours else "{:.2f} ({:.2f} to {:.2f})".format(*case.ratio(side, ours))
             memory = human_bytes(case.peak_bytes[side]) if side in case.peak_bytes else ""
-            if side in case.agreement:
-                agreement = f"recall {case.agreement[side]:.4f}"
-            else:
-                agreement = f"{max(case.agreement.values()):.0e}" if side == "dense" and case.agreement else ""
+            agreement = agreement_of(case, side)
             name = case.sizes["network"] + ", one step" if side == "training step" else side
             rows.append(
                 f"| {size} | {name} | {1e3 * case.median_seconds(side):,.1f} | {ratio} | {memory} | {agreement} |"
             )
     return "\n".join(rows) + "\n"
+
+
+def agreement_of(case: Case, side: str) -> str:
+    """A recall for a search, a relative error for the others."""
+    if "num_neighbors" in case.sizes:
+        return f"recall {case.agreement[side]:.4f}"
+    if side in case.agreement:
+        return f"{case.agreement[side]:.0e}"
+    return f"{max(case.agreement.values()):.0e}" if side == "dense" and case.agreement else ""
 
 
 def main() -> None:

@@ -35,14 +35,15 @@ def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:
     return nodes.transpose(1, 2).reshape(nodes.shape[0], nodes.shape[2], height, width)
 
 
-def unit_rows(rows: Tensor) -> Tensor:
+def unit_rows(rows: Tensor, mask: Tensor | None = None) -> Tensor:
     """Divides each row (..., D) by its Euclidean norm; a zero row stays zero and gets no gradient.
 
-    Rows are scaled by their largest entry first, so that squares neither overflow nor vanish in float32.
+    Rows are scaled by their largest entry first, so that squares neither overflow nor vanish in float32. Rows outside
+    `mask` (...) are zero too, and get no gradient, whatever they hold.
     """
     if rows.shape[-1] == 0:
         return rows
-    unit: Tensor = _UnitRows.apply(rows)
+    unit: Tensor = _UnitRows.apply(rows, mask)
     return unit
 
 
@@ -50,20 +51,23 @@ class _UnitRows(torch.autograd.Function):
     """x / |x| with the gradient (g - u (u·g)) / |x|: few passes over memory, and nothing kept but x and u."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
         largest = rows.abs().amax(-1, keepdim=True)
         scaled = rows / torch.where(largest == 0, 1.0, largest)
         norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
-        unit = scaled / torch.where(largest == 0, 1.0, norm)
+        unit = scaled.div_(torch.where(largest == 0, 1.0, norm))
+        if mask is not None:
+            unit.masked_fill_(~mask[..., None], 0.0)
         ctx.save_for_backward(rows, unit)
         return unit
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         rows, unit = ctx.saved_tensors
         norm = _dot(unit, rows)
         tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
-        return tangent / torch.where(norm == 0, torch.inf, norm)
+        # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.
+        return tangent / torch.where(norm > 0, norm, torch.inf), None
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

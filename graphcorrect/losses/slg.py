@@ -1,5 +1,7 @@
 """The contrastive loss on the semantic-level graph, exact and linear in the number of nodes."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -71,8 +73,7 @@ def slg_loss(
     node_labels = node_labels.reshape(nodes.shape[:-1])
     is_labeled = node_labels != ignore_index
     with full_precision(nodes):
-        # where before the norm: a NaN of an ignored node must reach neither value nor gradient
-        rows = unit_rows(torch.where(is_labeled[..., None], widen(nodes), 0.0))
+        rows = unit_rows(widen(nodes), is_labeled)
         pairs, num_labeled = _pair_term(rows, node_labels, num_classes)
         has_nodes = num_labeled > 0
         image_means = pairs / num_labeled.clamp_min(1).to(pairs.dtype).square()
@@ -119,9 +120,24 @@ def _pair_term(rows: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, 
     membership = F.one_hot(slots, num_classes + 1)[..., :num_classes].to(rows.dtype)  # (B, N, C)
     sums = membership.mT @ rows  # (B, C, D)
     counts = membership.sum(1)  # (B, C), exact in float32 up to 2**24 nodes an image
-    gram = rows.mT @ rows  # (B, D, D): sum_ij (v_i . v_j)^2 = |V^T V|^2
+    gram: Tensor = _Gram.apply(rows)  # (B, D, D): sum_ij (v_i . v_j)^2 = |V^T V|^2
     attraction = (counts.square() - 2.0 * sums.square().sum(-1)).sum(1)
     return gram.square().sum((1, 2)) + attraction, counts.sum(1)
+
+
+class _Gram(torch.autograd.Function):
+    """V^T V, whose gradient takes one product: V (G + G^T), where autograd takes one for each of the two factors."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return rows.mT @ rows
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        product: Tensor = rows @ (grad + grad.mT)
+        return product
 
 
 def _prototype_term(
