@@ -28,7 +28,7 @@ class Problem:
         constant, features = self.inputs(*sizes, device)
         # A fixed random weight for each entry of the result: a plain sum would hide errors that cancel.
         with torch.no_grad():
-            probe = torch.randn(self._probe_shape(features), generator=torch.Generator().manual_seed(1)).to(device)
+            probe = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(device)
 
         def run() -> tuple[Tensor, Tensor]:
             leaf = features.detach().requires_grad_()
@@ -37,10 +37,6 @@ class Problem:
             return value.detach(), gradient
 
         return run
-
-    @staticmethod
-    def _probe_shape(features: Tensor) -> torch.Size:
-        return features.shape
 
 
 def main(problem: Problem, description: str | None) -> None:
