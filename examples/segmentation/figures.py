@@ -14,11 +14,8 @@ matplotlib.use("Agg")  # a trainer has no screen
 
 import matplotlib.pyplot as plt
 
-from segmentation.datasets import IGNORE_INDEX
+from graphcorrect import plot
 from segmentation.digits import voc_palette
-
-FIXED, BROKEN = (40, 170, 60), (215, 40, 40)
-UNCHANGED_ERROR = (150, 150, 150)
 
 
 class CorrectionExample(NamedTuple):
@@ -42,11 +39,11 @@ def draw_corrections(examples: list[CorrectionExample], path: Path, title: str) 
             colored(example.truth),
             colored(example.before),
             colored(example.after),
-            outcome(example),
         )
-        for axis, picture in zip(row, pictures, strict=True):
+        for axis, picture in zip(row, pictures, strict=False):  # the last axis is left for the outcome
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
+        plot.corrections(example.image, example.before, example.after, example.truth, legend=False, ax=row[-1])
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)
@@ -58,18 +55,6 @@ def draw_corrections(examples: list[CorrectionExample], path: Path, title: str) 
 def colored(labels: Tensor) -> np.ndarray:
     """Class ids (H, W) in VOC's colors, (H, W, 3) uint8."""
     return np.array(voc_palette(), dtype=np.uint8).reshape(256, 3)[labels.numpy().astype(np.uint8)]
-
-
-def outcome(example: CorrectionExample) -> np.ndarray:
-    """Green where the correction fixed a label, red where it broke one, grey where it left a wrong one."""
-    truth, before, after = (labels.numpy() for labels in (example.truth, example.before, example.after))
-    known = truth != IGNORE_INDEX
-    picture = np.full((*truth.shape, 3), 255, dtype=np.uint8)
-    picture[known & (before != truth) & (after != truth)] = UNCHANGED_ERROR
-    picture[known & (before != truth) & (after == truth)] = FIXED
-    picture[known & (before == truth) & (after != truth)] = BROKEN
-    picture[~known] = 235
-    return picture
 
 
 def draw_curves(log: Path, path: Path, warmup: int) -> None:
