@@ -9,7 +9,7 @@ import reference
 from readme_code import python_blocks
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/index.md", "docs/trainer.md"]
+PAGES = ["README.md", "docs/index.md", "docs/trainer.md", "docs/refine_masks.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)

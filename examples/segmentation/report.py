@@ -34,11 +34,17 @@ def save_atomically(content: Any, path: Path) -> None:
     os.replace(partial, path)
 
 
+def write_atomically(path: Path, content: bytes) -> None:
+    """The same for bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
 def save_results(results: dict, path: Path) -> None:
     """The same for a JSON file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(partial, path)
+    write_atomically(path, (json.dumps(results, indent=2) + "\n").encode())
 
 
 def print_table(results: dict[str, dict], title: str) -> None:

@@ -1,0 +1,175 @@
+"""What a correction changed in a folder of masks: counts of each image, two CSV files, and a page to look at."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from segmentation.digits import voc_palette
+
+THUMBNAIL = 240  # pixels of the longer side
+
+
+class Changes(NamedTuple):
+    """Changes of one image.
+
+    Attributes:
+        name: of the image.
+        pixels: how many have a prediction.
+        flows: for each pair (class before, class after) that differs, the number of pixels.
+    """
+
+    name: str
+    pixels: int
+    flows: dict[tuple[int, int], int]
+
+    @property
+    def changed(self) -> int:
+        return sum(self.flows.values())
+
+    @property
+    def share(self) -> float:
+        return self.changed / max(1, self.pixels)
+
+
+def count_changes(name: str, before: Tensor, after: Tensor, known: Tensor) -> Changes:
+    """The changes from one mask (H, W) to the other where `known` (H, W)."""
+    is_changed = known & (before != after)
+    pairs, counts = torch.stack([before[is_changed], after[is_changed]]).unique(dim=1, return_counts=True)
+    flows = Counter({(old, new): count for (old, new), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)})
+    return Changes(name, int(known.sum()), dict(flows.most_common()))
+
+
+def changes_csv(all_changes: Iterable[Changes]) -> str:
+    """One line an image."""
+    rows = ((entry.name, entry.pixels, entry.changed, f"{entry.share:.6f}") for entry in all_changes)
+    return _csv(("image", "pixels", "changed", "share"), rows)
+
+
+def flows_csv(all_changes: Iterable[Changes], class_names: list[str]) -> str:
+    """One line for each image and pair of classes; `share` is of the image's pixels."""
+    rows = (
+        (entry.name, before, class_names[before], after, class_names[after], count, f"{count / entry.pixels:.6f}")
+        for entry in all_changes
+        for (before, after), count in entry.flows.items()
+    )
+    return _csv(("image", "from", "from_name", "to", "to_name", "pixels", "share"), rows)
+
+
+class Example(NamedTuple):
+    """One image on the page: masks (H, W), and the picture (3, H, W) uint8 if there is one."""
+
+    changes: Changes
+    image: Tensor | None
+    before: Tensor
+    after: Tensor
+
+
+def changes_page(all_changes: list[Changes], examples: Iterable[Example], class_names: list[str]) -> str:
+    """A page that needs no other file: totals, the most frequent changes, and thumbnails of the given examples."""
+    pixels = sum(entry.pixels for entry in all_changes)
+    flows: Counter[tuple[int, int]] = Counter()
+    for entry in all_changes:
+        flows.update(entry.flows)
+    changed = sum(flows.values())
+    cards, shown = [], 0
+    for example in examples:
+        cards.append(_card(example))
+        shown += 1
+    rows = "".join(
+        f"<tr><td>{_swatch(before, class_names)}</td><td>{_swatch(after, class_names)}</td>"
+        f"<td>{count:,}</td><td>{100 * count / max(1, changed):.1f} %</td></tr>"
+        for (before, after), count in flows.most_common(20)
+    )
+    return _PAGE.format(
+        images=f"{len(all_changes):,}",
+        touched=f"{sum(entry.changed > 0 for entry in all_changes):,}",
+        changed=f"{changed:,}",
+        share=f"{100 * changed / max(1, pixels):.2f}",
+        rows=rows or '<tr><td colspan="4">none</td></tr>',
+        shown=f"{shown:,}",
+        cards="\n".join(cards),
+    )
+
+
+def _csv(header: tuple[str, ...], rows: Iterable[tuple]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _card(example: Example) -> str:
+    name = html.escape(example.changes.name)
+    colors = np.array(voc_palette(), dtype=np.uint8).reshape(256, 3)
+    before, after = (labels.numpy().astype(np.uint8) for labels in (example.before, example.after))
+    if example.image is None:
+        faint = np.full((*before.shape, 3), 235, dtype=np.uint8)
+    else:
+        grey = example.image.float().mean(0, keepdim=True).permute(1, 2, 0).numpy()
+        faint = np.repeat((200 + grey * 55 / 255).astype(np.uint8), 3, 2)
+    changed = np.where((before != after)[..., None], colors[after], faint)
+    pictures = [] if example.image is None else [("image", example.image.permute(1, 2, 0).numpy(), "JPEG")]
+    pictures += [("before", colors[before], "PNG"), ("after", colors[after], "PNG"), ("changed to", changed, "PNG")]
+    figures = "".join(
+        f'<figure><img src="{_data_url(picture, form)}" alt="{title}: {name}"><figcaption>{title}</figcaption></figure>'
+        for title, picture, form in pictures
+    )
+    count = f"{example.changes.changed:,} px, {100 * example.changes.share:.2f} %"
+    return f"<section><h3>{name} <small>{count}</small></h3><div>{figures}</div></section>"
+
+
+def _data_url(picture: np.ndarray, form: str) -> str:
+    image = Image.fromarray(picture)
+    scale = min(1.0, THUMBNAIL / max(image.size))
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    # Averaging two classes' colors would show a third one's.
+    image = image.resize(size, Image.Resampling.NEAREST if form == "PNG" else Image.Resampling.BOX)
+    content = io.BytesIO()
+    image.save(content, form, **({"quality": 80} if form == "JPEG" else {"optimize": True}))
+    return f"data:image/{form.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _swatch(label: int, class_names: list[str]) -> str:
+    color = "#{:02x}{:02x}{:02x}".format(*voc_palette()[3 * label : 3 * label + 3])
+    return f'<i style="background:{color}"></i>{html.escape(class_names[label])}'
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>What changed</title>
+<style>
+:root {{ color-scheme: light dark; --line: light-dark(#ddd, #444); --faint: light-dark(#666, #aaa); }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
+h3 {{ margin: 0 0 .4rem; font-size: 1rem; overflow-wrap: anywhere; }}
+small, figcaption {{ color: var(--faint); font-weight: normal; font-size: .8rem; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); }}
+td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums; }}
+i {{ display: inline-block; width: .8em; height: .8em; margin-right: .4em; border: 1px solid var(--line); }}
+section {{ border-top: 1px solid var(--line); padding: 1rem 0; }}
+section div {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .6rem; }}
+figure {{ margin: 0; }}
+img {{ width: 100%; image-rendering: pixelated; display: block; border-radius: 3px; }}
+</style>
+<h1>What changed</h1>
+<p>{changed} pixels, {share} % of those predicted, in {touched} of {images} images.</p>
+<h2>From which class to which</h2>
+<table><tr><th>before</th><th>after</th><th>pixels</th><th>of all changes</th></tr>{rows}</table>
+<h2>The {shown} images that changed most</h2>
+{cards}
+</html>
+"""

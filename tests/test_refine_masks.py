@@ -1,0 +1,314 @@
+"""Correcting a folder of saved predictions: results, faults, and going on after an interruption."""
+
+import csv
+import io
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+refine_masks = pytest.importorskip("refine_masks")
+changes = pytest.importorskip("segmentation.changes")
+predictions = pytest.importorskip("segmentation.predictions")
+datasets = pytest.importorskip("segmentation.datasets")
+metrics = pytest.importorskip("graphcorrect").metrics
+
+NAMES = ["a", "b", "city/c"]
+CLASSES = 3
+
+
+def scene(number):
+    """A picture of three areas with their own colors, its labels, and probabilities wrong in a sixth of the pixels."""
+    generator = torch.Generator().manual_seed(number)
+    rows, columns = torch.meshgrid(torch.arange(18), torch.arange(24), indexing="ij")
+    labels = (columns > 8 + number).long() + ((rows > 9) & (columns > 14)).long()
+    palette = torch.tensor([[200, 40, 40], [40, 160, 60], [50, 60, 220]])
+    image = palette[labels] + torch.randint(-12, 13, (18, 24, 3), generator=generator)
+    wrong = torch.rand(18, 24, generator=generator) < 1 / 6
+    predicted = torch.where(wrong, (labels + 1) % CLASSES, labels)
+    probabilities = 0.1 + 0.7 * F.one_hot(predicted, CLASSES).permute(2, 0, 1).float()
+    return image.clamp(0, 255).to(torch.uint8).numpy(), labels, predicted, probabilities / probabilities.sum(0)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Predictions, images, features, and true masks of three images, one of them in a folder of its own."""
+    for number, name in enumerate(NAMES):
+        image, labels, predicted, probabilities = scene(number)
+        features = predictions.pixel_features(torch.from_numpy(image).permute(2, 0, 1))
+        for kind in ("probabilities", "masks", "images", "features", "truth"):
+            (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "probabilities" / f"{name}.npy", probabilities.numpy().astype(np.float16))
+        np.savez(tmp_path / "features" / f"{name}.npz", features=features.numpy())
+        Image.fromarray(predicted.numpy().astype(np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+        Image.fromarray(labels.numpy().astype(np.uint8)).save(tmp_path / "truth" / f"{name}.png")
+        Image.fromarray(image).save(tmp_path / "images" / f"{name}.png")
+    return tmp_path
+
+
+def command(folders, *, predicted="probabilities", keys="images", out="out", more=()):
+    arguments = ["--predictions", folders / predicted, f"--{keys}", folders / keys, "--out", folders / out]
+    return [str(argument) for argument in (*arguments, "--neighbors", "8", "--device", "cpu", *more)]
+
+
+def counts(folders, out="out"):
+    """Labels fixed and broken in all images."""
+    found = []
+    for number, name in enumerate(NAMES):
+        _, labels, predicted, _ = scene(number)
+        after = datasets.read_mask(folders / out / "masks" / f"{name}.png").long()
+        found.append(metrics.correction_counts(predicted, after, labels))
+    return sum(count.fixed for count in found), sum(count.broken for count in found)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "keys", "more"),
+    [
+        ("probabilities", "images", []),
+        ("masks", "images", ["--classes", "3"]),
+        ("probabilities", "features", []),
+    ],
+)
+def test_scattered_errors_of_a_folder_are_corrected(folders, predicted, keys, more):
+    refine_masks.run(command(folders, predicted=predicted, keys=keys, more=more))
+    fixed, broken = counts(folders)
+    assert fixed > 150
+    assert broken < fixed / 10
+
+
+def test_features_may_be_coarser_than_predictions(folders):
+    """Errors larger than a cell are then what can be repaired."""
+    for number, name in enumerate(NAMES):
+        image, labels, _, _ = scene(number)
+        predicted = labels.clone()
+        predicted[2:6, 2:6] = 2
+        np.save(folders / "probabilities" / f"{name}.npy", 0.1 + 0.7 * F.one_hot(predicted, 3).permute(2, 0, 1).numpy())
+        features = predictions.pixel_features(torch.from_numpy(image).permute(2, 0, 1), position_weight=0.0)
+        np.savez(folders / "features" / f"{name}.npz", features[:, ::2, ::2].numpy())
+    refine_masks.run(command(folders, keys="features"))
+    for number, name in enumerate(NAMES):
+        after = datasets.read_mask(folders / "out" / "masks" / f"{name}.png").long()
+        assert (after == scene(number)[1])[3:5, 3:5].all()
+
+
+def test_labeled_masks_are_looked_up(folders):
+    """Probabilities that say nothing: what is right afterwards comes from the labeled pixels."""
+    for name in NAMES:
+        np.save(folders / "probabilities" / f"{name}.npy", np.full((CLASSES, 18, 24), 1 / CLASSES))
+    refine_masks.run(command(folders, more=["--labeled-masks", str(folders / "truth"), "--position-weight", "0"]))
+    for name in NAMES:
+        after = datasets.read_mask(folders / "out" / "masks" / f"{name}.png")
+        assert (after == datasets.read_mask(folders / "truth" / f"{name}.png")).float().mean() > 0.9
+
+
+def test_the_tables_count_what_the_masks_show(folders):
+    names = folders / "names.txt"
+    names.write_text("wall\nfloor, wooden\ndoor\n")
+    refine_masks.run(command(folders, more=["--classes", str(names)]))
+    images = {row["image"]: row for row in csv.DictReader(io.StringIO((folders / "out/changes.csv").read_text()))}
+    flows = list(csv.DictReader(io.StringIO((folders / "out/flows.csv").read_text())))
+    assert list(images) == NAMES
+    for number, name in enumerate(NAMES):
+        predicted = scene(number)[2]
+        after = datasets.read_mask(folders / "out" / "masks" / f"{name}.png").long()
+        changed = int((predicted != after).sum())
+        assert changed > 0
+        assert int(images[name]["changed"]) == changed
+        assert float(images[name]["share"]) == pytest.approx(changed / (18 * 24), abs=1e-6)
+        own = [row for row in flows if row["image"] == name]
+        assert sum(int(row["pixels"]) for row in own) == changed
+        for row in own:
+            expected = (predicted == int(row["from"])) & (after == int(row["to"]))
+            assert int(row["pixels"]) == int(expected.sum())
+    assert {row["from_name"] for row in flows} == {"wall", "floor, wooden", "door"}
+
+
+def test_the_page_needs_no_other_file_and_shows_the_most_changed_first(folders):
+    refine_masks.run(command(folders, more=["--report-images", "2"]))
+    page = (folders / "out/report.html").read_text()
+    rows = list(csv.DictReader(io.StringIO((folders / "out/changes.csv").read_text())))
+    most = sorted(rows, key=lambda row: -float(row["share"]))[:2]
+    assert re.findall(r"<h3>(\S+) ", page) == [row["image"] for row in most]
+    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert f"{sum(int(row['changed']) for row in rows):,} pixels" in page
+
+
+def test_names_are_escaped_on_the_page():
+    entry = changes.Changes("<b>&", 4, {(0, 1): 2})
+    example = changes.Example(entry, None, torch.zeros(2, 2), torch.tensor([[0, 0], [1, 1]]))
+    page = changes.changes_page([entry], [example], ["<i>", "x"])
+    assert "&lt;b&gt;&amp;" in page
+    assert "&lt;i&gt;" in page
+    assert "<b>" not in page
+
+
+def test_unlabeled_pixels_of_a_mask_stay_unlabeled(folders):
+    path = folders / "masks" / "a.png"
+    mask = np.array(Image.open(path))
+    mask[3:6] = 255
+    Image.fromarray(mask).save(path)
+    refine_masks.run(command(folders, predicted="masks", more=["--classes", "3"]))
+    after = datasets.read_mask(folders / "out/masks/a.png").numpy()
+    assert ((after == 255) == (mask == 255)).all()
+    rows = list(csv.DictReader(io.StringIO((folders / "out/changes.csv").read_text())))
+    assert int(rows[0]["pixels"]) == (mask != 255).sum()
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(folders, monkeypatch, capsys):
+    refine_masks.run(command(folders, out="whole"))
+    correct, done = refine_masks.correct, []
+
+    def interrupted(args, item, *rest):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(item.name)
+        return correct(args, item, *rest)
+
+    monkeypatch.setattr(refine_masks, "correct", interrupted)
+    with pytest.raises(SystemExit, match="goes on from here"):
+        refine_masks.run(command(folders))
+    assert done == NAMES[:2]
+    # What a kill in the middle of writing leaves behind
+    partial = folders / "out/masks/city/c.png.partial"
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(b"half")
+    first = (folders / "out/masks/a.png").stat().st_mtime_ns
+
+    done.clear()
+    refine_masks.run(command(folders))
+    assert done == NAMES[2:]
+    assert (folders / "out/masks/a.png").stat().st_mtime_ns == first
+    whole, resumed = files_of(folders / "whole"), files_of(folders / "out")
+    assert whole == resumed
+
+
+def test_a_finished_run_does_nothing_and_a_changed_input_is_done_again(folders, monkeypatch):
+    refine_masks.run(command(folders))
+    correct, done = refine_masks.correct, []
+    monkeypatch.setattr(
+        refine_masks, "correct", lambda args, item, *rest: (done.append(item.name), correct(args, item, *rest))[1]
+    )
+    refine_masks.run(command(folders))
+    assert done == []
+    np.save(folders / "probabilities/b.npy", scene(5)[3].numpy())
+    refine_masks.run(command(folders))
+    assert done == ["b"]
+    (folders / "out/masks/a.png").unlink()
+    refine_masks.run(command(folders))
+    assert done == ["b", "a"]
+
+
+def test_results_of_other_settings_are_not_mixed_in(folders):
+    refine_masks.run(command(folders))
+    with pytest.raises(
+        SystemExit, match=r"expected --out to be new or of these settings, got .*, made with alpha 0\.2$"
+    ):
+        refine_masks.run(command(folders, more=["--alpha", "0.5"]))
+
+
+def test_every_fault_is_listed_before_any_work(folders):
+    (folders / "images/b.png").unlink()
+    (folders / "probabilities/a.npy").write_bytes((folders / "probabilities/a.npy").read_bytes()[:200])
+    Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(folders / "images/city/c.png")
+    np.save(folders / "probabilities/d.npy", np.full((3, 18, 24), 2.0))
+    Image.fromarray(np.zeros((18, 24, 3), np.uint8)).save(folders / "images/d.png")
+    np.save(folders / "probabilities/e.npy", np.full((4, 18, 24), 0.25))
+    (folders / "images/e.png").write_bytes((folders / "images/a.png").read_bytes()[:90])
+    np.save(folders / "probabilities/f.npy", np.array([{"code": 1}], dtype=object))
+    Image.fromarray(np.zeros((18, 24, 3), np.uint8)).save(folders / "images/f.png")
+    Image.fromarray(np.full((18, 24), 7, np.uint8)).save(folders / "truth/a.png")
+    more = ["--classes", "3", "--labeled-masks", str(folders / "truth")]
+    with pytest.raises(SystemExit) as caught:
+        refine_masks.run(command(folders, more=more))
+    message = str(caught.value)
+    for fault in (
+        r"probabilities/b\.npy: no image of that name in \S+images",
+        r"truth/b\.png: no image of that name",
+        r"probabilities/a\.npy: \w+",
+        r"images/city/c\.png: is \(5, 6\), c\.npy is \(18, 24\)",
+        r"probabilities/d\.npy: expected probabilities, .* sums from 6 to 6; save the softmax",
+        r"probabilities/e\.npy: expected 3 classes, got shape \(4, 18, 24\)",
+        r"images/e\.png: ",
+        r"probabilities/f\.npy: Object arrays cannot be loaded",
+        r"truth/a\.png: expected ids 0 to 2 or 255, got \[7\]",
+    ):
+        assert re.search(fault, message), (fault, message)
+    assert not (folders / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (
+            lambda root: np.savez(root / "features/a.npz", np.zeros((2, 9, 12)), np.zeros(3)),
+            "one array, got 2: arr_0, arr_1",
+        ),
+        (
+            lambda root: np.savez(root / "features/b.npz", np.zeros((2, 9, 12))),
+            "has 2 channels, the first feature map 18",
+        ),
+        (lambda root: np.savez(root / "features/b.npz", np.zeros((18, 2, 3))), "6 cells, too few for 8 neighbors"),
+        (lambda root: np.savez(root / "features/a.npz", np.full((18, 9, 12), np.nan)), "1944 NaN or Inf"),
+        (
+            lambda root: np.savez(root / "features/a.npz", np.zeros((9, 12), int)),
+            r"\(channels, height, width\), got int64",
+        ),
+        (lambda root: (root / "features/a.npz").write_bytes(b""), "a.npz: "),
+        (lambda root: (root / "probabilities/a.png").write_bytes(b""), "a.npy has the same name"),
+    ],
+)
+def test_a_fault_is_named(folders, spoil, fault):
+    spoil(folders)
+    with pytest.raises(SystemExit, match=fault):
+        refine_masks.run(command(folders, keys="features"))
+
+
+def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders):
+    with pytest.raises(SystemExit, match="expected `--classes` where predictions are masks"):
+        refine_masks.run(command(folders, predicted="masks"))
+    (folders / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"empty: no file that ends in \.npy, \.npz, \.png"):
+        refine_masks.run(command(folders, predicted="empty"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--alpha", "1.5"], r"--alpha in \[0, 1\], got 1\.5"),
+        (["--max-nodes", "8"], "--max-nodes above --neighbors, 8, got 8"),
+        (["--mask-confidence", "0"], r"--mask-confidence in \(0, 1\]"),
+        (["--images", "nowhere"], "--images to be a folder, got 'nowhere'"),
+        (["--labeled-images", "x"], "--labeled-masks beside"),
+        (["--labeled-masks", ".", "--labeled-features", "."], "--features beside --labeled-features"),
+    ],
+)
+def test_a_bad_option_is_named(folders, more, message, capsys):
+    with pytest.raises(SystemExit):
+        refine_masks.run(command(folders, more=more))
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_pixel_features_are_alike_where_pixels_are():
+    image = torch.zeros(3, 12, 20, dtype=torch.uint8)
+    image[:, :, 10:] = 220
+    features = predictions.pixel_features(image, position_weight=0.0)
+    unit = F.normalize(features.flatten(1), dim=0).reshape(features.shape)
+    torch.testing.assert_close(unit.norm(dim=0), torch.ones(12, 20))
+    assert float(unit[:, 2, 3] @ unit[:, 9, 5]) == pytest.approx(1.0, abs=1e-5)
+    assert float(unit[:, 2, 3] @ unit[:, 2, 16]) < 0  # dark and bright grey, which a plain cosine takes for the same
+    placed = F.normalize(predictions.pixel_features(image).flatten(1), dim=0).reshape(features.shape)
+    near, far = placed[:, 5, 2] @ placed[:, 5, 3], placed[:, 5, 2] @ placed[:, 11, 2]
+    assert far < near < 1
