@@ -158,10 +158,10 @@ h3 {{ margin: 0 0 .4rem; font-size: 1rem; overflow-wrap: anywhere; }}
 small, figcaption {{ color: var(--faint); font-weight: normal; font-size: .8rem; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .2rem .9rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line); }}
-td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums; }}
+th:nth-child(n+3), td:nth-child(n+3) {{ text-align: right; font-variant-numeric: tabular-nums; }}
 i {{ display: inline-block; width: .8em; height: .8em; margin-right: .4em; border: 1px solid var(--line); }}
 section {{ border-top: 1px solid var(--line); padding: 1rem 0; }}
-section div {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: .6rem; }}
+section div {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .6rem; }}
 figure {{ margin: 0; }}
 img {{ width: 100%; image-rendering: pixelated; display: block; border-radius: 3px; }}
 </style>
