@@ -44,6 +44,7 @@ def neighbors(
     grid: tuple[int, int] | None = None,
     batch_index: int = 0,
     num_edges: int = 50,
+    legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
     """Draws the neighbors of one pixel over its image, colored by similarity.
@@ -56,6 +57,7 @@ def neighbors(
         grid: (h, w) of the nodes; None takes the image's own size, or the grid that a refiner's budget makes of it.
         batch_index: which graph of a batch.
         num_edges: most edges drawn of a graph that does not list its neighbors.
+        legend: False leaves out the color bar.
         ax: where to draw; None makes a figure.
 
     Returns:
@@ -83,7 +85,8 @@ def neighbors(
     ax.plot(*_spokes(float(own_x[0]), float(own_y[0]), x, y), color="white", lw=0.8, alpha=0.7, solid_capstyle="round")
     points = ax.scatter(x, y, c=similarity, cmap="viridis", s=46, edgecolors="white", linewidths=1.0, zorder=3)
     ax.plot(own_x, own_y, marker="P", ms=13, mfc="#D55E00", mec="white", mew=1.3, ls="none", zorder=4)
-    ax.figure.colorbar(points, ax=ax, label=name, shrink=0.85, pad=0.02)
+    if legend:
+        ax.figure.colorbar(points, ax=ax, label=name, shrink=0.85, pad=0.02)
     ax.set_title(f"{len(index)} neighbors of pixel ({row}, {column})", fontsize=10)
     ax.set_axis_off()
     return ax

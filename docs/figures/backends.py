@@ -1,0 +1,63 @@
+"""Draws docs/images/backends.png from benchmarks/results/knn_throughput.json alone: `python docs/figures/backends.py`.
+
+The picture carries the checksum of the JSON that it shows, so that a test can tell when it is out of date.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import matplotlib.pyplot as plt
+from _harness import RESULTS, Case
+from matplotlib.figure import Figure
+
+SOURCE = RESULTS / "knn_throughput.json"
+PICTURE = Path(__file__).parents[1] / "images" / "backends.png"
+COLORS = ("#0072B2", "#E69F00", "#7A7A7A", "#009E73", "#CC79A7")
+
+
+def draw() -> Figure:
+    """Time and peak memory of every side at every size: large dots are medians, small ones samples."""
+    record = json.loads(SOURCE.read_text(encoding="utf-8"))
+    cases = [Case(**case) for case in record["cases"]]
+    sides = list(dict.fromkeys(side for case in cases for side in case.seconds))
+    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    height = 0.6 / len(sides)
+    for number, side in enumerate(sides):
+        color = COLORS[number % len(COLORS)]
+        for place, case in enumerate(cases):
+            y = place + (number - (len(sides) - 1) / 2) * height
+            if side in case.seconds:
+                milliseconds = [1e3 * second for second in case.seconds[side]]
+                label = side if place == 0 else None
+                time.plot(milliseconds, [y] * len(milliseconds), "o", ms=3, color=color, alpha=0.6)
+                time.plot(1e3 * case.median_seconds(side), y, "o", ms=8, color=color, label=label)
+            if case.peak_bytes.get(side) is not None:
+                memory.plot(case.peak_bytes[side] / 2**20, y, "o", ms=8, color=color)
+    sizes = [f"{case.sizes['batch']} x {case.sizes['num_nodes']:,}" for case in cases]
+    for axis, label in ((time, "milliseconds"), (memory, "peak memory above the inputs, MiB")):
+        axis.set(xscale="log", xlabel=label, yticks=range(len(sizes)), yticklabels=sizes)
+        axis.invert_yaxis()
+        axis.grid(axis="x", which="both", color="0.92", lw=0.7)
+        for place in range(1, len(sizes)):
+            axis.axhline(place - 0.5, color="0.8", lw=0.8)
+        axis.set_axisbelow(True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    time.set_ylabel("images x nodes")
+    figure.legend(*time.get_legend_handles_labels(), loc="outside upper center", ncols=len(sides), frameon=False)
+    return figure
+
+
+def checksum() -> str:
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    draw().savefig(PICTURE, dpi=110, metadata={"Source": checksum()})
