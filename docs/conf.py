@@ -1,5 +1,7 @@
 """Sphinx: the docstrings are its dialect already (roles and math), so that the reference needs no second copy."""
 
+import re
+
 import graphcorrect
 
 project = "graphcorrect"
@@ -27,4 +29,16 @@ suppress_warnings = ["ref.python"]
 
 html_theme = "furo"
 html_title = "graphcorrect"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 exclude_patterns = ["_build"]
+
+
+def escape_lone_letters(app, what, name, obj, options, lines):
+    """`num_classes: C.` describes an argument; to docutils, "C." alone begins a list."""
+    lines[:] = [re.sub(r"^(\s+\w+: )([A-Za-z])\.$", r"\1\\\2.", line) for line in lines]
+
+
+def setup(app):
+    """Before napoleon, whose priority is 500."""
+    app.connect("autodoc-process-docstring", escape_lone_letters, priority=400)

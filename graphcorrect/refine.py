@@ -42,9 +42,9 @@ class DualGraphRefiner(nn.Module):
     probabilities, and computes
 
     .. math::
-        \hat V = f_C([p, A p]), \quad
-        p \leftarrow a \hat V + (1 - a) p, \quad
-        x \leftarrow f_S([x, W x]), \quad
+        & \hat V = f_C([p, A p]), \quad
+        p \leftarrow a \hat V + (1 - a) p, \\
+        & x \leftarrow f_S([x, W x]), \quad
         a_i = \begin{cases} \alpha & \max p^0_i \ge \eta_{\arg\max p^0_i} \\ 1 - \alpha & \text{otherwise} \end{cases}
 
     (Eqs. 4-11), eta being the class thresholds of :class:`DynamicThreshold`. It corrects labels as soon as it is built:
@@ -85,8 +85,8 @@ class DualGraphRefiner(nn.Module):
 
     Example:
         >>> refiner = DualGraphRefiner(num_classes=21, feature_dim=256)  # doctest: +SKIP
-        >>> out = refiner(features, logits)  # (B, 256, H, W), (B, 21, H, W); doctest: +SKIP
-        >>> out.pseudo_labels  # (B, H, W); doctest: +SKIP
+        >>> out = refiner(features, logits)  # (B, 256, H, W), (B, 21, H, W)
+        >>> out.pseudo_labels  # (B, H, W)
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class RefinedLabels(NamedTuple):
 
     @property
     def pseudo_labels(self) -> Tensor:
-        """Most probable class by the soft labels, Eq. (15): int64, (B, H, W) or (..., N)."""
+        """Most probable class by the soft labels, Eq. (15), as int64 (B, H, W) or (..., N)."""
         return self.soft_labels.argmax(self._class_dim)
 
     @property
