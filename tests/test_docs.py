@@ -10,7 +10,10 @@ import reference
 from readme_code import python_blocks
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", *(f"docs/{name}.md" for name in "index trainer refine_masks concepts backends migration".split())]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in "index trainer refine_masks concepts backends migration pictures".split()),
+]
 
 
 # torch-geometric's own, as in test_pyg.py
