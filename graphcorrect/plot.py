@@ -65,7 +65,7 @@ def neighbors(
         similarities.
 
     Raises:
-        ValueError: shapes do not fit, `pixel` lies outside the image, or `grid` is not that of the nodes.
+        ValueError: shapes do not fit, `pixel` or `batch_index` is out of range, or `grid` is not that of the nodes.
         ImportError: matplotlib is not installed.
     """
     picture = _picture("image", image)
@@ -73,7 +73,10 @@ def neighbors(
     row, column = pixel
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(f"expected `pixel` as (row, column) inside the image, ({height}, {width}), got {pixel}")
-    num_nodes = graph.shape[-1] if isinstance(graph, GraphOperator) else graph.index.shape[-2]
+    shape = graph.shape[:-1] if isinstance(graph, GraphOperator) else graph.index.shape[:-1]
+    num_nodes, num_graphs = shape[-1], shape[:-1].numel()
+    if not 0 <= batch_index < num_graphs:
+        raise ValueError(f"expected `batch_index` in [0, {num_graphs}), got {batch_index}")
     rows, columns = _grid_of(num_nodes, height, width, grid)
     node = (row * rows // height) * columns + column * columns // width
     index, similarity, name = _edges_of(graph, batch_index, node, num_edges)
@@ -377,7 +380,8 @@ def _edges_of(
         row[node] = 0.0  # a loop is no neighbor
         similarity, index = row.topk(min(num_edges, len(row)))
         name = "edge weight"
-    is_edge = similarity > 0
+    # A search returns what it found, however unlike; -inf where there was no key. In a graph, no weight is no edge.
+    is_edge = similarity > (-torch.inf if isinstance(graph, Neighbors) else 0)
     return index[is_edge], similarity[is_edge].float(), name
 
 

@@ -70,6 +70,20 @@ def test_a_node_without_edges_draws_none():
     assert len(offsets) == 0
 
 
+def test_neighbors_found_by_a_search_are_drawn_however_unlike_and_those_not_found_are_not():
+    rows = torch.eye(4).repeat(60, 1) * torch.tensor([1.0, -1.0]).repeat_interleave(120)[:, None]
+    mask = torch.zeros(240, dtype=torch.bool)
+    mask[[4, 120]] = True  # one like node 0, one opposite
+    offsets, similarity = drawn(plot.neighbors(IMAGE, knn(rows, None, 3, exclude_self=True, key_mask=mask), (0, 0)))
+    assert offsets.tolist() == [[4, 0], [0, 6]]
+    torch.testing.assert_close(similarity.float(), torch.tensor([1.0, -1.0]))
+
+
+def test_neighbors_refuses_a_graph_that_the_batch_does_not_hold():
+    with pytest.raises(ValueError, match=r"`batch_index` in \[0, 2\), got 2"):
+        plot.neighbors(IMAGE, KNNAffinity(3)(torch.rand(2, 240, 4)), (0, 0), batch_index=2)
+
+
 @pytest.mark.parametrize(
     ("pixel", "grid", "message"),
     [

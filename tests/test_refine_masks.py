@@ -276,6 +276,14 @@ def test_a_fault_is_named(folders, spoil, fault):
         refine_masks.run(command(folders, keys="features"))
 
 
+def test_a_mask_in_colors_is_a_fault_and_a_hidden_file_is_none(folders):
+    (folders / "masks/.a.png").write_bytes(b"a file system's own")
+    Image.fromarray(np.zeros((18, 24, 3), np.uint8)).save(folders / "masks/b.png")
+    with pytest.raises(SystemExit, match=r"1 fault\(s\):\n.*b\.png: expected a mask of one 8-bit channel") as caught:
+        refine_masks.run(command(folders, predicted="masks", more=["--classes", "3"]))
+    assert ".a.png" not in str(caught.value)
+
+
 def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders):
     with pytest.raises(SystemExit, match="expected `--classes` where predictions are masks"):
         refine_masks.run(command(folders, predicted="masks"))
@@ -292,10 +300,12 @@ def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders
         (["--mask-confidence", "0"], r"--mask-confidence in \(0, 1\]"),
         (["--images", "nowhere"], "--images to be a folder, got 'nowhere'"),
         (["--labeled-images", "x"], "--labeled-masks beside"),
+        (["--out", "."], "--out outside --predictions"),
         (["--labeled-masks", ".", "--labeled-features", "."], "--features beside --labeled-features"),
     ],
 )
-def test_a_bad_option_is_named(folders, more, message, capsys):
+def test_a_bad_option_is_named(folders, more, message, capsys, monkeypatch):
+    monkeypatch.chdir(folders / "probabilities")
     with pytest.raises(SystemExit):
         refine_masks.run(command(folders, more=more))
     assert re.search(message, capsys.readouterr().err)

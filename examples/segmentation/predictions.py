@@ -41,12 +41,12 @@ class Item(NamedTuple):
 
 
 class Folder:
-    """The files of a folder by name; a name that two files share is a fault."""
+    """The files of a folder by name, hidden ones left out; a name that two files share is a fault."""
 
     def __init__(self, folder: Path, endings: Iterable[str]) -> None:
         self.folder, self.files, self.faults = folder, {}, []
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in endings and path.is_file():
+            if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file():
                 name = path.relative_to(folder).with_suffix("").as_posix()
                 if name in self.files:
                     self.faults.append(f"{path}: {self.files[name].name} has the same name")
