@@ -79,8 +79,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         folder = getattr(args, key)
         if folder is not None and not folder.is_dir():
             parser.error(f"expected --{key.replace('_', '-')} to be a folder, got {str(folder)!r}")
-        if folder is not None and args.out.resolve().is_relative_to(folder.resolve()):
-            parser.error(f"expected --out outside --{key.replace('_', '-')}, whose files are inputs, got {args.out}")
+        # Masks among masks: the next run would take results for inputs.
+        is_listed = folder is not None and key in ("predictions", "labeled_masks")
+        if is_listed and args.out.resolve().is_relative_to(folder.resolve()):
+            parser.error(f"expected --out outside --{key.replace('_', '-')}, got {args.out}")
     at_least = {"rounds": 1, "neighbors": 1, "max_nodes": 1, "anchor_capacity": 1, "report_images": 0}
     for key, least in at_least.items():
         if getattr(args, key) < least:
