@@ -47,6 +47,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("--method", nargs="+", default=["compare"], choices=[*METHODS, "compare"], help="compare: all four")
     add("--data", help="folder in VOC's or CamVid's layout, camvid:FOLDER; default: embedded scenes of digits")
     add("--labeled", help="split list, or how many labeled images to draw; default: a tenth")
+    add("--held-out", type=int, default=0, help="training images that no method sees, scored beside the test images")
     add("--classes", help="file with a class name a line; default: the folder's classes.txt, else VOC's 21")
     add("--out", type=Path, default=Path("runs/train_voc"), help="the run's folder")
     add("--seed", type=int, default=0)
@@ -55,6 +56,7 @@ def parse(arguments: list[str] | None = None) -> Config:
     add("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
 
     add("--warmup", type=int, help="supervised steps that all methods share")
+    add("--start", type=Path, help="warmup.pt of an earlier run with these settings, instead of the warm-up")
     add("--steps", type=int, help="steps of each method after the warm-up")
     add("--batch-size", type=int, help="labeled images a step; as many unlabeled ones")
     add("--crop", type=int, nargs=2, metavar=("H", "W"), help="default: as the images, at most 512")

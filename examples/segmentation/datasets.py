@@ -41,6 +41,7 @@ class SegmentationData(NamedTuple):
         labeled, unlabeled: training samples. Masks of `unlabeled`, where there are any, are hidden from training and
             serve to measure pseudo-labels.
         test: samples to report on.
+        held_out: training samples that no method sees, labeled or not: to choose settings on, never on `test`.
         class_names: C names, in the order of their ids.
         flip: whether a mirrored image is still of this world (a mirrored digit is not).
     """
@@ -48,6 +49,7 @@ class SegmentationData(NamedTuple):
     labeled: list[Sample]
     unlabeled: list[Sample]
     test: list[Sample]
+    held_out: list[Sample]
     class_names: list[str]
     flip: bool
 
@@ -92,6 +94,7 @@ def open_data(
     out: Path,
     class_file: str | None = None,
     scenes: tuple[int, int] | None = None,
+    held_out: int = 0,
 ) -> SegmentationData:
     """The data set the user named.
 
@@ -103,6 +106,7 @@ def open_data(
         out: the run's folder.
         class_file: names of the classes, one a line, where the folder has no `classes.txt`.
         scenes: numbers of embedded training and test scenes.
+        held_out: number of training images, evenly spread over their list, that are set aside first.
     """
     embedded = data is None
     if embedded:
@@ -122,11 +126,15 @@ def open_data(
             f"expected `data` in VOC's layout (JPEGImages, SegmentationClass, ImageSets/Segmentation/train.txt) or "
             f"CamVid's (train, trainannot, test, testannot), found neither in {str(folder)!r}"
         )
-    chosen, rest = _split(train, labeled, seed, out)
+    if not 0 <= held_out <= len(train) - 4:
+        raise ValueError(f"expected `held_out` from 0 to {len(train) - 4} (of the training images), got {held_out}")
+    aside = {train[number * len(train) // held_out] for number in range(held_out)}
+    chosen, rest = _split([name for name in train if name not in aside], labeled, seed, out)
     return SegmentationData(
         [train_sample(folder, name) for name in chosen],
         [train_sample(folder, name) for name in rest],
         [train_sample(folder, name) for name in test],
+        [train_sample(folder, name) for name in sorted(aside)],
         _class_names(folder, class_file),
         flip=not embedded,
     )
@@ -152,8 +160,15 @@ def check(data: SegmentationData) -> None:
     faults = []
     overlap = {sample.image for sample in data.labeled + data.unlabeled} & {sample.image for sample in data.test}
     faults += [f"{path}: is among the training images and the test images" for path in sorted(overlap)]
-    for kind, samples in (("labeled", data.labeled), ("unlabeled", data.unlabeled), ("test", data.test)):
-        if not samples:
+    seen = {sample.image for sample in data.labeled + data.unlabeled} & {sample.image for sample in data.held_out}
+    faults += [f"{path}: is held out and among the training images" for path in sorted(seen)]
+    for kind, samples in (
+        ("labeled", data.labeled),
+        ("unlabeled", data.unlabeled),
+        ("test", data.test),
+        ("held-out", data.held_out),
+    ):
+        if not samples and kind != "held-out":
             faults.append(f"no {kind} images")
         faults += [fault for sample in samples for fault in _faults_of(sample, num_classes, kind != "unlabeled")]
     if faults:

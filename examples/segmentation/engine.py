@@ -39,6 +39,7 @@ class Config:
 
     data: str | None
     labeled: str | None
+    held_out: int
     classes: str | None
     methods: tuple[str, ...]
     out: Path
@@ -46,6 +47,7 @@ class Config:
     device: str
     workers: int
     warmup: int
+    start: Path | None
     steps: int
     batch_size: int
     crop: tuple[int, int] | None
@@ -90,6 +92,11 @@ class State:
         names = ("model", "teacher", "banks", "optimizer")
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in names}}
 
+    def load_state_dict(self, state: dict) -> None:
+        self.step = state["step"]
+        for name in ("model", "teacher", "banks", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+
 
 def run(config: Config) -> dict[str, dict]:
     """Run every method of `config` and return what was measured, by method; files go to `config.out`."""
@@ -97,7 +104,7 @@ def run(config: Config) -> dict[str, dict]:
     is_main = join_processes(config)
     if not is_main:
         torch.distributed.barrier()  # the main process writes the embedded scenes and the drawn split
-    data = open_data(config.data, config.labeled, config.seed, config.out, config.classes, config.scenes)
+    data = open_data(config.data, config.labeled, config.seed, config.out, config.classes, config.scenes, config.held_out)
     if is_main:
         check(data)
         if evaluation.distributed():
@@ -108,7 +115,10 @@ def run(config: Config) -> dict[str, dict]:
 
     torch.manual_seed(config.seed)  # the same weights on every rank
     warm = build(config, len(data.class_names), device)
-    train("warm-up", warm, config, data, warm.step + config.warmup, log, is_main)
+    if config.start is None:
+        train("warm-up", warm, config, data, config.warmup, log, is_main)
+    else:
+        warm.load_state_dict(torch.load(config.start, map_location=device, weights_only=True))
     if is_main:
         report.save_atomically(warm.state_dict(), config.out / "warmup.pt")
 
@@ -139,6 +149,8 @@ def build(config: Config, num_classes: int, device: torch.device) -> State:
         encoder_depth=config.encoder_depth,
         atrous_rates=config.atrous_rates,
     )
+    # Channels last: the layout of fast convolutions, on CPUs and on GPUs alike.
+    network = network.to(memory_format=torch.channels_last)
     model = SegmentationModel(network, new_refiner(config, num_classes)).to(device)
     if evaluation.distributed() and device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -286,18 +298,18 @@ def fresh_anchors(state: State, config: Config, data: SegmentationData, device: 
 
 
 def test_scores(state: State, data: SegmentationData, device: torch.device) -> dict:
-    """mIoU of student and teacher on the test images, and the teacher's IoU of each class."""
+    """mIoU of student and teacher on the test images (and those held out), and the teacher's IoU of each class."""
     num_classes = len(data.class_names)
     if evaluation.distributed():  # BatchNorm statistics are each rank's own (but on GPUs): report one network
         for buffer in (*state.model.buffers(), *state.teacher.buffers()):
             torch.distributed.broadcast(buffer, 0)
-    student = evaluation.test_iou(state.model, data.test, num_classes, device)
-    teacher = evaluation.test_iou(state.teacher.module, data.test, num_classes, device)
-    return {
-        "student_miou": float(student.nanmean()),
-        "teacher_miou": float(teacher.nanmean()),
-        "teacher_iou": dict(zip(data.class_names, (round(value, 4) for value in teacher.tolist()), strict=True)),
-    }
+    scores, networks = {}, {"student": state.model, "teacher": state.teacher.module}
+    for prefix, samples in (("", data.test), ("held_out_", data.held_out)):
+        for name, model in networks.items() if samples else ():
+            iou = evaluation.test_iou(model, samples, num_classes, device)
+            scores[f"{prefix}{name}_miou"] = float(iou.nanmean())
+            scores[f"{prefix}{name}_iou"] = dict(zip(data.class_names, [round(x, 4) for x in iou.tolist()], strict=True))
+    return scores
 
 
 def batches(
