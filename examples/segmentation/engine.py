@@ -104,7 +104,9 @@ def run(config: Config) -> dict[str, dict]:
     is_main = join_processes(config)
     if not is_main:
         torch.distributed.barrier()  # the main process writes the embedded scenes and the drawn split
-    data = open_data(config.data, config.labeled, config.seed, config.out, config.classes, config.scenes, config.held_out)
+    data = open_data(
+        config.data, config.labeled, config.seed, config.out, config.classes, config.scenes, config.held_out
+    )
     if is_main:
         check(data)
         if evaluation.distributed():
@@ -308,7 +310,8 @@ def test_scores(state: State, data: SegmentationData, device: torch.device) -> d
         for name, model in networks.items() if samples else ():
             iou = evaluation.test_iou(model, samples, num_classes, device)
             scores[f"{prefix}{name}_miou"] = float(iou.nanmean())
-            scores[f"{prefix}{name}_iou"] = dict(zip(data.class_names, [round(x, 4) for x in iou.tolist()], strict=True))
+            per_class = [round(value, 4) for value in iou.tolist()]
+            scores[f"{prefix}{name}_iou"] = dict(zip(data.class_names, per_class, strict=True))
     return scores
 
 
