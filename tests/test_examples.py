@@ -1,38 +1,31 @@
-"""The trainer's parts: weights give the published features, files are read as they are, faults are found at once."""
+"""The trainer's networks and views: published weights and sizes, and pixels that stay where they are."""
 
+import random
 import re
-import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+import trainer_data  # noqa: F401 (puts examples on the path)
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-
-datasets = pytest.importorskip("segmentation.datasets")
-digits = pytest.importorskip("segmentation.digits")
+backbones = pytest.importorskip("segmentation.backbones")
+batchnorm = pytest.importorskip("segmentation.batchnorm")
 networks = pytest.importorskip("segmentation.networks")
+recipes = pytest.importorskip("segmentation.recipe")
 transforms = pytest.importorskip("segmentation.transforms")
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    """A few embedded scenes in VOC's layout."""
-    folder = tmp_path_factory.mktemp("digits") / "voc"
-    digits.write_digit_scenes(folder, num_train=8, num_val=4, seed=3)
-    return folder
+def build(num_classes, **settings):
+    return networks.SegmentationNetwork(num_classes, recipes.Network(**settings)).eval()
 
 
-def open_scenes(folder, out, labeled="2"):
-    return datasets.open_data(str(folder), labeled, 0, out)
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def test_the_backbone_computes_what_the_published_one_does():
     published = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0").eval()
-    published.load_state_dict(torch.load(networks.lite0_weights(), map_location="cpu", weights_only=True))
-    network = networks.SegmentationNetwork(11, encoder_depth=5).eval()
+    published.load_state_dict(torch.load(backbones.lite0_weights(), map_location="cpu", weights_only=True))
+    network = build(11, encoder_depth=5)
     image = torch.rand(1, 3, 96, 128)
     with torch.no_grad():
         x = published._swish(published._bn0(published._conv_stem((255 * image - 127) / 128)))
@@ -46,84 +39,132 @@ def test_the_backbone_computes_what_the_published_one_does():
         torch.testing.assert_close(level, tap, rtol=1e-4, atol=1e-4)
 
 
-def test_network_outputs_have_the_strides_they_promise():
-    network = networks.SegmentationNetwork(7, 32, weights="none").eval()
+def test_deeplabv3plus_has_the_published_parts():
+    network = build(19, backbone="resnet101", weights="none")
+    assert count(network.encoder) == 44_549_160 - 1000 * 2049  # ResNet-101 less its classifier
     with torch.no_grad():
         out = network(torch.rand(2, 3, 61, 90))
-    assert out.logits.shape == (2, 7, 16, 23)
-    assert out.embedding.shape == (2, 32, 16, 23)
-    assert out.middle.shape == (2, network.middle_dim, 8, 12)
+    assert out.logits.shape == (2, 19, 16, 23)
+    assert out.embedding.shape == (2, 256, 16, 23)
+    assert out.middle.shape == (2, 512 + 1024, 8, 12)
+    # Separable convolutions (3x3 a channel, then 1x1) and BatchNorm in pyramid and decoder, as in the paper's Sec. 3.1
+    separable = lambda inside, outside: 9 * inside + inside * outside + 2 * outside  # noqa: E731
+    plain = lambda inside, outside: inside * outside + 2 * outside  # noqa: E731
+    pyramid = 2 * plain(2048, 256) + 3 * separable(2048, 256) + plain(5 * 256, 256) + separable(256, 256)
+    assert count(network.decoder) == pyramid + plain(256, 48) + separable(256 + 48, 256)
 
 
-def test_scenes_are_written_in_vocs_layout_and_read_by_index(scenes, tmp_path):
-    data = open_scenes(scenes, tmp_path)
-    datasets.check(data)
-    assert (len(data.labeled), len(data.unlabeled), len(data.test)) == (2, 6, 4)
-    assert len(data.class_names) == 11
-    seen = torch.cat([datasets.read_mask(sample.mask).unique() for sample in data.labeled + data.unlabeled]).unique()
-    assert set(seen.tolist()) <= {*range(11), 255}
-    assert {0, 255} < set(seen.tolist())
-    with Image.open(data.test[0].mask) as mask:
-        assert mask.mode == "P"
+def test_deeplabv2_has_the_published_parts():
+    network = build(21, architecture="deeplabv2", backbone="tu-resnet101", weights="none", atrous_rates=(6, 12, 18, 24))
+    assert count(network.encoder) == 44_549_160 - 1000 * 2049
+    assert count(network.classifier) == 4 * (9 * 2048 * 21 + 21)  # four branches of 3x3
+    assert [branch.dilation[0] for branch in network.classifier.branches] == [6, 12, 18, 24]
+    with torch.no_grad():
+        out = network(torch.rand(1, 3, 65, 97))
+    assert out.logits.shape == (1, 21, 9, 13)  # stride 8
+    assert out.embedding.shape == (1, 256, 9, 13)
 
 
-def test_a_drawn_split_is_saved_and_read_back(scenes, tmp_path):
-    drawn = open_scenes(scenes, tmp_path)
-    again = open_scenes(scenes, tmp_path / "other", labeled=str(tmp_path / "labeled.txt"))
-    assert [sample.image for sample in again.labeled] == [sample.image for sample in drawn.labeled]
-    assert {sample.image for sample in again.unlabeled} == {sample.image for sample in drawn.unlabeled}
+@pytest.mark.parametrize(("size", "width", "millions"), [("mit_b0", 256, 3.7), ("mit_b2", 768, 27.4)])
+def test_segformer_has_the_published_size(size, width, millions):
+    # Xie et al. 2021, Table 1, for 150 classes: B0 3.8 M, B2 27.5 M; 19 classes take 131 * (width + 1) fewer
+    network = build(19, architecture="segformer", backbone=size, weights="none", decoder_channels=width)
+    assert (count(network) - count(network.embedder)) / 1e6 == pytest.approx(millions, abs=0.06)
+    with torch.no_grad():
+        out = network(torch.rand(1, 3, 61, 90))
+    assert out.logits.shape == (1, 19, 16, 23)
 
 
-def test_every_fault_of_a_data_set_is_listed_at_once(tmp_path):
-    folder = tmp_path / "voc"
-    digits.write_digit_scenes(folder, num_train=6, num_val=4, seed=1)
-    data = open_scenes(folder, tmp_path, labeled="3")
-    gone, wrong_id, wrong_size = (sample.mask for sample in data.labeled)
-    gone.unlink()
-    mask = np.array(Image.open(wrong_id))
-    mask[0, 0] = 37
-    Image.fromarray(mask).save(wrong_id)
-    Image.fromarray(np.zeros((5, 6), np.uint8)).save(wrong_size)
-    data.test[0].image.write_bytes(data.test[0].image.read_bytes()[:100])
-    with pytest.raises(ValueError, match="4 fault") as caught:
-        datasets.check(data)
-    for fault in (
-        f"{gone}: missing",
-        f"{wrong_id}: ids [37]",
-        f"{wrong_size}: is (5, 6)",
-        f"{data.test[0].image}: unr",
-    ):
-        assert fault in str(caught.value)
+def test_a_file_that_does_not_fill_the_encoder_is_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "part.pt")
+    with pytest.raises(ValueError, match=re.escape("part.pt lacks")):
+        build(5, backbone="resnet18", weights=str(tmp_path / "part.pt"))
+    whole = build(5, backbone="resnet18", weights="none").encoder.state_dict()
+    torch.save(whole, tmp_path / "whole.pt")
+    again = build(5, backbone="resnet18", weights=str(tmp_path / "whole.pt")).encoder.state_dict()
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def draws(size=(32, 48), images=4, **odds):
+    odds = {"jitter": 1.0, "grey": 0.0, "blurred": 1.0, "mixed": 1.0} | odds
+    return torch.stack([transforms.draw_strong_view(random.Random(n), size, **odds) for n in range(images)])
+
+
+def test_a_weak_view_moves_image_and_labels_together():
+    labels = torch.arange(48, dtype=torch.uint8).repeat(40, 1)
+    image = (labels * 5)[None].repeat(3, 1, 1)
+    view = transforms.WeakView((32, 32), (0.5, 2.0))
+    sizes = set()
+    for number in range(40):
+        seen, seen_labels = view(image, labels, random.Random(number))
+        assert seen.shape == (3, 32, 32)
+        inside = seen_labels != 255
+        sizes.add(int(inside.sum()))
+        error = (seen[0].float() / 5 - seen_labels.float()).abs()[inside]
+        assert error.quantile(0.9) < 1.1
+        assert (seen[0][~inside] == transforms.GREY).all()
+    assert len(sizes) > 3  # some are padded, and not all alike
 
 
 def test_a_strong_view_moves_no_pixel():
-    images = torch.rand(2, 3, 32, 48)
+    images = torch.rand(4, 3, 32, 48) * 0.5 + 0.3
     images[:, :, :, 24:] *= 0.05  # dark right half
-    strong = transforms.StrongView((0.1, 0.2))(images)
+    strong = transforms.strong_view(images, draws(blur=0.2))
     assert strong.shape == images.shape
-    assert (strong[..., :22].mean((1, 2, 3)) > strong[..., 26:].mean((1, 2, 3))).all()
+    assert ((strong >= 0) & (strong <= 1)).all()
+    assert (strong[..., :20].mean((1, 2, 3)) > strong[..., 28:].mean((1, 2, 3))).all()
 
 
-def test_cutmix_moves_pixels_with_their_labels():
-    images = torch.zeros(4, 3, 16, 24) + torch.arange(4.0)[:, None, None, None]
-    labels = torch.arange(4)[:, None, None].expand(4, 16, 24).clone()
-    confidence = labels.float() / 4
-    mixed, mixed_labels, mixed_confidence = transforms.cutmix(images, labels, confidence, probability=1.0)
-    assert (mixed_labels != labels).any()
+def test_a_strong_view_that_draws_nothing_changes_nothing():
+    images = torch.rand(3, 3, 16, 24)
+    strong = transforms.strong_view(images, draws((16, 24), 3, jitter=0, blurred=0))
+    torch.testing.assert_close(strong, images, atol=1e-5, rtol=0)
+
+
+def test_views_in_batch_are_those_of_each_image_alone():
+    images, drawn = torch.rand(4, 3, 32, 48), draws(grey=0.5)
+    together = transforms.strong_view(images, drawn)
+    for number in range(4):
+        alone = transforms.strong_view(images[number, None], drawn[number, None])
+        torch.testing.assert_close(together[number, None], alone, atol=1e-6, rtol=0)
+        assert (alone - images[number, None]).abs().max() > 0.05
+
+
+def test_hue_keeps_luma_and_turns_back():
+    images = torch.rand(2, 3, 8, 8)
+    turn = transforms._hue_rotation(torch.tensor([0.2, -0.3]))
+    turned = (turn @ images.flatten(2)).view_as(images)
+    torch.testing.assert_close(transforms._luma(turned), transforms._luma(images), atol=2e-3, rtol=0)
+    whole = transforms._hue_rotation(torch.tensor([1.0]))
+    torch.testing.assert_close(whole[0], torch.eye(3), atol=1e-5, rtol=0)
+
+
+def test_blur_is_a_gaussian():
+    image = torch.zeros(1, 3, 21, 21)
+    image[:, :, 10, 10] = 1
+    out = transforms._blurred(image, torch.tensor([1.5]))[0, 0]
+    offsets = torch.arange(-10, 11.0)
+    expected = torch.exp(-(offsets**2) / 4.5) * (offsets.abs() <= 4)
+    expected = torch.outer(expected, expected) / expected.sum() ** 2
+    torch.testing.assert_close(out, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "classmix"])
+def test_mixing_moves_pixels_with_their_labels(kind):
+    labels = torch.randint(0, 3, (4, 32, 48)) + 3 * torch.arange(4)[:, None, None]
+    images = labels[:, None].expand(4, 3, 32, 48).float()
+    confidence = labels.float() / 12
+    mixed, mixed_labels, mixed_confidence = transforms.mix(images, draws(), labels, confidence, kind=kind)
+    changed = (mixed_labels != labels).flatten(1).float().mean(1)
+    assert ((changed > 0) & (changed < 0.9)).all()
     assert torch.equal(mixed[:, 0], mixed_labels.float())
-    assert torch.equal(mixed_confidence, mixed_labels.float() / 4)
+    assert torch.equal(mixed_confidence, mixed_labels.float() / 12)
+    assert torch.equal(mixed_labels[0] // 3, torch.where(mixed_labels[0] == labels[0], 0, 1))  # from its partner
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--steps", "0"], "--steps to be at least 1, got 0"),
-        (["--ema", "1.5"], r"--ema in \[0, 1\], got 1.5"),
-        (["--scale", "2", "1"], "--scale as two numbers"),
-    ],
-)
-def test_a_bad_option_is_named_before_any_work(arguments, message, capsys):
-    train_voc = pytest.importorskip("train_voc")
-    with pytest.raises(SystemExit):
-        train_voc.parse(arguments)
-    assert re.search(message, capsys.readouterr().err)
+def test_pairs_are_mixed_alike_however_the_batch_is_split():
+    images, labels, drawn = torch.rand(4, 3, 32, 48), torch.randint(0, 5, (4, 32, 48)), draws()
+    together = transforms.mix(images, drawn, labels)
+    halves = [transforms.mix(images[half], drawn[half], labels[half]) for half in (slice(0, 2), slice(2, 4))]
+    for whole, first, second in zip(together, *halves, strict=True):
+        assert torch.equal(whole, torch.cat([first, second]))

@@ -2,365 +2,211 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
 from tqdm import tqdm
 
-from graphcorrect import AnchorBank, DualGraphRefiner, EMATeacher, LabelCorrectionLoss, PrototypeBank
-from segmentation import evaluation, figures, report
-from segmentation.datasets import (
-    IGNORE_INDEX,
-    SegmentationData,
-    SegmentationImages,
-    check,
-    open_data,
-    usual_size,
-    with_masks,
-)
-from segmentation.methods import Banks, SegmentationModel, pseudo_label, remember_labeled, training_loss
-from segmentation.networks import SegmentationNetwork
-from segmentation.transforms import StrongView, WeakView, cutmix
+from segmentation import checkpoint, measuring, processes, report
+from segmentation.checking import check, usual_size
+from segmentation.datasets import IGNORE_INDEX, SegmentationData
+from segmentation.layouts import open_data
+from segmentation.loading import batches
+from segmentation.methods import pseudo_label, remember_labeled, training_loss
+from segmentation.recipe import Recipe, as_dict
+from segmentation.state import State, build, new_correction
+from segmentation.transforms import mix, strong_view
 
-ANCHOR_DECAY = 0.99  # the bank follows a network that changes: an anchor of 100 steps ago weighs a third
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
-class Config:
-    """Everything a run depends on; `train_voc.py` says what each means and fills it from the command line."""
+class Progress:
+    """Where a run is: what a checkpoint holds beside the state."""
 
-    data: str | None
-    labeled: str | None
-    held_out: int
-    classes: str | None
-    methods: tuple[str, ...]
+    phase: str = "warm-up"  # or the method that is being trained
+    best: float = -1.0
+    scores: dict = field(default_factory=dict)  # the phase's last
+    seconds: float = 0.0  # of training alone, in this phase
+    results: dict = field(default_factory=dict)  # of the methods that are done
+
+
+@dataclass
+class Run:
+    """What does not change over a run."""
+
+    recipe: Recipe
+    data: SegmentationData
     out: Path
-    seed: int
-    device: str
-    workers: int
-    warmup: int
-    start: Path | None
-    steps: int
-    batch_size: int
-    crop: tuple[int, int] | None
-    scale: tuple[float, float]
-    flip: bool
-    blur: float
-    backbone: str
-    weights: str
-    feature_dim: int
-    decoder_channels: int
-    encoder_depth: int
-    atrous_rates: tuple[int, int, int]
-    learning_rate: float
-    weight_decay: float
-    head_factor: float
-    optimizer: str
-    ema: float
-    confidence: float
-    rounds: int
-    neighbors: int
-    max_nodes: int
-    slg_weight: float
-    anchors: bool
-    anchor_capacity: int
-    evaluations: int
-    judged: int
-    log_every: int
-    scenes: tuple[int, int] | None = None  # of the embedded data: train, val
+    device: torch.device
+    crop: tuple[int, int]
+    steps: int  # of each method
+    log: report.Log
+    progress: Progress
+    rank: int
+    ranks: int
+
+    @property
+    def total(self) -> int:
+        return self.recipe.schedule.warmup + self.steps
+
+    def batches(self, first: int, last: int, *, hidden: bool):
+        samples = self.data.unlabeled if hidden else self.data.labeled
+        where = {"flip": self.data.flip, "hidden": hidden, "rank": self.rank, "ranks": self.ranks}
+        return batches(samples, self.recipe, self.crop, first, last, **where)
 
 
-@dataclass
-class State:
-    """What a run changes, and so what a checkpoint holds."""
+def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
+    """Run every method of the recipe and return what was measured, by method; files go to `out`.
 
-    model: SegmentationModel
-    teacher: EMATeacher
-    banks: Banks
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-
-    def state_dict(self) -> dict:
-        names = ("model", "teacher", "banks", "optimizer")
-        return {"step": self.step, **{name: getattr(self, name).state_dict() for name in names}}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.step = state["step"]
-        for name in ("model", "teacher", "banks", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-
-
-def run(config: Config) -> dict[str, dict]:
-    """Run every method of `config` and return what was measured, by method; files go to `config.out`."""
-    begin = time.perf_counter()
-    is_main = join_processes(config)
-    if not is_main:
-        torch.distributed.barrier()  # the main process writes the embedded scenes and the drawn split
-    data = open_data(
-        config.data, config.labeled, config.seed, config.out, config.classes, config.scenes, config.held_out
-    )
-    if is_main:
+    `resume` continues from `out/resume.pt`, if the run has come so far, and ends as it would have ended.
+    """
+    begin, device = time.perf_counter(), processes.join(recipe.running.device)
+    recipe.running.device = device.type
+    rank, ranks = processes.rank_and_ranks()
+    saved = checkpoint.load(out / "resume.pt", "cpu") if resume and (out / "resume.pt").is_file() else None
+    if saved is not None and saved["ranks"] != ranks:
+        raise ValueError(f"expected {saved['ranks']} processes, as the run began with, got {ranks}")
+    if rank > 0:
+        processes.barrier()  # the main process writes the embedded scenes and the drawn split
+    data = open_data(recipe.data, recipe.running.seed, out)
+    if rank == 0:
         check(data)
-        if evaluation.distributed():
-            torch.distributed.barrier()
-    config.crop = config.crop or usual_size(data.labeled)
-    device = torch.device(config.device)
-    log = report.Log(config.out / "log.jsonl" if is_main else None)
+        processes.barrier()
+    progress = Progress(**saved["progress"]) if saved else Progress()
+    crop = recipe.views.crop or usual_size(data.labeled)
+    tensorboard = out / "tensorboard" if recipe.running.tensorboard else None
+    log = report.Log(out / "log.jsonl" if rank == 0 else None, saved["log_bytes"] if saved else 0, tensorboard)
+    run = Run(recipe, data, out, device, crop, number_of_steps(recipe, data), log, progress, rank, ranks)
 
-    torch.manual_seed(config.seed)  # the same weights on every rank
-    warm = build(config, len(data.class_names), device)
-    if config.start is None:
-        train("warm-up", warm, config, data, config.warmup, log, is_main)
+    warm = build(recipe, len(data.class_names), device)
+    if progress.phase == "warm-up":
+        if recipe.schedule.start is not None:
+            warm.load_state_dict(checkpoint.load(Path(recipe.schedule.start), device))
+        else:
+            train("warm-up", warm, run, recipe.schedule.warmup, saved)
+        if rank == 0:
+            checkpoint.save(warm.state_dict(), out / "warmup.pt")
     else:
-        warm.load_state_dict(torch.load(config.start, map_location=device, weights_only=True))
-    if is_main:
-        report.save_atomically(warm.state_dict(), config.out / "warmup.pt")
+        warm.load_state_dict(checkpoint.load(out / "warmup.pt", device))
 
-    results = {}
-    for method in config.methods:
+    for method in recipe.methods:
+        if method in progress.results:
+            continue
+        is_resumed = saved is not None and progress.phase == method
+        if not is_resumed:
+            run.progress = progress = Progress(method, results=progress.results)
         state = copy.deepcopy(warm)  # weights, teacher, banks, momentum: as if the warm-up had been its own
-        scores = train(method, state, config, data, config.warmup + config.steps, log, is_main)
-        results[method] = scores | measure(method, state, config, data, is_main)
-        if is_main:  # after each method: a run that is stopped keeps what it has
-            settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
-            content = {"config": settings, "seconds": time.perf_counter() - begin, "methods": results}
-            report.save_results(content, config.out / "results.json")
-    if is_main:
-        figures.draw_curves(config.out / "log.jsonl", config.out / "curves.png", config.warmup)
-        kinds = f"{len(data.labeled)} labeled, {len(data.unlabeled)} unlabeled, {len(data.test)} test images"
-        report.print_table(results, f"{kinds}; {config.warmup} + {config.steps} steps; seed {config.seed}")
-    return results
+        train(method, state, run, run.total, saved if is_resumed else None)
+        measured = measuring.measure(method, state, run)
+        progress.results[method] = progress.scores | {"seconds": progress.seconds} | measured
+        if rank == 0:  # after each method: a run that is stopped keeps what it has
+            seconds = time.perf_counter() - begin
+            content = {"config": as_dict(recipe) | {"out": str(out)}, "seconds": seconds, "methods": progress.results}
+            report.save_results(content, out / "results.json")
+    if rank == 0:
+        measuring.finish(run)
+        (out / "resume.pt").unlink(missing_ok=True)
+    return progress.results
 
 
-def build(config: Config, num_classes: int, device: torch.device) -> State:
-    """Network, refiner, teacher, banks and optimizer, all at their beginning."""
-    network = SegmentationNetwork(
-        num_classes,
-        config.feature_dim,
-        backbone=config.backbone,
-        weights=config.weights,
-        decoder_channels=config.decoder_channels,
-        encoder_depth=config.encoder_depth,
-        atrous_rates=config.atrous_rates,
-    )
-    # Channels last: the layout of fast convolutions, on CPUs and on GPUs alike.
-    network = network.to(memory_format=torch.channels_last)
-    model = SegmentationModel(network, new_refiner(config, num_classes)).to(device)
-    if evaluation.distributed() and device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    anchors = new_anchors(config, num_classes, network.middle_dim)
-    prototypes = PrototypeBank(num_classes, config.feature_dim, num_rounds=config.rounds)
-    groups = network.parameter_groups(config.learning_rate, config.head_factor)
-    groups.append({"params": list(model.refiner.parameters()), "lr": config.learning_rate * config.head_factor})
-    for group in groups:
-        group["peak"] = group["lr"]
-    if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
+def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] | None) -> None:
+    """Train `state` in place until step `last`, from where `saved`, if given, has left it."""
+    recipe, progress, rank = run.recipe, run.progress, run.rank
+    begin = 0 if method == "warm-up" else recipe.schedule.warmup
+    if saved is not None:
+        state.load_state_dict(saved["state"])
+        checkpoint.set_random_state(saved["random"][rank])
     else:
-        optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    teacher = EMATeacher(model, momentum=config.ema)
-    return State(model, teacher, Banks(prototypes, anchors).to(device), optimizer)
-
-
-def new_refiner(config: Config, num_classes: int) -> DualGraphRefiner:
-    """The refiner of the paper, at its beginning: it corrects already, by plain propagation."""
-    return DualGraphRefiner.from_preset(
-        "paper",
-        num_classes=num_classes,
-        feature_dim=config.feature_dim,
-        num_rounds=config.rounds,
-        num_neighbors=config.neighbors,
-        max_nodes=config.max_nodes,
-    )
-
-
-def train(
-    method: str, state: State, config: Config, data: SegmentationData, last: int, log: report.Log, is_main: bool
-) -> dict:
-    """Train `state` in place until step `last`; returns the last test scores and the seconds of training alone."""
-    device, total = torch.device(config.device), config.warmup + config.steps
-    loss_method = "supervised" if method == "warm-up" else method
-    rank = evaluation.rank_and_ranks()[0]
-    torch.manual_seed(config.seed + 1000 * rank + 1 + state.step)  # each rank draws views of its own
-    student: nn.Module = state.model.train()
-    if evaluation.distributed():  # the embedding and the refiner have no gradient in some methods
-        student = nn.parallel.DistributedDataParallel(state.model, find_unused_parameters=True)
-    strong_view = StrongView((0.1, config.blur))
-    correction = LabelCorrectionLoss(slg_weight=config.slg_weight)
-    steps = last - state.step
-    loaders = zip(batches(data, config, steps), batches(data, config, steps, hidden=True), strict=True)
-    stops = {last - steps * part // config.evaluations for part in range(config.evaluations)}
-    best, scores, seconds, started = -1.0, {}, 0.0, time.perf_counter()
-
-    if method == "mllc":
-        state.banks.anchors = fresh_anchors(state, config, data, device)
-    bar = tqdm(loaders, total=steps, desc=f"{method:>13}", disable=not is_main, mininterval=1.0)
-    for (images, labels), (weak, blank) in bar:
-        images, labels, weak, blank = (tensor.to(device, non_blocking=True) for tensor in (images, labels, weak, blank))
-        images, weak = images.float() / 255, weak.float() / 255
-        unlabeled, extra = None, {}
-        if loss_method != "supervised":
-            if method == "mllc" and state.banks.anchors is not None:
-                remember_labeled(state.teacher, images, labels, state.banks.anchors)
-            pseudo = pseudo_label(method, state.teacher, weak, blank != IGNORE_INDEX, state.banks)
-            unlabeled = cutmix(strong_view(weak), pseudo.labels, pseudo.confidence)
-            extra = {"confidence": pseudo.confidence.mean(), "changed": pseudo.changed}
-
-        losses = training_loss(
-            loss_method,
-            student,
-            (images, labels),
-            unlabeled,
-            state.banks,
-            correction=correction,
-            confidence=config.confidence,
-        )
-        for group in state.optimizer.param_groups:  # Polynomial decay over warm-up and method together
-            group["lr"] = group["peak"] * (1 - state.step / total) ** 0.9
+        checkpoint.seed_all(recipe.running.seed + 1000 * rank + 1 + state.step)  # dropout: each process its own
+        if method == "mllc":
+            state.banks.anchors = measuring.fresh_anchors(state, run)
+    first, parts, times = state.step, recipe.schedule.accumulate, recipe.evaluation.times
+    stops = {last - (last - begin) * part // times for part in range(times)} if method != "warm-up" else set()
+    student = processes.shell(state.model.train())
+    correction = new_correction(recipe)
+    loaders = zip(run.batches(first, last, hidden=False), run.batches(first, last, hidden=True), strict=True)
+    bar = tqdm(range(first, last), f"{method:>13}", last, initial=first, disable=rank > 0, mininterval=1.0)
+    started = time.perf_counter()
+    for step in bar:
+        for group in state.optimizer.param_groups:  # polynomial decay over warm-up and method together
+            group["lr"] = group["peak"] * (1 - step / run.total) ** recipe.optimizer.power
         state.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        state.optimizer.step()
+        for part in range(parts):
+            # Gradients cross the processes once a step, with the last part.
+            waits = student.no_sync() if run.ranks > 1 and part < parts - 1 else contextlib.nullcontext()
+            with waits, autocast(run):
+                losses, extra = losses_of(method, student, state, run, next(loaders), correction)
+                total = sum(losses.values()) / parts
+                state.scaler.scale(total).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
         # A young teacher must forget the random weights it began with: a plain mean first, a running one later.
-        state.teacher.momentum = min(config.ema, 1 - 1 / (state.step + 1))
+        state.teacher.momentum = min(recipe.teacher.momentum, 1 - 1 / (step + 1))
         state.teacher.update(state.model)
         state.step += 1
 
-        if state.step % config.log_every == 0 or state.step == last:
-            parts = {name: round(float(value.detach()), 5) for name, value in (losses | extra).items()}
-            log.write(method=method, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **parts)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in parts.items()}, refresh=False)
-        if state.step in stops and method != "warm-up":
-            seconds += time.perf_counter() - started
-            scores = test_scores(state, data, device)
-            log.write(method=method, step=state.step, **scores)
-            if is_main:
-                names = ["last", "best"] if scores["teacher_miou"] > best else ["last"]
-                for name in names:
-                    report.save_atomically(state.state_dict(), config.out / method / f"{name}.pt")
-            best, started = max(best, scores["teacher_miou"]), time.perf_counter()
-    return scores | {"seconds": seconds}
+        if state.step % recipe.running.log_every == 0 or state.step == last:
+            parts_of_loss = {name: round(value, 7) for name, value in processes.mean_over_ranks(losses | extra).items()}
+            run.log.write(method=method, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **parts_of_loss)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in parts_of_loss.items()}, refresh=False)
+        if state.step in stops or state.step == last or state.step % recipe.running.checkpoint_every == 0:
+            progress.seconds += time.perf_counter() - started
+            if state.step in stops:
+                measuring.test(method, state, run)
+            save(state, run)
+            started = time.perf_counter()
 
 
-def measure(method: str, state: State, config: Config, data: SegmentationData, is_main: bool) -> dict:
-    """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some."""
-    device, num_classes, trained = torch.device(config.device), len(data.class_names), method == "mllc"
-    untrained = evaluation.on_its_own(new_refiner(config, num_classes).to(device))
-    anchors = fresh_anchors(state, config, data, device)  # for every method: the same question to every teacher
-    refiner = evaluation.on_its_own(state.teacher.module.refiner) if trained else untrained
-    correctors = {"corrected": (refiner, anchors), "without_anchors": (refiner, None)}
-    correctors |= {"untrained": (untrained, anchors), "untrained_without_anchors": (untrained, None)} if trained else {}
-    hidden = with_masks(data.unlabeled)[: config.judged]
-    judged = evaluation.judge_pseudo_labels(state.teacher.module, hidden, correctors, num_classes, device)
-    if is_main:
-        examples = []
-        shown = hidden[:: max(1, len(hidden) // 6)][:6]  # evenly spread: neighbors in a list may be frames of a video
-        for images, truth in evaluation.batches(shown, device, limit=1):
-            output, _ = state.teacher(images)
-            size = truth.shape[-2:]
-            before = evaluation.plain_labels(output, size)
-            after = evaluation.corrected(refiner, output, anchors, size)
-            labels = (each[0].cpu() for each in (truth, before, after))
-            examples.append(figures.CorrectionExample((images[0] * 255).byte().cpu(), *labels))
-        note = "trained refiner" if trained else "untrained refiner"
-        figures.draw_corrections(examples, config.out / f"pseudo_labels_{method}.png", f"{method}, {note}")
-    return {"refiner_trained": trained, "pseudo_labels": judged}
-
-
-def new_anchors(config: Config, num_classes: int, key_dim: int) -> AnchorBank | None:
-    """An empty bank; None without anchors."""
-    if not config.anchors:
-        return None
-    return AnchorBank(num_classes, key_dim, capacity_per_class=config.anchor_capacity, decay=ANCHOR_DECAY)
-
-
-def fresh_anchors(state: State, config: Config, data: SegmentationData, device: torch.device) -> AnchorBank | None:
-    """A bank filled with the labeled images as they are, seen by the teacher as it is now; None without anchors."""
-    key_dim, ranks = state.model.network.middle_dim, evaluation.rank_and_ranks()[1]
-    anchors = new_anchors(config, len(data.class_names), key_dim)
-    if anchors is None:
-        return None
-    anchors.to(device)
-    own_share = evaluation.batches(data.labeled, device, limit=1)
-    for _ in range(-(-len(data.labeled) // ranks)):
-        batch = next(own_share, None)
-        if batch is not None:
-            remember_labeled(state.teacher, *batch, anchors)
-        else:  # every rank must take part in every update, also the one with an image less
-            nothing = torch.zeros(0, key_dim, device=device), torch.zeros(0, dtype=torch.int64, device=device)
-            anchors.update(*nothing)
-    return anchors
-
-
-def test_scores(state: State, data: SegmentationData, device: torch.device) -> dict:
-    """mIoU of student and teacher on the test images (and those held out), and the teacher's IoU of each class."""
-    num_classes = len(data.class_names)
-    if evaluation.distributed():  # BatchNorm statistics are each rank's own (but on GPUs): report one network
-        for buffer in (*state.model.buffers(), *state.teacher.buffers()):
-            torch.distributed.broadcast(buffer, 0)
-    scores, networks = {}, {"student": state.model, "teacher": state.teacher.module}
-    for prefix, samples in (("", data.test), ("held_out_", data.held_out)):
-        for name, model in networks.items() if samples else ():
-            iou = evaluation.test_iou(model, samples, num_classes, device)
-            scores[f"{prefix}{name}_miou"] = float(iou.nanmean())
-            per_class = [round(value, 4) for value in iou.tolist()]
-            scores[f"{prefix}{name}_iou"] = dict(zip(data.class_names, per_class, strict=True))
-    return scores
-
-
-def batches(
-    data: SegmentationData, config: Config, steps: int, *, hidden: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """As many weak-view batches as steps, of labeled images, or (`hidden`) of unlabeled ones without their labels."""
-    view = WeakView(config.crop, config.scale, flip=config.flip and data.flip)
-    images = SegmentationImages(data.unlabeled if hidden else data.labeled, view, hidden=hidden)
-    return iter(
-        DataLoader(
-            images,
-            config.batch_size,
-            sampler=EndlessSampler(len(images), steps * config.batch_size, config.seed),
-            num_workers=config.workers,
-            pin_memory=config.device.startswith("cuda"),
-        )
+def losses_of(
+    method: str, student: torch.nn.Module, state: State, run: Run, views: tuple, correction: torch.nn.Module
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The losses of one batch by name, and what else goes to the log."""
+    recipe, (labeled, weak) = run.recipe, views
+    images, labels = labeled.images.to(run.device).float() / 255, labeled.labels.to(run.device).long()
+    unlabeled, extra = None, {}
+    if method not in ("warm-up", "supervised"):
+        if method == "mllc" and state.banks.anchors is not None:
+            remember_labeled(state.teacher, images, labels, state.banks.anchors)
+        weak_images, draws = weak.images.to(run.device).float() / 255, weak.draws.to(run.device)
+        inside = weak.labels.to(run.device) != IGNORE_INDEX
+        pseudo = pseudo_label(method, state.teacher, weak_images, inside, state.banks)
+        strong = strong_view(weak_images, draws)
+        unlabeled = mix(strong, draws, pseudo.labels, pseudo.confidence, kind=recipe.views.mix)
+        extra = {"confidence": pseudo.confidence.mean(), "changed": pseudo.changed}
+    losses = training_loss(
+        "supervised" if method == "warm-up" else method,
+        student,
+        (images, labels),
+        unlabeled,
+        state.banks,
+        correction=correction,
+        confidence=recipe.teacher.confidence,
     )
+    return losses, extra
 
 
-class EndlessSampler(Sampler[int]):
-    """`count` indices for this rank from one endless seeded shuffle, of which rank r takes every world-th.
-
-    Like `DistributedSampler`, but over as many epochs as it takes: batches never shrink at the end of an epoch, and a
-    set smaller than a batch is no special case.
-    """
-
-    def __init__(self, length: int, count: int, seed: int):
-        self.length, self.count, self.seed = length, count, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        rank, ranks = evaluation.rank_and_ranks()
-        generator = torch.Generator().manual_seed(self.seed)
-        needed = self.count * ranks
-        rounds = [torch.randperm(self.length, generator=generator) for _ in range(-(-needed // self.length))]
-        return iter(torch.cat(rounds)[rank:needed:ranks].tolist())
+def autocast(run: Run) -> torch.autocast:
+    """Mixed precision where the recipe asks for it."""
+    dtype = PRECISIONS[run.recipe.running.precision]
+    return torch.autocast(run.device.type, dtype, enabled=dtype != torch.float32)
 
 
-def join_processes(config: Config) -> bool:
-    """Join the other processes where `torchrun` started several; True on the one that writes files."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return True
-    on_gpu = config.device.startswith("cuda")
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
-    if on_gpu:
-        config.device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(config.device)
-    return torch.distributed.get_rank() == 0
+def save(state: State, run: Run) -> None:
+    """Save all that `run(..., resume=True)` needs; every process takes part, the main one writes."""
+    random = processes.gather(checkpoint.random_state())
+    if run.rank == 0:
+        content = {"state": state.state_dict(), "random": random, "ranks": run.ranks, "log_bytes": run.log.written()}
+        checkpoint.save(content | {"progress": dict(vars(run.progress))}, run.out / "resume.pt")
+
+
+def number_of_steps(recipe: Recipe, data: SegmentationData) -> int:
+    """Steps of each method: given, or so many passes over the unlabeled images."""
+    schedule = recipe.schedule
+    return schedule.steps or schedule.epochs * -(-len(data.unlabeled) // schedule.unlabeled_batch)

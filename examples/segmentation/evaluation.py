@@ -6,23 +6,42 @@ import copy
 from collections.abc import Iterator
 
 import torch
-import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from graphcorrect import AnchorBank, DualGraphRefiner, metrics
-from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationImages
+from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, read_resized
 from segmentation.methods import SegmentationModel, correct_labels
 from segmentation.networks import NetworkOutput, upsample
+from segmentation.processes import rank_and_ranks, sum_over_ranks
+from segmentation.recipe import Evaluation, Recipe
 
 
-def batches(samples: list[Sample], device: torch.device, limit: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
-    """Whole images in [0, 1] (B, 3, H, W) and labels (B, H, W), neighbors of one size together; this rank's share."""
+class WholeImages(Dataset):
+    """Images (3, H, W) uint8, brought to the recipe's size if it has one, and their labels at their own size."""
+
+    def __init__(self, samples: list[Sample], resize: tuple[int, int] | None):
+        self.samples, self.resize = samples, resize
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        sample = self.samples[index]
+        return read_resized(sample.image, self.resize), read_labels(sample)
+
+
+def batches(
+    samples: list[Sample], recipe: Recipe, device: torch.device, limit: int = 16
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole images in [0, 1] (B, 3, H, W) and labels (B, H', W'), neighbors of one size together; this rank's share."""
     rank, ranks = rank_and_ranks()
-    images = SegmentationImages(samples[rank::ranks])
+    images = WholeImages(samples[rank::ranks], recipe.data.resize)
+    workers = recipe.running.workers
     group: list[tuple[Tensor, Tensor]] = []
-    for index in range(len(images)):
-        item = images[index]
-        if group and (len(group) == limit or item[0].shape != group[0][0].shape):
+    for item in DataLoader(images, batch_size=None, num_workers=workers, generator=torch.Generator()):
+        if group and (len(group) == limit or _shapes(item) != _shapes(group[0])):
             yield _stack(group, device)
             group = []
         group.append(item)
@@ -31,17 +50,65 @@ def batches(samples: list[Sample], device: torch.device, limit: int = 16) -> Ite
 
 
 @torch.no_grad()
-def test_iou(model: SegmentationModel, samples: list[Sample], num_classes: int, device: torch.device) -> Tensor:
-    """IoU of each class (C,) of the plain head, which is what is used at inference; NaN for a class that is absent."""
+def predict(model: SegmentationModel, images: Tensor, settings: Evaluation, crop: tuple[int, int]) -> Tensor:
+    """Class probabilities (B, C, H, W) of the plain head, which is what is used at inference.
+
+    Whole images or a sliding window, averaged over the recipe's scales and, with `flip`, the mirrored image.
+    """
+    size = images.shape[-2:]
+    total = torch.zeros((), device=images.device)
+    for scale in settings.scales:
+        scaled = images
+        if scale != 1:
+            wanted = [max(1, round(side * scale)) for side in size]
+            scaled = F.interpolate(images, size=wanted, mode="bilinear", antialias=scale < 1)
+        for mirrored in (False, True) if settings.flip else (False,):
+            view = scaled.flip(-1) if mirrored else scaled
+            window = settings.window or crop
+            found = _sliding(model, view, window) if settings.mode == "sliding" else _whole(model, view)
+            total = total + resized(found.flip(-1) if mirrored else found, size)
+    return total / (len(settings.scales) * (1 + settings.flip))
+
+
+def _whole(model: SegmentationModel, images: Tensor) -> Tensor:
+    output, _ = model(images)
+    return upsample(output.logits.float().softmax(1), images.shape[-2:])
+
+
+def _sliding(model: SegmentationModel, images: Tensor, window: tuple[int, int]) -> Tensor:
+    """The mean over windows that overlap by a third at least; the last ones end at the image's edges."""
+    size = images.shape[-2:]
+    starts = []
+    for side, length in zip(size, window, strict=True):
+        last = max(0, side - length)
+        count = -(-last // max(1, length * 2 // 3)) + 1
+        starts.append([round(last * number / max(1, count - 1)) for number in range(count)])
+    total, seen = torch.zeros((), device=images.device), images.new_zeros(size)
+    for top in starts[0]:
+        for left in starts[1]:
+            place = (..., slice(top, min(size[0], top + window[0])), slice(left, min(size[1], left + window[1])))
+            found = _whole(model, images[place])
+            if total.ndim == 0:
+                total = found.new_zeros(len(images), found.shape[1], *size)
+            total[place] += found
+            seen[place] += 1
+    return total / seen
+
+
+@torch.no_grad()
+def test_confusion(
+    model: SegmentationModel, samples: list[Sample], num_classes: int, recipe: Recipe, crop: tuple[int, int]
+) -> Tensor:
+    """Confusion matrix (C, C) of the plain head over all images and ranks; rows are true classes."""
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    for images, labels in batches(samples, device):
-        output, _ = model(images)
-        predictions = plain_labels(output, labels.shape[-2:])
-        confusion += metrics.confusion_matrix(predictions, labels, num_classes)
+    for images, labels in batches(samples, recipe, device):
+        probabilities = resized(predict(model, images, recipe.evaluation, crop), labels.shape[-2:])
+        confusion += metrics.confusion_matrix(probabilities.argmax(1), labels, num_classes)
     model.train(was_training)
-    return metrics.per_class_iou(_over_ranks(confusion))
+    return sum_over_ranks(confusion)
 
 
 @torch.no_grad()
@@ -50,42 +117,43 @@ def judge_pseudo_labels(
     samples: list[Sample],
     correctors: dict[str, tuple[DualGraphRefiner, AnchorBank | None]],
     num_classes: int,
-    device: torch.device,
+    recipe: Recipe,
 ) -> dict[str, dict[str, float]]:
     """Pseudo-labels of whole images before correction and after each corrector, against their hidden true labels.
 
     Returns:
         `{"before": {"miou": ...}, NAME: {"miou": ..., "fixed": ..., "broken": ..., "changed": ...}}`; counts of pixels.
     """
+    device = next(model.parameters()).device
     names = ["before", *correctors]
     confusions = {name: torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device) for name in names}
     counts = {name: torch.zeros(3, dtype=torch.int64, device=device) for name in correctors}
-    for images, labels in batches(samples, device):
+    for images, labels in batches(samples, recipe, device):
         output, _ = model(images)
-        before = plain_labels(output, labels.shape[-2:])
+        before = plain_labels(output, images, labels)
         confusions["before"] += metrics.confusion_matrix(before, labels, num_classes)
         for name, (refiner, anchors) in correctors.items():
-            after = corrected(refiner, output, anchors, labels.shape[-2:])
+            after = corrected(refiner, output, anchors, images, labels)
             confusions[name] += metrics.confusion_matrix(after, labels, num_classes)
             found = metrics.correction_counts(before, after, labels, ignore_index=IGNORE_INDEX)
             counts[name] += torch.tensor([int(found.fixed), int(found.broken), int(found.changed)], device=device)
-    result = {name: {"miou": float(metrics.mean_iou(_over_ranks(confusions[name])))} for name in names}
+    result = {name: {"miou": float(metrics.mean_iou(sum_over_ranks(confusions[name])))} for name in names}
     for name in correctors:
-        fixed, broken, changed = _over_ranks(counts[name]).tolist()
+        fixed, broken, changed = sum_over_ranks(counts[name]).tolist()
         result[name] |= {"fixed": fixed, "broken": broken, "changed": changed}
     return result
 
 
-def plain_labels(output: NetworkOutput, size: tuple[int, int]) -> Tensor:
-    """The classifier's labels at the size of the image, (B, H, W) int64."""
-    return upsample(output.logits.softmax(1), size).argmax(1)
+def plain_labels(output: NetworkOutput, images: Tensor, labels: Tensor) -> Tensor:
+    """The classifier's labels at the size of the true ones, (B, H', W') int64."""
+    return _labels_of(output.logits.float().softmax(1), images, labels)
 
 
 def corrected(
-    refiner: DualGraphRefiner, output: NetworkOutput, anchors: AnchorBank | None, size: tuple[int, int]
+    refiner: DualGraphRefiner, output: NetworkOutput, anchors: AnchorBank | None, images: Tensor, labels: Tensor
 ) -> Tensor:
-    """Corrected labels at the size of the image, (B, H, W) int64."""
-    return upsample(correct_labels(refiner, output, anchors=anchors).soft_labels, size).argmax(1)
+    """Corrected labels at the size of the true ones, (B, H', W') int64."""
+    return _labels_of(correct_labels(refiner, output, anchors=anchors).soft_labels, images, labels)
 
 
 def on_its_own(refiner: DualGraphRefiner) -> DualGraphRefiner:
@@ -95,14 +163,18 @@ def on_its_own(refiner: DualGraphRefiner) -> DualGraphRefiner:
     return refiner
 
 
-def distributed() -> bool:
-    """Whether this process is one of several."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, H, W) at another size, by bilinear interpolation; those that have it already as they are."""
+    same = tuple(maps.shape[-2:]) == tuple(size)
+    return maps if same else F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def rank_and_ranks() -> tuple[int, int]:
-    """This process's number and how many there are."""
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed() else (0, 1)
+def _labels_of(probabilities: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    return resized(upsample(probabilities, images.shape[-2:]), labels.shape[-2:]).argmax(1)
+
+
+def _shapes(item: tuple[Tensor, Tensor]) -> tuple:
+    return item[0].shape, item[1].shape
 
 
 def _stack(group: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -110,8 +182,6 @@ def _stack(group: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Te
     return images.float() / 255, labels.long()
 
 
-def _over_ranks(counts: Tensor) -> Tensor:
-    """Integer counts summed over all ranks."""
-    if distributed():
-        torch.distributed.all_reduce(counts)
-    return counts
+def one_image(sample: Sample, recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A batch of one: image (1, 3, H, W) in [0, 1] and labels (1, H', W')."""
+    return _stack([WholeImages([sample], recipe.data.resize)[0]], device)

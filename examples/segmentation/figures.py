@@ -1,8 +1,7 @@
-"""Pictures of a run: pseudo-labels before and after correction, pixel by pixel, and how the methods went."""
+"""Pictures of a run: labels pixel by pixel (Figs. 7, 8), their quality over training (Fig. 4), features (Fig. 5)."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,9 @@ matplotlib.use("Agg")  # a trainer has no screen
 import matplotlib.pyplot as plt
 
 from graphcorrect import plot
+from segmentation import cityscapes
 from segmentation.digits import voc_palette
+from segmentation.report import read_log
 
 
 class CorrectionExample(NamedTuple):
@@ -27,8 +28,18 @@ class CorrectionExample(NamedTuple):
     after: Tensor
 
 
-def draw_corrections(examples: list[CorrectionExample], path: Path, title: str) -> None:
+def palette(layout: str) -> list[int]:
+    """256 colors, flattened: Cityscapes' own for its train ids, VOC's for all others."""
+    if layout != "cityscapes":
+        return voc_palette()
+    known = [channel for entry in cityscapes.CLASSES for channel in entry.color]
+    return known + [0] * (768 - len(known))
+
+
+def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, colors: list[int]) -> None:
     """A row an image: image, truth, pseudo-label before, after, and what the correction did."""
+    if not examples:  # no unlabeled image has a hidden mask to compare with
+        return
     columns = ("image", "truth (hidden)", "pseudo-label", "corrected", "fixed, broken, still wrong")
     height, width = examples[0].truth.shape
     size = (2.1 * len(columns), 2.1 * height / width * len(examples) + 0.8)
@@ -36,9 +47,9 @@ def draw_corrections(examples: list[CorrectionExample], path: Path, title: str) 
     for row, example in zip(axes, examples, strict=True):
         pictures = (
             example.image.permute(1, 2, 0).numpy(),
-            colored(example.truth),
-            colored(example.before),
-            colored(example.after),
+            colored(example.truth, colors),
+            colored(example.before, colors),
+            colored(example.after, colors),
         )
         for axis, picture in zip(row, pictures, strict=False):  # the last axis is left for the outcome
             axis.imshow(picture, interpolation="nearest")
@@ -52,23 +63,81 @@ def draw_corrections(examples: list[CorrectionExample], path: Path, title: str) 
     plt.close(figure)
 
 
-def colored(labels: Tensor) -> np.ndarray:
-    """Class ids (H, W) in VOC's colors, (H, W, 3) uint8."""
-    return np.array(voc_palette(), dtype=np.uint8).reshape(256, 3)[labels.numpy().astype(np.uint8)]
+def colored(labels: Tensor, colors: list[int]) -> np.ndarray:
+    """Class ids (H, W) in a palette's colors, (H, W, 3) uint8."""
+    return np.array(colors, dtype=np.uint8).reshape(256, 3)[labels.numpy().astype(np.uint8)]
 
 
 def draw_curves(log: Path, path: Path, warmup: int) -> None:
-    """Test mIoU of student (thin) and teacher (thick) of every method over the steps, from the log alone."""
-    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    """Test mIoU of student (dotted) and teacher (line) of every method over the steps, from the log alone."""
     figure, axis = plt.subplots(figsize=(6.4, 4))
-    for number, method in enumerate(dict.fromkeys(entry["method"] for entry in entries if "teacher_miou" in entry)):
-        points = [entry for entry in entries if entry["method"] == method and "teacher_miou" in entry]
+    for number, (method, points) in enumerate(_by_method(log, "teacher_miou").items()):
         steps = [entry["step"] for entry in points]
         axis.plot(steps, [100 * entry["teacher_miou"] for entry in points], f"C{number}-o", ms=3, label=method)
         axis.plot(steps, [100 * entry["student_miou"] for entry in points], f"C{number}:", lw=1)
     axis.axvline(warmup, color="0.7", lw=1)
     axis.set(xlabel="step (the grey line ends the shared warm-up)", ylabel="test mIoU, teacher (dotted: student)")
-    axis.legend(frameon=False)
+    _finish(figure, axis, path)
+
+
+def draw_quality(log: Path, path: Path) -> None:
+    """Fig. 4: mIoU of the teacher's pseudo-labels over training, and (dashed) of what the graphs make of them."""
+    figure, axis = plt.subplots(figsize=(6.4, 4))
+    for number, (method, points) in enumerate(_by_method(log, "pseudo_before_miou").items()):
+        for key, style, note in (("before", "-o", ""), ("after", "--s", ", corrected")):
+            held = [entry for entry in points if entry.get(f"pseudo_{key}_miou") is not None]
+            if held:
+                values = [100 * entry[f"pseudo_{key}_miou"] for entry in held]
+                axis.plot([entry["step"] for entry in held], values, f"C{number}{style}", ms=3, label=method + note)
+    axis.set(xlabel="step", ylabel="mIoU of pseudo-labels, against hidden true labels")
+    _finish(figure, axis, path)
+
+
+def draw_features(
+    before: Tensor, after: Tensor, labels: Tensor, class_names: list[str], path: Path, seed: int = 0
+) -> None:
+    """Fig. 5: features in the plane by t-SNE, from the network and after the class-level graph; images (B, D, h, w)."""
+    axes = plot.embedding(before, labels, after, class_names=class_names, seed=seed)
+    axes[0].figure.savefig(path, dpi=110)
+    plt.close(axes[0].figure)
+
+
+def draw_sensitivity(points: dict[str, list[tuple[float, float]]], path: Path, published: dict) -> None:
+    """Figs. 3, 6: mIoU over one setting at a time, a panel each; `published` holds the paper's points, drawn hollow."""
+    figure, axes = plt.subplots(1, len(points), figsize=(3.4 * len(points), 3), squeeze=False)
+    for axis, (name, found) in zip(axes[0], points.items(), strict=True):
+        for pairs, style, note in ((found, "C0-o", "ours"), (published.get(name, []), "0.5", "paper")):
+            if pairs:
+                pairs = sorted(pairs)
+                hollow = {"marker": "o", "mfc": "none"} if note == "paper" else {}
+                x, y = ([pair[part] for pair in pairs] for part in (0, 1))
+                axis.plot(
+                    x,
+                    y,
+                    *([style] if note == "ours" else []),
+                    **hollow,
+                    label=note,
+                    **({"color": style} if note == "paper" else {}),
+                )
+        axis.set(xlabel=name, ylabel="test mIoU")
+        axis.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _by_method(log: Path, key: str) -> dict[str, list[dict]]:
+    """The log's entries that have a key, by method."""
+    found: dict[str, list[dict]] = {}
+    for entry in read_log(log):
+        if key in entry:
+            found.setdefault(entry["method"], []).append(entry)
+    return found
+
+
+def _finish(figure, axis, path: Path) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

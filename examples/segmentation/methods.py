@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from graphcorrect import AnchorBank, DualGraphRefiner, EMATeacher, LabelCorrectionLoss, PrototypeBank, RefinedLabels
 from segmentation.datasets import IGNORE_INDEX
 from segmentation.networks import NetworkOutput, SegmentationNetwork, upsample
+from segmentation.processes import rank_and_ranks, sum_over_ranks
 
 METHODS = ("supervised", "self_training", "fixmatch", "mllc")
 
@@ -52,9 +53,9 @@ def correct_labels(
 
 
 class Banks(nn.Module):
-    """What a run remembers beside its weights: prototypes for the loss, anchors for the teacher (or None)."""
+    """What a run remembers beside its weights: prototypes for the loss, anchors for the teacher; None without them."""
 
-    def __init__(self, prototypes: PrototypeBank, anchors: AnchorBank | None):
+    def __init__(self, prototypes: PrototypeBank | None, anchors: AnchorBank | None):
         super().__init__()
         self.prototypes, self.anchors = prototypes, anchors
 
@@ -118,16 +119,21 @@ def training_loss(
     elif method == "fixmatch":
         losses["unlabeled"] = cross_entropy(logits[split:], pseudo_labels, (certainty >= confidence).float())
     elif method == "mllc":
-        for number, features in enumerate(refined.features[1:]):
-            banks.prototypes.update(features.detach(), labels, round=number)
-        parts = correction(
-            refined, labels, prototypes=banks.prototypes.prototypes, prototype_mask=banks.prototypes.is_initialized
-        )
-        losses["correction"] = parts.total
+        known = {}
+        if banks.prototypes is not None:
+            for number, features in enumerate(refined.features[1:]):
+                banks.prototypes.update(features.detach(), labels, round=number)
+            known = {"prototypes": banks.prototypes.prototypes, "prototype_mask": banks.prototypes.is_initialized}
+        losses["correction"] = correction(refined, labels, **known).total
     return losses
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over pixels that are not ignored, (B, C, H, W) and (B, H, W); a weight of 0 still counts in the mean."""
-    each = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
-    return (each if weight is None else each * weight).sum() / (labels != IGNORE_INDEX).sum().clamp_min(1)
+    """Mean over pixels that are not ignored, (B, C, H, W) and (B, H, W); a weight of 0 still counts in the mean.
+
+    Over several processes, one's share of the mean over the joined batch: DDP averages their gradients, and so the
+    pixels are counted over all processes, however unevenly they are labeled.
+    """
+    each = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    count = sum_over_ranks((labels != IGNORE_INDEX).sum()) / rank_and_ranks()[1]
+    return (each if weight is None else each * weight).sum() / count.clamp_min(1)

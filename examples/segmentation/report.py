@@ -1,50 +1,79 @@
-"""What a run leaves behind: a log of JSON lines, checkpoints that are never half a file, results, and one table."""
+"""What a run leaves behind to read: a log of JSON lines (and TensorBoard), results, and one table."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
+from segmentation.checkpoint import write_atomically
+
 
 class Log:
-    """Appends one JSON object a line to `path`; a run that is killed keeps every line so far. None: writes nothing."""
+    """Appends one JSON object a line to `path`; a run that is killed keeps every line so far. None: writes nothing.
 
-    def __init__(self, path: Path | None):
-        self.path = path
+    Args:
+        path: the file, or None.
+        keep: bytes of it to keep: 0 begins anew, and a resumed run cuts off what came after its checkpoint.
+        tensorboard: a folder for TensorBoard's events, or None.
+    """
+
+    def __init__(self, path: Path | None, keep: int = 0, tensorboard: Path | None = None):
+        self.path, self.writer = path, None
         if path is not None:
-            path.write_text("")
+            with path.open("ab") as file:
+                file.truncate(keep)
+        if path is not None and tensorboard is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(tensorboard))
 
     def write(self, **entry: Any) -> None:
-        if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+        """Write one line; numbers also go to TensorBoard, under the method's name."""
+        if self.path is None:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({key: _finite(value) for key, value in entry.items()}) + "\n")
+        if self.writer is not None:
+            for name, value in entry.items():
+                if isinstance(value, (int, float)) and name != "step":
+                    self.writer.add_scalar(f"{entry['method']}/{name}", value, entry["step"])
+
+    def written(self) -> int:
+        """Bytes of the log that have reached the disk."""
+        if self.path is None:
+            return 0
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+        return self.path.stat().st_size
 
 
-def save_atomically(content: Any, path: Path) -> None:
-    """Save with `torch.save` beside `path`, then move it there: readers see the old file or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save(content, partial)
-    os.replace(partial, path)
+def read_log(path: Path) -> list[dict]:
+    """The entries of a log; a last line that a kill cut short is left out."""
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """The same for bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a class that no image shows is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_results(results: dict, path: Path) -> None:
-    """The same for a JSON file."""
-    write_atomically(path, (json.dumps(results, indent=2) + "\n").encode())
+    """Write a JSON file, whole or not at all."""
+    write_atomically(path, (json.dumps(_finite(results), indent=2) + "\n").encode())
 
 
 def print_table(results: dict[str, dict], title: str) -> None:

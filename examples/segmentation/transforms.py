@@ -1,22 +1,49 @@
 """The two views of an image. Weak: scale, crop, flip. Strong: the weak view, recolored, blurred, and cut together.
 
 The strong view is made *from* the weak one without moving a pixel, so that what the teacher says of the weak view's
-pixels can be laid over the student's strong view as it is. CutMix then moves image, pseudo-labels and confidence alike.
+pixels can be laid over the student's strong view as it is. Mixing then moves image, pseudo-labels and confidence alike.
+
+Everything random is drawn where the image is loaded, from a generator of that image's own, and travels with it as a row
+of numbers (`draw_strong_view`). What runs on the device, in batch, draws nothing: a run can then be resumed, or spread
+over workers and processes, and see the very same views.
 """
 
 from __future__ import annotations
 
+import math
+import random
+
 import torch
-from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 IGNORE_INDEX = 255
 GREY = 127  # what a view pads images with
+BLUR_RADIUS = 4  # a kernel of 9
+
+# What the row of numbers holds, one after the other.
+DRAWN = (
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "grey",
+    "sigma",
+    "mixed",
+    "top",
+    "left",
+    "height",
+    "width",
+    "seed",
+)
 
 
-class WeakView(nn.Module):
+class WeakView:
     """Random scale, crop (padded where the scaled image is smaller), and flip of one image and its labels.
+
+    The window is cut out first and scaled then: of a large image most pixels are never touched.
 
     Args:
         size: (height, width) of the crop.
@@ -24,71 +51,153 @@ class WeakView(nn.Module):
         flip: whether half of the views are mirrored.
 
     Shapes:
-        image (3, H, W) uint8, labels (H, W) uint8 -> image (3, h, w) uint8, labels (h, w) int64 with 255 as padding
+        image (3, H, W) uint8, labels (H, W) uint8 -> image (3, h, w) uint8, labels (h, w) uint8 with 255 as padding
     """
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0), flip: bool = True):
-        super().__init__()
         self.size, self.scale, self.flip = size, scale, flip
 
-    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * float(torch.rand(()))
-        size = [max(1, round(side * factor)) for side in image.shape[-2:]]
-        image = functional.resize(image, size, antialias=True)
-        labels = functional.resize(labels[None], size, InterpolationMode.NEAREST_EXACT)
-
-        height, width = self.size
-        below, right = max(0, height - size[0]), max(0, width - size[1])
-        image = functional.pad(image, [0, 0, right, below], fill=GREY)
-        labels = functional.pad(labels, [0, 0, right, below], fill=IGNORE_INDEX)
-        top = int(torch.randint(image.shape[-2] - height + 1, ()))
-        left = int(torch.randint(image.shape[-1] - width + 1, ()))
-        image = functional.crop(image, top, left, height, width)
-        labels = functional.crop(labels, top, left, height, width)
-        if self.flip and torch.rand(()) < 0.5:
+    def __call__(self, image: Tensor, labels: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+        factor = rng.uniform(*self.scale)
+        window, scaled = [], []
+        for side, wanted in zip(image.shape[-2:], self.size, strict=True):
+            taken = min(side, max(1, round(wanted / factor)))
+            window += [rng.randint(0, side - taken), taken]
+            scaled.append(min(wanted, max(1, round(taken * factor))))
+        top, height, left, width = window
+        image = functional.resize(functional.crop(image, top, left, height, width), scaled, antialias=True)
+        labels = functional.crop(labels[None], top, left, height, width)
+        labels = functional.resize(labels, scaled, InterpolationMode.NEAREST_EXACT)
+        padding = [0, 0, self.size[1] - scaled[1], self.size[0] - scaled[0]]
+        image = functional.pad(image, padding, fill=GREY)
+        labels = functional.pad(labels, padding, fill=IGNORE_INDEX)
+        if self.flip and rng.random() < 0.5:
             image, labels = functional.horizontal_flip(image), functional.horizontal_flip(labels)
-        return image, labels[0].long()
+        return image, labels[0]
 
 
-class StrongView(nn.Module):
-    """Color jitter (0.8), grey (0.2) and blur (0.5), drawn anew for each image of a batch; no pixel moves.
+def draw_strong_view(
+    rng: random.Random,
+    size: tuple[int, int],
+    *,
+    jitter: float = 0.8,
+    grey: float = 0.2,
+    blurred: float = 0.5,
+    blur: float = 2.0,
+    mixed: float = 0.5,
+) -> Tensor:
+    """What one strong view will be, as numbers in the order of `DRAWN`, float64.
 
-    Shapes: (B, 3, h, w) in [0, 1] -> the same
+    Args:
+        rng: of this image alone.
+        size: (height, width) of the view.
+        jitter, grey, blurred, mixed: probabilities.
+        blur: largest sigma, in pixels.
     """
+    drawn = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "grey": 0.0, "sigma": 0.0, "mixed": 0.0}
+    if rng.random() < jitter:
+        drawn |= {name: rng.uniform(0.5, 1.5) for name in ("brightness", "contrast", "saturation")}
+        drawn["hue"] = rng.uniform(-0.25, 0.25)
+    drawn["grey"] = float(rng.random() < grey)
+    if rng.random() < blurred:
+        drawn["sigma"] = rng.uniform(0.1, blur)
+    drawn["mixed"] = float(rng.random() < mixed)
+    # A box of 2 to 40 % of the image, with sides in ratio 0.3 to 3.3.
+    area, ratio = rng.uniform(0.02, 0.4) * size[0] * size[1], math.exp(rng.uniform(-1.2, 1.2))
+    height, width = min(size[0], round(math.sqrt(area * ratio))), min(size[1], round(math.sqrt(area / ratio)))
+    drawn |= {"top": rng.randint(0, size[0] - height), "left": rng.randint(0, size[1] - width)}
+    drawn |= {"height": height, "width": width, "seed": rng.randrange(2**31)}
+    return torch.tensor([drawn[name] for name in DRAWN], dtype=torch.float64)
 
-    def __init__(self, blur_sigma: tuple[float, float] = (0.1, 2.0)):
-        super().__init__()
-        self.change = v2.Compose(
-            [
-                v2.RandomApply([v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.25)], p=0.8),
-                v2.RandomGrayscale(p=0.2),
-                v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=blur_sigma)], p=0.5),
-            ]
-        )
 
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.stack([self.change(image) for image in images])
+def strong_view(images: Tensor, draws: Tensor) -> Tensor:
+    """Colors and sharpness of a batch as drawn, (B, 3, h, w) in [0, 1] and (B, len(DRAWN)); no pixel moves."""
+    given = {name: draws[:, number].to(images.dtype) for number, name in enumerate(DRAWN)}
+    images = (images * _each(given["brightness"])).clamp(0, 1)
+    mean = _luma(images).mean((2, 3), keepdim=True)
+    images = _blend(images, mean, given["contrast"])
+    images = _blend(images, _luma(images), given["saturation"])
+    images = (_hue_rotation(given["hue"]) @ images.flatten(2)).view_as(images).clamp(0, 1)
+    images = torch.where(_each(given["grey"]) > 0, _luma(images), images)
+    return torch.where(_each(given["sigma"]) > 0, _blurred(images, given["sigma"]), images).clamp(0, 1)
 
 
-def cutmix(images: Tensor, *maps: Tensor, probability: float = 0.5) -> tuple[Tensor, ...]:
-    """Paste a random box of each image's neighbor in the batch into it; the same box of every map.
+def mix(images: Tensor, draws: Tensor, labels: Tensor, *maps: Tensor, kind: str = "cutmix") -> tuple[Tensor, ...]:
+    """Paste a part of each image's partner into it; the same part of every map.
+
+    Partners are neighbors in pairs, (0, 1), (2, 3), ...: pairs stay together however a batch is split up evenly.
 
     Args:
         images: (B, 3, h, w).
-        maps: what belongs to the pixels: pseudo-labels (B, h, w), confidence (B, h, w), ...
-        probability: share of the images that are cut.
+        draws: (B, len(DRAWN)): which images are mixed, and with which box.
+        labels: (B, h, w), the pseudo-labels.
+        maps: what else belongs to the pixels, (B, h, w): confidence, ...
+        kind: "cutmix" pastes a box; "classmix" the pixels of half of the partner's classes; "none" nothing.
     Returns:
-        (images, *maps), new tensors. The box covers 2 to 40 % of the image, with sides in ratio 0.3 to 3.3.
+        (images, labels, *maps), new tensors.
     """
-    batch, height, width = images.shape[0], *images.shape[-2:]
-    inside = torch.zeros(batch, height, width, dtype=torch.bool)
-    for index in (torch.rand(batch) < probability).nonzero().flatten().tolist():
-        area = (0.02 + 0.38 * float(torch.rand(()))) * height * width
-        ratio = float(torch.exp((torch.rand(()) * 2 - 1) * 1.2))
-        h, w = min(height, round((area * ratio) ** 0.5)), min(width, round((area / ratio) ** 0.5))
-        top, left = int(torch.randint(height - h + 1, ())), int(torch.randint(width - w + 1, ()))
-        inside[index, top : top + h, left : left + w] = True
-    inside = inside.to(images.device)
-    mixed = [torch.where(inside[:, None], images.roll(1, 0), images)]
-    mixed += [torch.where(inside, values.roll(1, 0), values) for values in maps]
-    return tuple(mixed)
+    batch = len(images)
+    if kind == "none" or batch < 2:
+        return (images, labels, *maps)
+    partner = torch.tensor([number ^ 1 if number ^ 1 < batch else 0 for number in range(batch)], device=images.device)
+    given = {name: draws[:, number, None, None] for number, name in enumerate(DRAWN)}
+    if kind == "cutmix":
+        rows = torch.arange(images.shape[-2], device=images.device)[:, None]
+        columns = torch.arange(images.shape[-1], device=images.device)
+        pasted = (rows >= given["top"]) & (rows < given["top"] + given["height"])
+        pasted = pasted & (columns >= given["left"]) & (columns < given["left"] + given["width"])
+    else:
+        pasted = torch.stack(
+            [
+                torch.isin(theirs, _half_of_the_classes(theirs, int(seed)))
+                for theirs, seed in zip(labels[partner], draws[:, DRAWN.index("seed")], strict=True)
+            ]
+        )
+    pasted = pasted & (given["mixed"] > 0)
+    mixed = [torch.where(pasted, values[partner], values) for values in (labels, *maps)]
+    return torch.where(pasted[:, None], images[partner], images), *mixed
+
+
+def _half_of_the_classes(labels: Tensor, seed: int) -> Tensor:
+    classes = labels.unique()
+    classes = classes[classes != IGNORE_INDEX]
+    chosen = random.Random(seed).sample(range(len(classes)), -(-len(classes) // 2))
+    return classes[torch.tensor(chosen, dtype=torch.int64, device=labels.device)]
+
+
+def _each(values: Tensor) -> Tensor:
+    """A number an image, (B,), to multiply images (B, 3, h, w) with."""
+    return values[:, None, None, None]
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Grey of RGB, (B, 1, h, w), by the weights of ITU-R 601."""
+    return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
+
+def _blend(images: Tensor, with_what: Tensor, share: Tensor) -> Tensor:
+    return (with_what + (images - with_what) * _each(share)).clamp(0, 1)
+
+
+def _hue_rotation(turn: Tensor) -> Tensor:
+    """Matrices (B, 3, 3) that turn colors about the grey axis by so many full turns, luma kept.
+
+    A rotation of the chroma plane of YIQ: a matrix product where HSV asks for a case distinction a pixel.
+    """
+    to_yiq = turn.new_tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    cosine, sine = torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn)
+    rotation = torch.zeros(len(turn), 3, 3, dtype=turn.dtype, device=turn.device)
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1], rotation[:, 1, 2], rotation[:, 2, 1], rotation[:, 2, 2] = cosine, -sine, sine, cosine
+    return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+
+
+def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with a sigma an image, as two passes of a grouped convolution over the whole batch."""
+    offsets = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma.clamp_min(0.05)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]  # (3B, 1, 9)
+    maps = images.reshape(1, -1, *images.shape[-2:])
+    maps = F.pad(maps, [BLUR_RADIUS] * 4, mode="replicate")
+    maps = F.conv2d(maps, kernel[:, :, None, :], groups=len(kernel))
+    return F.conv2d(maps, kernel[:, :, :, None], groups=len(kernel)).view_as(images)

@@ -1,0 +1,184 @@
+"""The command line that the training scripts share: a recipe, flags for its usual keys, `--set` for all of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from segmentation import checkpoint, cost, processes
+from segmentation.engine import run
+from segmentation.recipe import Recipe, as_dict, from_dict, load
+
+# Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
+FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
+    ("--method", "methods", "+", "supervised, self_training, fixmatch, mllc, or compare: all four"),
+    ("--data", "data.folder", None, "folder in the layout of VOC, Cityscapes or CamVid (camvid:FOLDER says which)"),
+    ("--labeled", "data.labeled", None, "split list, or how many labeled images to draw, or a share such as 1/8"),
+    ("--held-out", "data.held_out", None, "training images that no method sees, scored beside the test images"),
+    ("--classes", "data.classes", None, "file with a class name a line; default: the folder's, else the layout's"),
+    ("--seed", "running.seed", None, ""),
+    ("--device", "running.device", None, "auto, cpu, cuda"),
+    ("--precision", "running.precision", None, "fp32, bf16, fp16"),
+    ("--workers", "running.workers", None, "processes that load images; 0: this one"),
+    ("--warmup", "schedule.warmup", None, "supervised steps that all methods share"),
+    ("--start", "schedule.start", None, "warmup.pt of an earlier run with these settings, instead of the warm-up"),
+    ("--steps", "schedule.steps", None, "steps of each method after the warm-up"),
+    ("--batch-size", "schedule.labeled_batch schedule.unlabeled_batch", None, "images of a step, of each kind"),
+    ("--accumulate", "schedule.accumulate", None, "parts a step is computed in"),
+    ("--crop", "views.crop", 2, "height and width"),
+    ("--scale", "views.scale", 2, "range of the random scale"),
+    ("--blur", "views.blur", None, "largest sigma of the strong view's blur, in pixels"),
+    ("--backbone", "network.backbone", None, "encoder of segmentation-models-pytorch; tu-NAME: of timm"),
+    ("--weights", "network.weights", None, "auto, none, or a file with the encoder's state dict"),
+    ("--feature-dim", "network.feature_dim", None, "entries of the embedding the graphs are built on"),
+    ("--decoder-channels", "network.decoder_channels", None, ""),
+    ("--encoder-depth", "network.encoder_depth", None, "4 leaves out the encoder's last stage"),
+    ("--atrous-rates", "network.atrous_rates", "+", "dilations of the decoder"),
+    ("--learning-rate", "optimizer.learning_rate", None, "of the encoder"),
+    ("--head-factor", "optimizer.head_factor", None, "how many times that the rest learns"),
+    ("--weight-decay", "optimizer.weight_decay", None, ""),
+    ("--optimizer", "optimizer.name", None, "sgd, adamw"),
+    ("--ema", "teacher.momentum", None, "share of its old weights the teacher keeps at a step"),
+    ("--confidence", "teacher.confidence", None, "what fixmatch asks of a pixel"),
+    ("--rounds", "refiner.rounds", None, "rounds of correction, K"),
+    ("--neighbors", "refiner.neighbors", None, "neighbors of a pixel in the semantic-level graph, k"),
+    ("--max-nodes", "refiner.max_nodes", None, "most nodes of a graph; larger maps are pooled"),
+    ("--slg-weight", "loss.slg_weight", None, "weight of the contrastive loss in mllc"),
+    ("--anchor-capacity", "anchors.capacity", None, "most labeled pixels of a class to remember"),
+    ("--evaluations", "evaluation.times", None, "how often a method is tested on its way, the end included"),
+    ("--judged", "evaluation.judged", None, "unlabeled images on which pseudo-labels are judged"),
+    ("--log-every", "running.log_every", None, ""),
+    ("--checkpoint-every", "running.checkpoint_every", None, "steps between two states to resume from"),
+)
+SMOKE = {
+    "schedule.steps": 3, "schedule.warmup": 3, "schedule.labeled_batch": 2, "schedule.unlabeled_batch": 2,
+    "schedule.accumulate": 1, "evaluation.judged": 8, "evaluation.times": 1, "running.log_every": 1,
+}  # fmt: skip
+SMOKE_DIGITS = {"data.scenes": (40, 10), "data.labeled": "8"}
+# A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.
+MAY_CHANGE_ON_RESUME = ("running.device", "running.workers", "running.log_every", "running.checkpoint_every",
+                        "running.tensorboard")  # fmt: skip
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    recipe: Recipe
+    out: Path
+    resume: bool
+    dry_run: bool
+
+
+def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_data: str | None = None) -> Command:
+    """Read a command line; a mistake ends the program with a message that names it.
+
+    Args:
+        arguments: None reads those of the process.
+        doc: the script's docstring.
+        out: default folder of the run.
+        recipe: default recipe, and `with_data` that where `--data` is given.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", help=f"name (see examples/segmentation/recipes) or file; default: {recipe}")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any recipe key")
+    parser.add_argument("--out", type=Path, default=Path(out), help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew though --out holds an unfinished run")
+    parser.add_argument("--dry-run", action="store_true", help="print the recipe and what it costs, train nothing")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
+    parser.add_argument("--anchors", action=argparse.BooleanOptionalAction, help="mllc looks up labeled pixels too")
+    for flag, keys, count, text in FLAGS:
+        parser.add_argument(flag, nargs=count, metavar=keys.split(".")[-1].upper(), help=text or None)
+    given = parser.parse_args(arguments)
+    try:
+        overrides = _overrides(given)
+        if given.resume:
+            return Command(_resumed(given.out, overrides), given.out, True, given.dry_run)
+        if (given.out / "resume.pt").exists() and not (given.overwrite or given.dry_run):
+            parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
+        name = given.recipe or (with_data if with_data and given.data else recipe)
+        if given.smoke:
+            digits = load(name, overrides).data.layout == "digits"
+            overrides = SMOKE | (SMOKE_DIGITS if digits else {}) | overrides
+        return Command(load(name, overrides), given.out, False, given.dry_run)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def main(command: Command) -> None:
+    """Do what a command line asks for."""
+    try:
+        if command.dry_run:
+            print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
+            print(cost.estimate(command.recipe))
+            return
+        command.out.mkdir(parents=True, exist_ok=True)
+        if not command.resume and processes.is_first():
+            (command.out / "resume.pt").unlink(missing_ok=True)
+            write_recipe(command.recipe, command.out)
+        run(command.recipe, command.out, resume=command.resume)
+    except (ValueError, OSError) as error:  # what the user can mend: say it without the path it took through the code
+        sys.exit(f"error: {error}")
+    finally:
+        processes.leave()
+
+
+def write_recipe(recipe: Recipe, out: Path) -> None:
+    """The whole recipe, as `--resume` and `--recipe FILE` read it."""
+    checkpoint.write_atomically(out / "recipe.yaml", yaml.safe_dump(as_dict(recipe), sort_keys=False).encode())
+
+
+def _overrides(given: argparse.Namespace) -> dict[str, Any]:
+    """The keys that flags and --set name."""
+    found: dict[str, Any] = {}
+    for flag, keys, _, _ in FLAGS:
+        value = getattr(given, flag.removeprefix("--").replace("-", "_"))
+        if value is not None:
+            for key in keys.split():
+                found[key] = [_value(item) for item in value] if isinstance(value, list) else _value(value)
+    if "compare" in found.get("methods", []):
+        del found["methods"]
+    folder = str(found.get("data.folder", ""))
+    if folder.startswith("camvid:"):
+        found |= {"data.folder": folder.removeprefix("camvid:"), "data.layout": "camvid"}
+    if given.no_flip:
+        found["views.flip"] = False
+    if given.anchors is not None:
+        found["anchors.use"] = given.anchors
+    for item in given.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"expected --set KEY=VALUE, got {item!r}")
+        found[key] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """A value as YAML reads it: number, true, null, [1, 2], text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"expected a value as in YAML, got {text!r} ({error})") from error
+
+
+def _resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
+    """The recipe that the run in `out` began with."""
+    file = out / "recipe.yaml"
+    if not file.is_file():
+        raise ValueError(f"expected a run to resume in --out, found no {file}")
+    stored = yaml.safe_load(file.read_text())
+    recipe = from_dict(stored, str(file))
+    changed = from_dict(stored, str(file))
+    for key, value in overrides.items():
+        changed.set(key, value, "the command line")
+        if key not in MAY_CHANGE_ON_RESUME and changed.get(key) != recipe.get(key):
+            raise ValueError(
+                f"expected `{key}` as the run began, {recipe.get(key)!r}, got {value!r}; "
+                f"only {', '.join(MAY_CHANGE_ON_RESUME)} may change on --resume"
+            )
+    return changed

@@ -1,0 +1,73 @@
+"""What a recipe costs, told before it is paid: parameters, steps, images, floating-point operations."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from segmentation import checking
+from segmentation.datasets import Sample, SegmentationData
+from segmentation.engine import number_of_steps
+from segmentation.layouts import number_labeled, open_data
+from segmentation.networks import SegmentationNetwork
+from segmentation.recipe import Recipe
+from segmentation.state import new_refiner
+
+
+def estimate(recipe: Recipe) -> str:
+    """A few lines for a person. Operations are those of the network's convolutions and matrix products."""
+    data, note = _counts(recipe)
+    steps = number_of_steps(recipe, data)
+    schedule, semi = recipe.schedule, [method for method in recipe.methods if method != "supervised"]
+    crop = recipe.views.crop or (checking.usual_size(data.labeled) if note == "" else (512, 512))
+    settings = copy.copy(recipe.network)
+    settings.weights = "none"
+    with torch.device("meta"):  # shapes only: nothing is computed
+        network = SegmentationNetwork(len(data.class_names), settings).eval()
+        refiner = new_refiner(recipe, len(data.class_names))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            output = network(torch.zeros(1, 3, *crop))
+    forward = counter.get_total_flops() / 1e9
+    nodes = min(recipe.refiner.max_nodes, output.logits.shape[-2] * output.logits.shape[-1])
+    # A backward pass costs two forward ones; the teacher has none, and mllc shows it the labeled images too.
+    labeled, unlabeled = schedule.labeled_batch, schedule.unlabeled_batch
+    supervised = 3 * forward * labeled
+    per_method = {
+        method: supervised if method == "supervised" else
+        supervised + 4 * forward * unlabeled + (forward * labeled if method == "mllc" and recipe.anchors.use else 0)
+        for method in recipe.methods
+    }  # fmt: skip
+    total = (supervised * schedule.warmup + sum(per_method.values()) * steps) / 1e6
+    images = (schedule.warmup + steps * len(recipe.methods)) * labeled + steps * len(semi) * unlabeled
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    lines = [
+        f"images: {len(data.labeled)} labeled, {len(data.unlabeled)} unlabeled, {len(data.test)} to test on{note}",
+        f"network: {parameters / 1e6:.2f} M parameters, refiner "
+        f"{sum(parameter.numel() for parameter in refiner.parameters()) / 1e6:.3f} M; "
+        f"{forward:.1f} GFLOP forward at {crop[0]} x {crop[1]}; graphs of {nodes} nodes an image",
+        f"steps: {schedule.warmup} of warm-up, {steps} of each of {len(recipe.methods)} method(s); {images:,} views",
+        "a step: " + ", ".join(f"{method} {value / 1000:.2f} TFLOP" for method, value in per_method.items()),
+        f"all: {total:.3f} PFLOP in the network, without graphs and tests",
+    ]
+    return "\n".join(lines)
+
+
+def _counts(recipe: Recipe) -> tuple[SegmentationData, str]:
+    """The data set, or where it is not at hand one of its published size, and a note that says so."""
+    if recipe.data.layout == "digits" or recipe.data.folder is not None:
+        with tempfile.TemporaryDirectory() as scratch:  # a dry run leaves nothing behind
+            return open_data(recipe.data, recipe.running.seed, Path(scratch)), ""
+    count = recipe.data.expected_images
+    if count is None:
+        raise ValueError("expected `data.folder` (--data) or `data.expected_images`, to count the steps")
+    labeled = number_labeled(recipe.data.labeled, count)
+    nothing = Sample(Path(), None)
+    classes = 19 if recipe.data.layout == "cityscapes" else 21
+    names = [str(number) for number in range(classes)]
+    note = " (as published: no --data is given)"
+    parts = [nothing] * labeled, [nothing] * (count - labeled), [], []
+    return SegmentationData(*parts, names, recipe.data.layout), note

@@ -1,0 +1,122 @@
+"""Batches of views, in an order and with random draws that depend on the seed and the position alone.
+
+Position p of a stream is one image seen once: number p % n of the shuffle of epoch p // n, with a random generator
+seeded by (seed, stream, p). So a stream can be entered anywhere, by any number of workers, and split over processes:
+process r of w takes the r-th of w equal parts of each step's positions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segmentation.datasets import Sample, read_labels, read_resized
+from segmentation.recipe import Recipe
+from segmentation.transforms import WeakView, draw_strong_view
+
+
+class Views(NamedTuple):
+    """A batch as it comes from the loader.
+
+    Attributes:
+        images: (B, 3, h, w) uint8, weak views.
+        labels: (B, h, w) uint8: true labels, 255 where there is none; of unlabeled images 0, and 255 where padded.
+        draws: (B, K) float64, what `strong_view` and `mix` are to do.
+    """
+
+    images: Tensor
+    labels: Tensor
+    draws: Tensor
+
+
+class PositionSampler(Sampler[tuple[int, int]]):
+    """(position, image) of this process for steps `first` to `last`, without end of epoch and without short batches.
+
+    Args:
+        length: number of images.
+        batch: images of a step, over all processes.
+        first, last: steps, counted in batches.
+        seed: of the shuffles.
+        rank, ranks: this process and how many there are.
+    """
+
+    def __init__(self, length: int, batch: int, first: int, last: int, *, seed: int, rank: int = 0, ranks: int = 1):
+        self.length, self.batch, self.first, self.last = length, batch, first, last
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.batch // self.ranks
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, order = -1, []
+        share = self.batch // self.ranks
+        for step in range(self.first, self.last):
+            begin = step * self.batch + self.rank * share
+            for position in range(begin, begin + share):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    order = list(range(self.length))
+                    random.Random(f"{self.seed}/shuffle/{epoch}").shuffle(order)
+                yield position, order[position % self.length]
+
+
+class ViewsOf(Dataset):
+    """Samples by (position, image); `hidden` leaves true labels on disk."""
+
+    def __init__(self, samples: list[Sample], recipe: Recipe, crop: tuple[int, int], *, flip: bool, hidden: bool):
+        self.samples, self.recipe, self.crop, self.hidden = samples, recipe, crop, hidden
+        self.view = WeakView(crop, recipe.views.scale, flip=recipe.views.flip and flip)
+
+    def __getitem__(self, key: tuple[int, int]) -> Views:
+        position, index = key
+        rng = random.Random(f"{self.recipe.running.seed}/{'unlabeled' if self.hidden else 'labeled'}/{position}")
+        image = read_resized(self.samples[index].image, self.recipe.data.resize)
+        if self.hidden:
+            labels = torch.zeros(image.shape[-2:], dtype=torch.uint8)
+        else:
+            labels = read_labels(self.samples[index], size=image.shape[-2:])
+        image, labels = self.view(image, labels, rng)
+        views = self.recipe.views
+        odds = {"jitter": views.jitter, "grey": views.grey, "blurred": views.blurred, "blur": views.blur}
+        return Views(image, labels, draw_strong_view(rng, self.crop, mixed=views.mixed, **odds))
+
+
+def batches(
+    samples: list[Sample],
+    recipe: Recipe,
+    crop: tuple[int, int],
+    first: int,
+    last: int,
+    *,
+    flip: bool,
+    hidden: bool,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Iterator[Views]:
+    """This process's batches for steps `first` to `last`, in parts where a step is accumulated."""
+    schedule, running = recipe.schedule, recipe.running
+    parts = schedule.accumulate
+    batch = schedule.unlabeled_batch if hidden else schedule.labeled_batch
+    if batch % (parts * ranks):
+        name = "unlabeled_batch" if hidden else "labeled_batch"
+        raise ValueError(
+            f"expected `schedule.{name}` to be a multiple of {parts} parts x {ranks} processes, got {batch}"
+        )
+    sampler = PositionSampler(
+        len(samples), batch // parts, first * parts, last * parts, seed=running.seed, rank=rank, ranks=ranks
+    )
+    return iter(
+        DataLoader(
+            ViewsOf(samples, recipe, crop, flip=flip, hidden=hidden),
+            batch // parts // ranks,
+            sampler=sampler,
+            num_workers=running.workers,
+            pin_memory=running.device.startswith("cuda"),
+            generator=torch.Generator(),  # so that starting workers draws nothing from the run's own numbers
+        )
+    )

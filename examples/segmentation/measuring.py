@@ -1,0 +1,117 @@
+"""What a run measures on its way and at the end of each method, and the pictures and checkpoints it leaves there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from graphcorrect import AnchorBank, metrics
+from segmentation import checkpoint, evaluation, figures, report
+from segmentation.datasets import with_masks
+from segmentation.methods import remember_labeled
+from segmentation.processes import rank_and_ranks
+from segmentation.recipe import as_dict
+from segmentation.state import State, new_anchors, new_refiner
+
+if TYPE_CHECKING:
+    from segmentation.engine import Run
+
+
+def test(method: str, state: State, run: Run) -> None:
+    """Score student and teacher, judge the pseudo-labels of now, and save the last and the best checkpoint."""
+    scores, data = {}, run.data
+    networks = {"student": state.model, "teacher": state.teacher.module}
+    for prefix, samples in (("", data.test), ("held_out_", data.held_out)):
+        for name, model in networks.items() if samples else ():
+            confusion = evaluation.test_confusion(model, samples, len(data.class_names), run.recipe, run.crop)
+            iou = metrics.per_class_iou(confusion)
+            scores[f"{prefix}{name}_miou"] = float(iou.nanmean())
+            per_class = [round(value, 4) for value in iou.tolist()]
+            scores[f"{prefix}{name}_iou"] = dict(zip(data.class_names, per_class, strict=True))
+    quality = pseudo_label_quality(method, state, run)
+    run.log.write(method=method, step=state.step, **scores, **quality)
+    progress = run.progress
+    if run.rank == 0:
+        content = {
+            "recipe": as_dict(run.recipe),
+            "method": method,
+            "class_names": list(data.class_names),
+            "layout": data.layout,
+            "crop": list(run.crop),
+            "step": state.step,
+            "model": state.model.state_dict(),
+            "teacher": state.teacher.module.state_dict(),
+            "banks": state.banks.state_dict(),
+        }
+        for name in ["last", "best"] if scores["teacher_miou"] > progress.best else ["last"]:
+            checkpoint.save(content, run.out / method / f"{name}.pt")
+    progress.best, progress.scores = max(progress.best, scores["teacher_miou"]), scores
+
+
+def pseudo_label_quality(method: str, state: State, run: Run) -> dict[str, float]:
+    """mIoU of the teacher's labels as training uses them now, before and (mllc) after correction, for the log."""
+    correctors = {}
+    if method == "mllc":
+        correctors["after"] = (evaluation.on_its_own(state.teacher.module.refiner), state.banks.anchors)
+    hidden = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
+    found = evaluation.judge_pseudo_labels(
+        state.teacher.module, hidden, correctors, len(run.data.class_names), run.recipe
+    )
+    return {f"pseudo_{name}_miou": values["miou"] for name, values in found.items()}
+
+
+def measure(method: str, state: State, run: Run) -> dict:
+    """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some."""
+    device, num_classes, trained = run.device, len(run.data.class_names), method == "mllc"
+    untrained = evaluation.on_its_own(new_refiner(run.recipe, num_classes).to(device))
+    anchors = fresh_anchors(state, run)  # for every method: the same question to every teacher
+    refiner = evaluation.on_its_own(state.teacher.module.refiner) if trained else untrained
+    correctors = {"corrected": (refiner, anchors), "without_anchors": (refiner, None)}
+    correctors |= {"untrained": (untrained, anchors), "untrained_without_anchors": (untrained, None)} if trained else {}
+    hidden = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
+    teacher = state.teacher.module
+    judged = evaluation.judge_pseudo_labels(teacher, hidden, correctors, num_classes, run.recipe)
+    # Evenly spread: neighbors in a list may be frames of a video. Shown by the main process alone, from its own share.
+    examples = []
+    shown = hidden[:: max(1, len(hidden) // 6)][:6]
+    if run.rank == 0:
+        for sample in shown:
+            image, truth = evaluation.one_image(sample, run.recipe, device)
+            output, _ = state.teacher(image)
+            before = evaluation.plain_labels(output, image, truth)
+            after = evaluation.corrected(refiner, output, anchors, image, truth)
+            pictured = evaluation.resized(image, truth.shape[-2:])[0].clamp(0, 1)
+            labels = (each[0].cpu() for each in (truth, before, after))
+            examples.append(figures.CorrectionExample((pictured * 255).byte().cpu(), *labels))
+        note = "trained refiner" if trained else "untrained refiner"
+        palette = figures.palette(run.data.layout)
+        figures.draw_corrections(examples, run.out / f"pseudo_labels_{method}.png", f"{method}, {note}", palette)
+    return {"refiner_trained": trained, "pseudo_labels": judged}
+
+
+def fresh_anchors(state: State, run: Run) -> AnchorBank | None:
+    """A bank filled with the labeled images as they are, seen by the teacher as it is now; None without anchors."""
+    key_dim, ranks, device = state.model.network.middle_dim, rank_and_ranks()[1], run.device
+    anchors = new_anchors(run.recipe, len(run.data.class_names), key_dim)
+    if anchors is None:
+        return None
+    anchors.to(device)
+    own_share = evaluation.batches(run.data.labeled, run.recipe, device, limit=1)
+    for _ in range(-(-len(run.data.labeled) // ranks)):
+        batch = next(own_share, None)
+        if batch is not None:
+            remember_labeled(state.teacher, *batch, anchors)
+        else:  # every rank must take part in every update, also the one with an image less
+            nothing = torch.zeros(0, key_dim, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+            anchors.update(*nothing)
+    return anchors
+
+
+def finish(run: Run) -> None:
+    """The curves and the table of a run that is done."""
+    data, results, warmup = run.data, run.progress.results, run.recipe.schedule.warmup
+    figures.draw_curves(run.out / "log.jsonl", run.out / "curves.png", warmup)
+    figures.draw_quality(run.out / "log.jsonl", run.out / "pseudo_label_quality.png")
+    kinds = f"{len(data.labeled)} labeled, {len(data.unlabeled)} unlabeled, {len(data.test)} test images"
+    report.print_table(results, f"{kinds}; {warmup} + {run.steps} steps; seed {run.recipe.running.seed}")

@@ -1,0 +1,118 @@
+"""What a run changes and so what a checkpoint holds: networks, banks, optimizer; and how they are built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphcorrect import AnchorBank, DualGraphRefiner, DynamicThreshold, EMATeacher, LabelCorrectionLoss, PrototypeBank
+from segmentation.methods import Banks, SegmentationModel
+from segmentation.networks import SegmentationNetwork
+from segmentation.processes import synchronize_batchnorm
+from segmentation.recipe import Recipe
+
+
+@dataclass
+class State:
+    """What a run changes; `state_dict` is all of it."""
+
+    model: SegmentationModel
+    teacher: EMATeacher
+    banks: Banks
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+    def state_dict(self) -> dict:
+        names = ("model", "teacher", "banks", "optimizer", "scaler")
+        return {"step": self.step, **{name: getattr(self, name).state_dict() for name in names}}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step = state["step"]
+        for name in ("model", "teacher", "banks", "optimizer", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def build(recipe: Recipe, num_classes: int, device: torch.device) -> State:
+    """Network, refiner, teacher, banks and optimizer, all at their beginning; the same on every process."""
+    torch.manual_seed(recipe.running.seed)
+    settings = recipe.optimizer
+    network = SegmentationNetwork(num_classes, recipe.network)
+    # Channels last: the layout of fast convolutions, on CPUs and on GPUs alike.
+    network = network.to(memory_format=torch.channels_last)
+    model = SegmentationModel(network, new_refiner(recipe, num_classes)).to(device)
+    model = synchronize_batchnorm(model, device)
+    groups = model.network.parameter_groups(settings.learning_rate, settings.head_factor)
+    refiner = list(model.refiner.parameters())
+    groups.append({"params": refiner, "lr": settings.learning_rate * settings.head_factor})
+    for group in groups:
+        group["peak"] = group["lr"]
+    if settings.name == "sgd":
+        optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            groups, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    else:
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    banks = Banks(new_prototypes(recipe, num_classes), new_anchors(recipe, num_classes, network.middle_dim))
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.running.precision == "fp16")
+    return State(model, EMATeacher(model, momentum=recipe.teacher.momentum), banks.to(device), optimizer, scaler)
+
+
+class EqualThreshold(DynamicThreshold):
+    """The ablation of Eq. (9): sigma for every class, whoever is confident."""
+
+    def forward(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        return torch.full((self.num_classes,), self.sigma, device=probabilities.device)
+
+
+def new_refiner(recipe: Recipe, num_classes: int) -> DualGraphRefiner:
+    """The refiner of the recipe, at its beginning: it corrects already, by plain propagation."""
+    settings = recipe.refiner
+    refiner = DualGraphRefiner.from_preset(
+        settings.preset,
+        num_classes=num_classes,
+        feature_dim=recipe.network.feature_dim,
+        num_rounds=settings.rounds,
+        num_neighbors=settings.neighbors,
+        alpha=settings.alpha,
+        sigma=settings.sigma,
+        order=settings.order,
+        max_nodes=settings.max_nodes,
+    )
+    if not settings.class_threshold:
+        refiner.threshold = EqualThreshold(num_classes, settings.sigma)
+    return refiner
+
+
+def new_correction(recipe: Recipe) -> LabelCorrectionLoss:
+    """The loss of Eq. (17)."""
+    settings = recipe.loss
+    return LabelCorrectionLoss(
+        slg_weight=settings.slg_weight,
+        clg_weight=settings.clg_weight,
+        balance=settings.balance,
+        temperature=settings.temperature,
+        self_weighted=settings.self_weighted,
+    )
+
+
+def new_prototypes(recipe: Recipe, num_classes: int) -> PrototypeBank | None:
+    """A bank that has seen nothing; None without prototypes."""
+    if not recipe.loss.prototypes:
+        return None
+    return PrototypeBank(
+        num_classes,
+        recipe.network.feature_dim,
+        num_rounds=recipe.refiner.rounds,
+        momentum=recipe.loss.prototype_momentum,
+    )
+
+
+def new_anchors(recipe: Recipe, num_classes: int, key_dim: int) -> AnchorBank | None:
+    """An empty bank; None without anchors. It forgets: an anchor of 100 steps ago weighs a third at a decay of 0.99."""
+    if not recipe.anchors.use:
+        return None
+    settings = recipe.anchors
+    return AnchorBank(num_classes, key_dim, capacity_per_class=settings.capacity, decay=settings.decay)

@@ -1,0 +1,130 @@
+"""Recipes: every mistake is named, every recipe of the folder is read, and what was written is read back."""
+
+import re
+
+import pytest
+import torch
+import trainer_data  # noqa: F401 (puts examples on the path)
+import yaml
+
+recipe = pytest.importorskip("segmentation.recipe")
+command = pytest.importorskip("segmentation.command")
+train_voc = pytest.importorskip("train_voc")
+
+NAMES = sorted(path.stem for path in recipe.RECIPES.glob("*.yaml"))
+
+
+def write(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    return str(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optimizer: {learning_rat: 1}", "unknown key `optimizer.learning_rat`; did you mean `optimizer.learning_rate"),
+        ("learning_rate: 0.1", "unknown key `learning_rate`; did you mean `optimizer.learning_rate`?"),
+        ("optimizer: {steps: 10}", "unknown key `optimizer.steps`; did you mean `schedule.steps`?"),
+        ("shedule: {steps: 10}", "unknown key `shedule"),
+        ("schedule: {steps: many}", "expected `schedule.steps` to be an integer or null, got 'many'"),
+        ("schedule: {steps: 1.5}", "expected `schedule.steps` to be an integer or null, got 1.5"),
+        ("schedule: {steps: true}", "expected `schedule.steps` to be an integer or null, got True"),
+        ("schedule: {steps: 0}", "expected `schedule.steps` to be at least 1, got 0"),
+        ("teacher: {momentum: 1.5}", "expected `teacher.momentum` in [0, 1], got 1.5"),
+        ("optimizer: {learning_rate: 0}", "expected `optimizer.learning_rate` above 0, got 0"),
+        ("optimizer: {name: adam}", "expected `optimizer.name` to be one of sgd, adamw, got 'adam'"),
+        ("views: {crop: [32]}", "expected `views.crop` to be a list of 2, each an integer or null, got [32]"),
+        ("views: {scale: [2, 1]}", "expected `views.scale` as two numbers MIN <= MAX, got [2.0, 1.0]"),
+        ("methods: [mlcc]", "expected `methods` to be a list, each entry one of supervised"),
+        ("anchors: 3", "unknown key `anchors`"),
+        ("schedule: {steps: null}", "expected `schedule.steps` or `schedule.epochs`, got null for both"),
+        ("base: digit", "expected a recipe's name or file, got 'digit'; did you mean 'digits'?"),
+        ("a: [", "is no YAML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        recipe.load(write(tmp_path, text))
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path):
+    read = recipe.load(write(tmp_path, "optimizer: {learning_rate: 1e-3, head_factor: 3}\ndata: {labeled: 60}"))
+    assert read.optimizer.learning_rate == 0.001
+    assert isinstance(read.optimizer.head_factor, float)
+    assert read.data.labeled == "60"
+
+
+def test_bases_that_go_in_a_circle_are_refused(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(f"base: {second}")
+    second.write_text(f"base: {first}")
+    with pytest.raises(ValueError, match="in a circle"):
+        recipe.load(str(first))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_read_and_written_back(name, tmp_path):
+    read = recipe.load(name)
+    text = yaml.safe_dump(recipe.as_dict(read))
+    assert recipe.from_dict(yaml.safe_load(text), "text") == read
+    # also as a file of its own, and through a checkpoint that may hold plain values only
+    assert recipe.load(write(tmp_path, text)) == read
+    torch.save(recipe.as_dict(read), tmp_path / "recipe.pt")
+    assert recipe.from_dict(torch.load(tmp_path / "recipe.pt", weights_only=True), "checkpoint") == read
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "expected `schedule.steps` to be at least 1, got 0"),
+        (["--ema", "1.5"], "expected `teacher.momentum` in [0, 1], got 1.5"),
+        (["--scale", "2", "1"], "expected `views.scale` as two numbers MIN <= MAX"),
+        (["--set", "optimiser.lr=1"], "unknown key `optimiser.lr`"),
+        (["--set", "optimizer"], "expected --set KEY=VALUE, got 'optimizer'"),
+        (["--recipe", "digitz"], "did you mean 'digits'?"),
+        (["--resume"], "expected a run to resume in --out"),
+    ],
+)
+def test_a_bad_option_is_named_before_any_work(arguments, message, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        train_voc.parse([*arguments, "--out", str(tmp_path)])
+    assert message in capsys.readouterr().err
+
+
+def test_flags_and_set_lay_over_the_recipe(tmp_path):
+    given = train_voc.parse(["--steps", "7", "--set", "views.mix=classmix", "evaluation.scales=[0.5, 1]",
+                             "--method", "mllc", "fixmatch", "--batch-size", "6", "--no-anchors"])  # fmt: skip
+    read = given.recipe
+    assert (read.schedule.steps, read.schedule.labeled_batch, read.schedule.unlabeled_batch) == (7, 6, 6)
+    assert (read.views.mix, read.evaluation.scales, read.methods) == ("classmix", (0.5, 1.0), ("mllc", "fixmatch"))
+    assert not read.anchors.use
+    assert read.data.layout == "digits"
+    folder = train_voc.parse(["--data", "camvid:somewhere", "--smoke"]).recipe
+    assert (folder.data.layout, folder.data.folder, folder.schedule.steps) == ("camvid", "somewhere", 3)
+
+
+def test_an_unfinished_run_is_not_overwritten_by_mistake(tmp_path, capsys):
+    (tmp_path / "resume.pt").write_bytes(b"what a night has computed")
+    with pytest.raises(SystemExit):
+        train_voc.parse(["--out", str(tmp_path)])
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert train_voc.parse(["--out", str(tmp_path), "--overwrite"]).out == tmp_path
+
+
+def test_a_resumed_run_keeps_what_decides_its_outcome(tmp_path, capsys):
+    command.write_recipe(train_voc.parse(["--steps", "9"]).recipe, tmp_path)
+    again = train_voc.parse(["--out", str(tmp_path), "--resume", "--workers", "3"])
+    assert (again.recipe.schedule.steps, again.recipe.running.workers, again.resume) == (9, 3, True)
+    with pytest.raises(SystemExit):
+        train_voc.parse(["--out", str(tmp_path), "--resume", "--steps", "10"])
+    assert "expected `schedule.steps` as the run began, 9, got 10" in capsys.readouterr().err
+
+
+def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path, capsys):
+    command.main(train_voc.parse(["--dry-run", "--out", str(tmp_path / "run"), "--set", "data.scenes=[12, 8]",
+                                  "--labeled", "4"]))  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "learning_rate: 0.001" in printed
+    assert "4 labeled, 8 unlabeled, 8 to test on" in printed
+    assert re.search(r"network: \d+\.\d\d M parameters", printed)
+    assert not (tmp_path / "run").exists()
