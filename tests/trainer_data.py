@@ -1,5 +1,6 @@
 """Small data sets in the true layouts of VOC, SBD, Cityscapes and CamVid, and what the trainer's tests share."""
 
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -36,6 +37,15 @@ TINY = {
 def tiny(name="digits", **more):
     """A recipe cut down to seconds; keys with `__` for the dot."""
     return recipes.load(name, TINY | {key.replace("__", "."): value for key, value in more.items()})
+
+
+def process(target, *arguments):
+    """A started process that has the trainer imported: forked from a server that did so once, and has run nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["segmentation.command"])
+    started = context.Process(target=target, args=arguments)
+    started.start()
+    return started
 
 
 def pictures(count, size, num_ids, seed=0):

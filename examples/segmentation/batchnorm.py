@@ -32,7 +32,9 @@ class SumOverRanks(torch.autograd.Function):
 class SyncedBatchNorm(nn.BatchNorm2d):
     """`nn.BatchNorm2d` over the batches of all processes; `after` is what timm's variants do next (activation)."""
 
-    after: nn.Module | None = None
+    def __init__(self, num_features: int, eps: float, momentum: float):
+        super().__init__(num_features, eps, momentum)
+        self.after: nn.Module | None = None
 
     def forward(self, maps: Tensor) -> Tensor:
         normalized = self._normalized(maps) if self.training else super().forward(maps)

@@ -11,7 +11,8 @@ import yaml
 
 from segmentation import checkpoint, cost, processes
 from segmentation.engine import run
-from segmentation.recipe import Recipe, as_dict, from_dict, load
+from segmentation.paper import load_any
+from segmentation.recipe import Recipe, as_dict, from_dict
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
@@ -103,9 +104,9 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
             parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
         name = given.recipe or (with_data if with_data and given.data else recipe)
         if given.smoke:
-            digits = load(name, overrides).data.layout == "digits"
+            digits = load_any(name, overrides).data.layout == "digits"
             overrides = SMOKE | (SMOKE_DIGITS if digits else {}) | overrides
-        return Command(load(name, overrides), given.out, False, given.dry_run)
+        return Command(load_any(name, overrides), given.out, False, given.dry_run)
     except ValueError as error:
         parser.error(str(error))
 

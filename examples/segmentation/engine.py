@@ -20,10 +20,10 @@ from segmentation.layouts import open_data
 from segmentation.loading import batches
 from segmentation.methods import pseudo_label, remember_labeled, training_loss
 from segmentation.recipe import Recipe, as_dict
-from segmentation.state import State, build, new_correction
+from segmentation.state import State, build, dtype_of, new_correction
 from segmentation.transforms import mix, strong_view
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -169,12 +169,13 @@ def losses_of(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses of one batch by name, and what else goes to the log."""
     recipe, (labeled, weak) = run.recipe, views
-    images, labels = labeled.images.to(run.device).float() / 255, labeled.labels.to(run.device).long()
+    images, weak_images = (each.images.to(run.device).to(dtype_of(recipe)) / 255 for each in views)
+    labels = labeled.labels.to(run.device).long()
     unlabeled, extra = None, {}
     if method not in ("warm-up", "supervised"):
         if method == "mllc" and state.banks.anchors is not None:
             remember_labeled(state.teacher, images, labels, state.banks.anchors)
-        weak_images, draws = weak.images.to(run.device).float() / 255, weak.draws.to(run.device)
+        draws = weak.draws.to(run.device)
         inside = weak.labels.to(run.device) != IGNORE_INDEX
         pseudo = pseudo_label(method, state.teacher, weak_images, inside, state.banks)
         strong = strong_view(weak_images, draws)
@@ -194,8 +195,8 @@ def losses_of(
 
 def autocast(run: Run) -> torch.autocast:
     """Mixed precision where the recipe asks for it."""
-    dtype = PRECISIONS[run.recipe.running.precision]
-    return torch.autocast(run.device.type, dtype, enabled=dtype != torch.float32)
+    precision = run.recipe.running.precision
+    return torch.autocast(run.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
 
 def save(state: State, run: Run) -> None:

@@ -12,7 +12,7 @@ from segmentation.datasets import with_masks
 from segmentation.methods import remember_labeled
 from segmentation.processes import rank_and_ranks
 from segmentation.recipe import as_dict
-from segmentation.state import State, new_anchors, new_refiner
+from segmentation.state import State, dtype_of, new_anchors, new_refiner
 
 if TYPE_CHECKING:
     from segmentation.engine import Run
@@ -64,7 +64,7 @@ def pseudo_label_quality(method: str, state: State, run: Run) -> dict[str, float
 def measure(method: str, state: State, run: Run) -> dict:
     """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some."""
     device, num_classes, trained = run.device, len(run.data.class_names), method == "mllc"
-    untrained = evaluation.on_its_own(new_refiner(run.recipe, num_classes).to(device))
+    untrained = evaluation.on_its_own(new_refiner(run.recipe, num_classes).to(device, dtype_of(run.recipe)))
     anchors = fresh_anchors(state, run)  # for every method: the same question to every teacher
     refiner = evaluation.on_its_own(state.teacher.module.refiner) if trained else untrained
     correctors = {"corrected": (refiner, anchors), "without_anchors": (refiner, None)}
@@ -96,14 +96,17 @@ def fresh_anchors(state: State, run: Run) -> AnchorBank | None:
     anchors = new_anchors(run.recipe, len(run.data.class_names), key_dim)
     if anchors is None:
         return None
-    anchors.to(device)
+    anchors.to(device, dtype_of(run.recipe))
     own_share = evaluation.batches(run.data.labeled, run.recipe, device, limit=1)
     for _ in range(-(-len(run.data.labeled) // ranks)):
         batch = next(own_share, None)
         if batch is not None:
             remember_labeled(state.teacher, *batch, anchors)
         else:  # every rank must take part in every update, also the one with an image less
-            nothing = torch.zeros(0, key_dim, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+            nothing = (
+                torch.zeros(0, key_dim, device=device, dtype=dtype_of(run.recipe)),
+                torch.zeros(0, dtype=torch.int64, device=device),
+            )
             anchors.update(*nothing)
     return anchors
 

@@ -134,6 +134,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) 
     Over several processes, one's share of the mean over the joined batch: DDP averages their gradients, and so the
     pixels are counted over all processes, however unevenly they are labeled.
     """
-    each = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    each = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="none")
     count = sum_over_ranks((labels != IGNORE_INDEX).sum()) / rank_and_ranks()[1]
     return (each if weight is None else each * weight).sum() / count.clamp_min(1)

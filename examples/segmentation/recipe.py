@@ -159,7 +159,7 @@ class Running:
 
     seed: int = ranged(0, 0)
     device: str = "auto"  # auto: cuda if there is one
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"  # fp64: to compare runs without rounding
     workers: int = ranged(0, 0)  # processes that load images, for each of labeled and unlabeled; 0: this one
     log_every: int = ranged(10, 1)
     checkpoint_every: int = ranged(500, 1)  # steps between two states to resume from

@@ -42,7 +42,7 @@ def build(recipe: Recipe, num_classes: int, device: torch.device) -> State:
     network = SegmentationNetwork(num_classes, recipe.network)
     # Channels last: the layout of fast convolutions, on CPUs and on GPUs alike.
     network = network.to(memory_format=torch.channels_last)
-    model = SegmentationModel(network, new_refiner(recipe, num_classes)).to(device)
+    model = SegmentationModel(network, new_refiner(recipe, num_classes)).to(device, dtype_of(recipe))
     model = synchronize_batchnorm(model, device)
     groups = model.network.parameter_groups(settings.learning_rate, settings.head_factor)
     refiner = list(model.refiner.parameters())
@@ -57,7 +57,18 @@ def build(recipe: Recipe, num_classes: int, device: torch.device) -> State:
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
     banks = Banks(new_prototypes(recipe, num_classes), new_anchors(recipe, num_classes, network.middle_dim))
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.running.precision == "fp16")
-    return State(model, EMATeacher(model, momentum=recipe.teacher.momentum), banks.to(device), optimizer, scaler)
+    return State(
+        model,
+        EMATeacher(model, momentum=recipe.teacher.momentum),
+        banks.to(device, dtype_of(recipe)),
+        optimizer,
+        scaler,
+    )
+
+
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """Of weights and images; autocast computes in less where the recipe says so."""
+    return torch.float64 if recipe.running.precision == "fp64" else torch.float32
 
 
 class EqualThreshold(DynamicThreshold):

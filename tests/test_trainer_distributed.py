@@ -1,0 +1,167 @@
+"""Two gloo processes train as one does on the joined batch, through the trainer itself."""
+
+import os
+import socket
+
+import pytest
+import torch
+from torch import nn
+from trainer_data import process, tiny, write_voc
+
+batchnorm = pytest.importorskip("segmentation.batchnorm")
+checkpoint = pytest.importorskip("segmentation.checkpoint")
+engine = pytest.importorskip("segmentation.engine")
+processes = pytest.importorskip("segmentation.processes")
+report = pytest.importorskip("segmentation.report")
+
+METHODS = ("self_training", "mllc")
+
+
+def join(rank, port):
+    """What `torchrun` tells a process."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port))  # fmt: skip
+
+
+def in_two_processes(recipe, folder):
+    """Two processes of one group, which normalize a batch and then train."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [process(joined, rank, port, recipe, folder) for rank in range(2)]
+    for each in both:
+        each.join()
+    assert [each.exitcode for each in both] == [0, 0]
+
+
+def joined(rank, port, recipe, folder):
+    join(rank, port)
+    processes.join("cpu")
+    normalize(rank, folder)
+    engine.run(recipe, folder / "two")
+    processes.leave()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same recipe on one process and on two.
+
+    BatchNorm is synchronized on CPUs by the trainer's own layer. Dropout, which each process draws for itself, is off;
+    the bank is large enough to keep every anchor, whose choice is random. In float64, since a network of random weights
+    and BatchNorm over four cells makes 1e-6 of rounding in the first loss 1e-3 of the weights within three steps; and
+    SGD, since Adam makes whole steps of the rounding in a gradient that should be zero.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    recipe = tiny(
+        methods=METHODS, data__folder=str(write_voc(folder / "voc", train=9)), data__layout="voc", data__labeled="4",
+        schedule__labeled_batch=4, schedule__unlabeled_batch=4, network__dropout=0, views__mixed=0.8,
+        refiner__preset="released", anchors__capacity=2000, optimizer__name="sgd", running__precision="fp64",
+    )  # fmt: skip
+    engine.run(recipe, folder / "one")
+    in_two_processes(recipe, folder)
+    return folder
+
+
+def assert_close(first, second, name):
+    torch.testing.assert_close(second, first, rtol=1e-5, atol=1e-5, msg=lambda text: f"{name}: {text}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_and_statistics_are_those_of_the_joined_batch(runs, method):
+    one, two = (checkpoint.load(runs / name / method / "last.pt") for name in ("one", "two"))
+    for part in ("model", "teacher"):
+        assert one[part].keys() == two[part].keys()
+        for name, expected in one[part].items():
+            assert_close(expected, two[part][name], f"{part} {name}")
+    for name in ("prototypes.prototypes", "prototypes.is_initialized"):
+        assert_close(one["banks"][name], two["banks"][name], name)
+    anchors = [checkpoint_["banks"]["anchors.priority"] > -torch.inf for checkpoint_ in (one, two)]
+    assert torch.equal(anchors[0].sum(1), anchors[1].sum(1))
+    if method == "mllc":
+        assert one["banks"]["prototypes.is_initialized"].any()
+    # and training has moved them much further than they are apart
+    start = checkpoint.load(runs / "one" / "warmup.pt")["model"]["network.classifier.weight"]
+    assert (one["model"]["network.classifier.weight"] - start).abs().max() > 1e-4
+
+
+@pytest.mark.slow
+def test_losses_and_scores_are_those_of_the_joined_batch(runs):
+    one, two = (report.read_log(runs / name / "log.jsonl") for name in ("one", "two"))
+    assert len(one) == len(two) == 2 + 2 * 3
+    for expected, got in zip(one, two, strict=True):
+        assert expected.keys() == got.keys()
+        for name, value in expected.items():
+            if isinstance(value, float):
+                assert got[name] == pytest.approx(value, rel=1e-5, abs=1e-5), (expected["method"], name)
+            else:
+                assert got[name] == value, (expected["method"], name)
+
+
+def normalize(rank, folder):
+    """A step of BatchNorm on uneven shards."""
+    torch.manual_seed(0)
+    maps = torch.randn(6, 3, 5, 4) * 3 + 1
+    upstream = torch.randn(6, 3, 5, 4)
+    layer = batchnorm.convert_batchnorm(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()))
+    nn.init.uniform_(layer[0].weight)
+    shard = slice(0, 2) if rank == 0 else slice(2, 6)  # uneven
+    mine = maps[shard].clone().requires_grad_()
+    out = layer(mine)
+    (out * upstream[shard]).sum().backward()
+    found = {"out": out.detach(), "input": mine.grad, "weight": layer[0].weight.grad, "mean": layer[0].running_mean,
+             "var": layer[0].running_var, "scale": layer[0].weight.detach()}  # fmt: skip
+    torch.save(found, f"{folder}/{rank}.pt")
+
+
+@pytest.mark.slow
+def test_synced_batchnorm_is_batchnorm_of_the_joined_batch(runs):
+    first, second = (torch.load(runs / f"{rank}.pt", weights_only=True) for rank in range(2))
+    torch.manual_seed(0)
+    maps = (torch.randn(6, 3, 5, 4) * 3 + 1).requires_grad_()
+    upstream = torch.randn(6, 3, 5, 4)
+    layer = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())
+    layer[0].weight.data = first["scale"]
+    out = layer(maps)
+    (out * upstream).sum().backward()
+    assert_close(out.detach(), torch.cat([first["out"], second["out"]]), "out")
+    assert_close(maps.grad, torch.cat([first["input"], second["input"]]), "gradient")
+    assert_close(layer[0].weight.grad, first["weight"] + second["weight"], "gradient of the weight")
+    for name in ("mean", "var"):
+        assert_close(getattr(layer[0], f"running_{name}"), first[name], name)
+        assert torch.equal(first[name], second[name])
+
+
+def test_an_activation_inside_a_batchnorm_layer_survives():
+    timm_layers = pytest.importorskip("timm.layers")
+    before = timm_layers.BatchNormAct2d(3).eval()
+    after = batchnorm.convert_batchnorm(timm_layers.BatchNormAct2d(3)).eval()
+    maps = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(after(maps), before(maps))
+    assert (after(maps) >= 0).all()
+    assert after.state_dict().keys() == before.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_accumulated_parts_see_the_same_images_as_a_whole_step(runs, tmp_path):
+    recipe = tiny(
+        methods=("supervised",), data__folder=str(runs / "voc"), data__layout="voc", data__labeled="4",
+        schedule__labeled_batch=4, schedule__accumulate=2, network__dropout=0, running__checkpoint_every=1,
+    )  # fmt: skip
+    seen = []
+    original = engine.losses_of
+
+    def watch(method, student, state, run, views, correction):
+        seen.append(views[0].images)
+        return original(method, student, state, run, views, correction)
+
+    engine.losses_of = watch
+    try:
+        engine.run(recipe, tmp_path / "parts")
+        parts, seen = seen[:2], []
+        recipe.schedule.accumulate = 1
+        engine.run(recipe, tmp_path / "whole")
+    finally:
+        engine.losses_of = original
+    assert torch.equal(torch.cat(parts), seen[0])

@@ -1,0 +1,139 @@
+"""Every recipe goes through the whole trainer in small: true layouts, tiny crops, all methods; and the paper's rows."""
+
+import json
+
+import pytest
+import torch
+from trainer_data import TINY, tiny, write_camvid, write_cityscapes, write_voc
+
+checkpoint = pytest.importorskip("segmentation.checkpoint")
+engine = pytest.importorskip("segmentation.engine")
+layouts = pytest.importorskip("segmentation.layouts")
+methods = pytest.importorskip("segmentation.methods")
+paper = pytest.importorskip("segmentation.paper")
+recipes = pytest.importorskip("segmentation.recipe")
+report = pytest.importorskip("segmentation.report")
+state = pytest.importorskip("segmentation.state")
+
+WRITERS = {"voc": write_voc, "cityscapes": write_cityscapes, "camvid": write_camvid}
+# The recipe's own architecture on the smallest backbone of its kind: test_examples.py builds the real ones.
+SMALL = {"resnet101": "resnet18", "tu-resnet101": "tu-resnet18", "mit_b2": "mit_b0"}
+NAMES = sorted({path.stem for path in recipes.RECIPES.glob("*.yaml")} - {"paper"})
+
+
+def small(recipe_of, folder=None, **more):
+    """A recipe or row in small."""
+    whole = recipe_of({})
+    keys = TINY | {"network.backbone": SMALL.get(whole.network.backbone, whole.network.backbone)}
+    keys |= {"running.workers": 0, "running.precision": "fp32", "running.tensorboard": False, "data.held_out": 0}
+    if whole.data.resize is not None:
+        keys["data.resize"] = (32, 64)
+    if whole.data.layout == "digits":
+        keys |= {"data.scenes": (10, 8)}
+    else:
+        keys["data.folder"] = str(folder)
+    return recipe_of(keys | {"data.labeled": "4"} | more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_trains_on_its_layout_with_all_methods(name, tmp_path):
+    layout = recipes.load(name).data.layout
+    folder = None if layout == "digits" else WRITERS[layout if layout != "auto" else "voc"](tmp_path / "data")
+    recipe = small(lambda keys: recipes.load(name, keys), folder, methods=methods.METHODS)
+    out = tmp_path / "out"
+    results = engine.run(recipe, out)
+    assert [*results] == list(methods.METHODS)
+    assert json.loads((out / "results.json").read_text())["config"]["network"]["architecture"] == (
+        recipe.network.architecture
+    )
+    for method in methods.METHODS:
+        assert 0 <= results[method]["teacher_miou"] <= 1
+        assert 0 <= results[method]["pseudo_labels"]["corrected"]["miou"] <= 1
+        saved = checkpoint.load(out / method / "last.pt")
+        assert saved["step"] == recipe.schedule.warmup + recipe.schedule.steps
+        assert recipes.from_dict(saved["recipe"], "checkpoint") == recipe
+        assert (out / f"pseudo_labels_{method}.png").stat().st_size > 1000
+    for name in ("curves.png", "pseudo_label_quality.png", "labeled.txt"):
+        assert (out / name).stat().st_size > 0
+    log = report.read_log(out / "log.jsonl")
+    assert all(torch.isfinite(torch.tensor(entry["supervised"])) for entry in log if "supervised" in entry)
+    assert {"pseudo_before_miou", "pseudo_after_miou"} <= {key for entry in log for key in entry}
+    assert not (out / "resume.pt").exists()
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory):
+    """Two batches of Cityscapes."""
+    folder = tmp_path_factory.mktemp("rows")
+    recipe = small(paper.rows()["neighbors_20"].recipe, write_cityscapes(folder / "data"))
+    data = layouts.open_data(recipe.data, 0, folder)
+    return recipe, data, folder
+
+
+def one_step(recipe, data, out):
+    """Losses and the gradient of the refiner after a step of the recipe's first method."""
+    log, progress = report.Log(None), engine.Progress()
+    run = engine.Run(recipe, data, out, torch.device("cpu"), recipe.views.crop, 2, log, progress, 0, 1)
+    built = state.build(recipe, len(data.class_names), run.device)
+    both = next(zip(run.batches(0, 1, hidden=False), run.batches(0, 1, hidden=True), strict=True))
+    torch.manual_seed(0)
+    losses, _ = engine.losses_of(recipe.methods[0], built.model.train(), built, run, both, state.new_correction(recipe))
+    sum(losses.values()).backward()
+    gradient = [weight.grad.flatten() for weight in built.model.parameters() if weight.grad is not None]
+    return losses, torch.cat(gradient)
+
+
+ABLATIONS = [
+    row for row in paper.rows().values() if "mllc" in row.settings.get("methods", ()) and len(row.settings) > 1
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ABLATIONS, ids=lambda row: row.name)
+def test_every_ablation_changes_what_is_learned(row, views):
+    recipe, data, out = views
+    keys = {} if row.name != "neighbors_all" else {"refiner.neighbors": 63}
+    changed = small(row.recipe, recipe.data.folder, **{"refiner.neighbors": 4} | row.settings | keys)
+    base = small(paper.rows()["neighbors_20"].recipe, recipe.data.folder)
+    losses, gradient = one_step(changed, data, out)
+    _, usual = one_step(base, data, out)
+    assert torch.isfinite(gradient).all()
+    assert losses.keys() == {"supervised", "correction"}
+    assert gradient.shape != usual.shape or not torch.allclose(gradient, usual, rtol=1e-4, atol=1e-7)
+
+
+def test_the_rows_are_those_of_the_paper():
+    rows = paper.rows()
+    for name, row in rows.items():
+        recipe = row.recipe()
+        assert not recipe.anchors.use, name
+        assert set(row.published) <= set(recipe.methods), name
+        assert recipe.schedule.labeled_batch + recipe.schedule.unlabeled_batch == 16
+    tables = [title for title in dict.fromkeys(row.title for row in rows.values()) if not title.startswith(("A", "Se"))]
+    assert len(tables) == 6  # Tables I to V and the SegFormer row
+    assert rows["voc_v2_1_20"].recipe().data.labeled == "529"
+    # Published counts come out of the shares of 2975 and 10582 images
+    for name in ("cityscapes_v3plus_1_16", "cityscapes_v3plus_1_8", "cityscapes_v2_1_4", "voc_v3plus_1_8"):
+        images = rows[name].recipe().data.expected_images
+        assert str(layouts.number_labeled(rows[name].recipe().data.labeled, images)) == rows[name].lists[1]
+
+
+@pytest.mark.slow
+def test_bf16_and_a_sliding_window_and_tensorboard(tmp_path):
+    recipe = tiny(
+        methods=("mllc",), data__scenes=(10, 8), data__labeled="4", running__precision="bf16",
+        running__tensorboard=True, evaluation__mode="sliding", evaluation__scales=(0.75, 1.0), evaluation__flip=True,
+        views__mix="classmix", schedule__accumulate=1, evaluation__times=2,
+    )  # fmt: skip
+    results = engine.run(recipe, tmp_path)
+    assert 0 <= results["mllc"]["teacher_miou"] <= 1
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    log = report.read_log(tmp_path / "log.jsonl")
+    assert sum("teacher_miou" in entry for entry in log) == 2
+
+
+def test_ablated_threshold_asks_the_same_of_every_class():
+    probabilities = torch.tensor([[0.96, 0.04], [0.1, 0.9]])
+    assert state.EqualThreshold(2, 0.95).is_confident(probabilities).tolist() == [True, False]
+    assert state.DynamicThreshold(2, 0.95).is_confident(probabilities).tolist() == [True, True]
