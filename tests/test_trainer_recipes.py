@@ -99,6 +99,8 @@ def test_flags_and_set_lay_over_the_recipe(tmp_path):
     assert (read.views.mix, read.evaluation.scales, read.methods) == ("classmix", (0.5, 1.0), ("mllc", "fixmatch"))
     assert not read.anchors.use
     assert read.data.layout == "digits"
+    split = train_voc.parse(["--labeled", "1_8", "--set", "data.test=null"]).recipe  # YAML reads 1_8 as 18
+    assert (split.data.labeled, split.data.test) == ("1_8", None)
     folder = train_voc.parse(["--data", "camvid:somewhere", "--smoke"]).recipe
     assert (folder.data.layout, folder.data.folder, folder.schedule.steps) == ("camvid", "somewhere", 3)
 

@@ -62,45 +62,51 @@ def test_every_recipe_trains_on_its_layout_with_all_methods(name, tmp_path):
     assert not (out / "resume.pt").exists()
 
 
-@pytest.fixture(scope="module")
-def views(tmp_path_factory):
-    """Two batches of Cityscapes."""
-    folder = tmp_path_factory.mktemp("rows")
-    recipe = small(paper.rows()["neighbors_20"].recipe, write_cityscapes(folder / "data"))
+def one_step(recipe, folder):
+    """Losses and the gradient of all weights, after one step of mllc with a network that is sure of itself."""
     data = layouts.open_data(recipe.data, 0, folder)
-    return recipe, data, folder
-
-
-def one_step(recipe, data, out):
-    """Losses and the gradient of the refiner after a step of the recipe's first method."""
     log, progress = report.Log(None), engine.Progress()
-    run = engine.Run(recipe, data, out, torch.device("cpu"), recipe.views.crop, 2, log, progress, 0, 1)
+    run = engine.Run(recipe, data, folder, torch.device("cpu"), recipe.views.crop, 2, log, progress, 0, 1)
     built = state.build(recipe, len(data.class_names), run.device)
-    both = next(zip(run.batches(0, 1, hidden=False), run.batches(0, 1, hidden=True), strict=True))
     torch.manual_seed(0)
-    losses, _ = engine.losses_of(recipe.methods[0], built.model.train(), built, run, both, state.new_correction(recipe))
+    for branch in built.model.network.classifier.branches:
+        torch.nn.init.normal_(branch.weight, std=0.2)
+    built.teacher.momentum = 0.0
+    built.teacher.update(built.model)
+    both = next(zip(run.batches(0, 1, hidden=False), run.batches(0, 1, hidden=True), strict=True))
+    losses, _ = engine.losses_of("mllc", built.model.train(), built, run, both, state.new_correction(recipe))
     sum(losses.values()).backward()
     gradient = [weight.grad.flatten() for weight in built.model.parameters() if weight.grad is not None]
     return losses, torch.cat(gradient)
 
 
-ABLATIONS = [
-    row for row in paper.rows().values() if "mllc" in row.settings.get("methods", ()) and len(row.settings) > 1
-]
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """Cityscapes in small, and the gradient of the paper's setting on it."""
+    folder = write_cityscapes(tmp_path_factory.mktemp("rows") / "data")
+    return folder, one_step(ablation("neighbors_20", folder), folder)[1]
+
+
+def ablation(name, folder):
+    """A row in small: 8 x 8 nodes, so that "all" neighbors are 63."""
+    row = paper.rows()[name]
+    settings = row.settings | ({"refiner.neighbors": 63} if name == "neighbors_all" else {})
+    kept = {"views.crop": (64, 64), "data.resize": (64, 128), "refiner.neighbors": 20}
+    return small(row.recipe, folder, **kept | settings)
+
+
+ABLATIONS = [name for name, row in paper.rows().items() if row.settings.get("methods") == ["mllc"]]
+CHANGING = [name for name in ABLATIONS if len(paper.rows()[name].settings) > 1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ABLATIONS, ids=lambda row: row.name)
-def test_every_ablation_changes_what_is_learned(row, views):
-    recipe, data, out = views
-    keys = {} if row.name != "neighbors_all" else {"refiner.neighbors": 63}
-    changed = small(row.recipe, recipe.data.folder, **{"refiner.neighbors": 4} | row.settings | keys)
-    base = small(paper.rows()["neighbors_20"].recipe, recipe.data.folder)
-    losses, gradient = one_step(changed, data, out)
-    _, usual = one_step(base, data, out)
-    assert torch.isfinite(gradient).all()
+@pytest.mark.parametrize("name", CHANGING)
+def test_every_ablation_changes_what_is_learned(name, usual):
+    folder, gradient = usual
+    losses, changed = one_step(ablation(name, folder), folder)
+    assert torch.isfinite(changed).all()
     assert losses.keys() == {"supervised", "correction"}
-    assert gradient.shape != usual.shape or not torch.allclose(gradient, usual, rtol=1e-4, atol=1e-7)
+    assert changed.shape != gradient.shape or not torch.allclose(changed, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_the_rows_are_those_of_the_paper():

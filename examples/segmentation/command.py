@@ -12,7 +12,7 @@ import yaml
 from segmentation import checkpoint, cost, processes
 from segmentation.engine import run
 from segmentation.paper import load_any
-from segmentation.recipe import Recipe, as_dict, from_dict
+from segmentation.recipe import Recipe, as_dict, from_dict, is_text
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
@@ -99,7 +99,7 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     try:
         overrides = _overrides(given)
         if given.resume:
-            return Command(_resumed(given.out, overrides), given.out, True, given.dry_run)
+            return Command(resumed(given.out, overrides), given.out, True, given.dry_run)
         if (given.out / "resume.pt").exists() and not (given.overwrite or given.dry_run):
             parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
         name = given.recipe or (with_data if with_data and given.data else recipe)
@@ -141,7 +141,7 @@ def _overrides(given: argparse.Namespace) -> dict[str, Any]:
         value = getattr(given, flag.removeprefix("--").replace("-", "_"))
         if value is not None:
             for key in keys.split():
-                found[key] = [_value(item) for item in value] if isinstance(value, list) else _value(value)
+                found[key] = [_value(key, item) for item in value] if isinstance(value, list) else _value(key, value)
     if "compare" in found.get("methods", []):
         del found["methods"]
     folder = str(found.get("data.folder", ""))
@@ -151,23 +151,31 @@ def _overrides(given: argparse.Namespace) -> dict[str, Any]:
         found["views.flip"] = False
     if given.anchors is not None:
         found["anchors.use"] = given.anchors
-    for item in given.set:
+    return found | values_of(given.set)
+
+
+def values_of(settings: list[str]) -> dict[str, Any]:
+    """Dotted keys and values of `--set KEY=VALUE ...`."""
+    found: dict[str, Any] = {}
+    for item in settings:
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"expected --set KEY=VALUE, got {item!r}")
-        found[key] = _value(value)
+        found[key] = _value(key, value)
     return found
 
 
-def _value(text: str) -> Any:
-    """A value as YAML reads it: number, true, null, [1, 2], text."""
+def _value(key: str, text: str) -> Any:
+    """A value as YAML reads it: number, true, null, [1, 2]; as it stands where the key takes text: 1_8 is not 18."""
+    if is_text(key) and text != "null":
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"expected a value as in YAML, got {text!r} ({error})") from error
 
 
-def _resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
+def resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
     """The recipe that the run in `out` began with."""
     file = out / "recipe.yaml"
     if not file.is_file():

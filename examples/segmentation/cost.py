@@ -26,11 +26,10 @@ def estimate(recipe: Recipe) -> str:
     crop = recipe.views.crop or (checking.usual_size(data.labeled) if note == "" else (512, 512))
     settings = copy.copy(recipe.network)
     settings.weights = "none"
-    with torch.device("meta"):  # shapes only: nothing is computed
-        network = SegmentationNetwork(len(data.class_names), settings).eval()
-        refiner = new_refiner(recipe, len(data.class_names))
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            output = network(torch.zeros(1, 3, *crop))
+    network = SegmentationNetwork(len(data.class_names), settings).eval().to("meta")  # shapes: nothing is computed
+    refiner = new_refiner(recipe, len(data.class_names))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        output = network(torch.zeros(1, 3, *crop, device="meta"))
     forward = counter.get_total_flops() / 1e9
     nodes = min(recipe.refiner.max_nodes, output.logits.shape[-2] * output.logits.shape[-1])
     # A backward pass costs two forward ones; the teacher has none, and mllc shows it the labeled images too.

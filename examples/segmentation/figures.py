@@ -63,6 +63,26 @@ def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, 
     plt.close(figure)
 
 
+def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: list[int]) -> None:
+    """Figs. 7, 8: a row an image, (3, H, W) uint8 first, then labels (H, W): truth and predictions; void is white."""
+    height, width = rows[0][1].shape
+    size = (2.4 * len(names), 2.4 * height / width * len(rows) + 0.4)
+    figure, axes = plt.subplots(len(rows), len(names), figsize=size, squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name, fontsize=9)
+    for row, (image, truth, *predictions) in zip(axes, rows, strict=True):
+        row[0].imshow(image.permute(1, 2, 0).numpy())
+        for axis, labels in zip(row[1:], (truth, *predictions), strict=True):
+            picture = colored(labels, colors)
+            picture[(truth == 255).numpy()] = 255  # where nothing is scored
+            axis.imshow(picture, interpolation="nearest")
+        for axis in row:
+            axis.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def colored(labels: Tensor, colors: list[int]) -> np.ndarray:
     """Class ids (H, W) in a palette's colors, (H, W, 3) uint8."""
     return np.array(colors, dtype=np.uint8).reshape(256, 3)[labels.numpy().astype(np.uint8)]

@@ -45,7 +45,7 @@ def rows() -> dict[str, Row]:
     for group in yaml.safe_load((Path(__file__).parent / "paper_rows.yaml").read_text())["groups"]:
         shared = {"methods": group["only"]} if "only" in group else {}
         for name, row in group["rows"].items():
-            settings, lists = shared | row.get("set", {}), tuple(row.get("lists", ()))
+            settings, lists = shared | row.get("set", {}), tuple(row.get("lists", group.get("lists", ())))
             published = row.get("paper", {})
             found[name] = Row(name, group["title"], group["recipe"], settings, lists, published, group.get("axis"))
     return found

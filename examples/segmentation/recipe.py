@@ -235,6 +235,14 @@ def known_keys() -> list[str]:
     return ["methods", *(f"{s}.{part.name}" for s in sections for part in dataclasses.fields(getattr(recipe, s)))]
 
 
+def is_text(key: str) -> bool:
+    """Whether a dotted key takes text."""
+    section, _, name = key.rpartition(".")
+    holder = typing.get_type_hints(Recipe).get(section)
+    wanted = typing.get_type_hints(holder).get(name) if holder is not None else None
+    return wanted in (str, str | None)
+
+
 def _with_bases(name: str) -> list[tuple[str, dict[str, Any]]]:
     """The files of a recipe, its first base first, each with its source and content."""
     found: list[tuple[str, dict[str, Any]]] = []

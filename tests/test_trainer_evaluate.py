@@ -1,0 +1,139 @@
+"""mIoU as the field computes it; windows, scales and flips; and what `evaluate.py` leaves of a checkpoint."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trainer_data import tiny, write_cityscapes
+
+engine = pytest.importorskip("segmentation.engine")
+evaluate = pytest.importorskip("evaluate")
+evaluation = pytest.importorskip("segmentation.evaluation")
+cityscapes = pytest.importorskip("segmentation.cityscapes")
+metrics = pytest.importorskip("graphcorrect").metrics
+networks = pytest.importorskip("segmentation.networks")
+recipes = pytest.importorskip("segmentation.recipe")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on Cityscapes in small, resized to half, two methods."""
+    folder = tmp_path_factory.mktemp("city")
+    recipe = tiny(
+        "cityscapes_v3plus", network__backbone="resnet18", data__labeled="4", data__resize=(24, 48),
+        data__folder=str(write_cityscapes(folder / "data", val=4)), methods=("supervised", "mllc"),
+        running__precision="fp32", running__workers=0, running__tensorboard=False, views__crop=(16, 32),
+    )  # fmt: skip
+    engine.run(recipe, folder / "run")
+    return folder, recipe
+
+
+def test_miou_is_torchmetrics_and_cityscapesscripts():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    labels = torch.randint(0, 19, (3, 40, 50))
+    predictions = torch.where(torch.rand(labels.shape) < 0.6, labels, torch.randint(0, 19, labels.shape))
+    labels[torch.rand(labels.shape) < 0.1] = 255
+    ours = metrics.per_class_iou(metrics.confusion_matrix(predictions, labels, 19))
+
+    jaccard = torchmetrics.JaccardIndex(task="multiclass", num_classes=19, ignore_index=255, average=None)
+    torch.testing.assert_close(ours.float(), jaccard(predictions, labels))
+
+    # As cityscapesScripts does it: on label ids; the ground truth's ignored pixels are left out of false positives
+    truth, found = cityscapes.to_label_ids(labels).numpy(), cityscapes.to_label_ids(predictions).numpy()
+    trained = [entry.label_id for entry in cityscapes.CLASSES]
+    for train_id, label_id in enumerate(trained):
+        tp = np.sum((truth == label_id) & (found == label_id))
+        fn = np.sum((truth == label_id) & (found != label_id))
+        fp = np.sum(np.isin(truth, trained) & (truth != label_id) & (found == label_id))
+        assert float(ours[train_id]) == pytest.approx(tp / (tp + fp + fn))
+
+
+class Colors(torch.nn.Module):
+    """A network that says of each pixel what its color is: shifted with the image, mirrored with it."""
+
+    def forward(self, images):
+        return networks.NetworkOutput(20 * images, images, images), None
+
+
+def settings(**given):
+    return recipes.Evaluation(**given)
+
+
+def test_windows_and_flips_agree_with_the_whole_image():
+    images = torch.rand(2, 3, 8, 12).repeat_interleave(8, 2).repeat_interleave(8, 3)  # (2, 3, 64, 96)
+    whole = evaluation.predict(Colors(), images, settings(), (32, 32))
+    flipped = evaluation.predict(Colors(), images, settings(flip=True), (32, 32))
+    torch.testing.assert_close(flipped, whole)
+    seen = []
+
+    class Watched(Colors):
+        def forward(self, images):
+            seen.append(tuple(images.shape[-2:]))
+            return super().forward(images)
+
+    windows = evaluation.predict(Watched(), images, settings(mode="sliding", window=(32, 40)), (16, 16))
+    assert len(seen) == 3 * 4
+    assert set(seen) == {(32, 40)}
+    torch.testing.assert_close(windows, whole)
+    large = evaluation.predict(Colors(), images, settings(mode="sliding", window=(200, 200)), (16, 16))
+    torch.testing.assert_close(large, whole)  # a window larger than the image is the image
+
+
+def test_scales_are_averaged():
+    images = torch.rand(1, 3, 4, 6).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    single = [evaluation.predict(Colors(), images, settings(scales=(scale,)), (32, 32)) for scale in (0.5, 1.0)]
+    both = evaluation.predict(Colors(), images, settings(scales=(0.5, 1.0)), (32, 32))
+    torch.testing.assert_close(both, (single[0] + single[1]) / 2)
+    assert not torch.allclose(single[0], single[1])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_scored_and_its_predictions_written(run, capsys):
+    folder, recipe = run
+    given = [str(folder / "run/mllc/last.pt"), "--beside", str(folder / "run/supervised/last.pt"), "--pictures", "2"]
+    scores = evaluate.main(evaluate.parse(given))
+    out = folder / "run/mllc/evaluation"
+    results = json.loads((folder / "run/results.json").read_text())["methods"]["mllc"]
+    assert scores["miou"] == pytest.approx(results["student_miou"])  # the code that trained says the same
+    assert scores["images"] == 4
+    with (out / "classes.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["class"] for row in table] == [entry.name for entry in cityscapes.CLASSES]
+    assert sum(float(row["share"]) for row in table) == pytest.approx(1, abs=1e-4)
+    labels, submitted = sorted((out / "labels").iterdir()), sorted((out / "submission").iterdir())
+    assert len(labels) == len(submitted) == 4
+    assert submitted[0].name == "lindau_000008_000019_pred_labelIds.png"
+    confusion = 0
+    for path, ids in zip(labels, submitted, strict=True):
+        with Image.open(path) as mask, Image.open(ids) as sent:
+            predicted = torch.from_numpy(np.array(mask))
+            assert mask.getpalette()[:3] == [128, 64, 128]  # road
+            assert torch.equal(torch.from_numpy(np.array(sent)), cityscapes.to_label_ids(predicted))
+            assert sent.size == (96, 48)  # that of the image, not what the network saw
+        name = path.stem.replace("_leftImg8bit", "_gtFine_labelIds")
+        truth = torch.from_numpy(np.array(Image.open(next((folder / "data").glob(f"gtFine/val/*/{name}.png")))))
+        confusion = confusion + metrics.confusion_matrix(predicted, cityscapes.to_train_ids(truth), 19)
+    assert metrics.mean_iou(confusion) == pytest.approx(scores["miou"])
+    assert "mIoU" in capsys.readouterr().out
+    for name in ("grid.png", "features.png"):
+        assert (out / name).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_images_without_labels_are_predicted(run, tmp_path):
+    folder, _ = run
+    given = [str(folder / "run/mllc/best.pt"), "--network", "teacher", "--out", str(tmp_path), "--scales", "1", "0.5",
+             "--images", str(folder / "data/leftImg8bit/val"), "--flip", "--mode", "whole"]  # fmt: skip
+    scores = evaluate.main(evaluate.parse(given))
+    assert "miou" not in scores
+    assert (scores["images"], scores["flip"], scores["scales"]) == (4, True, [1.0, 0.5])
+    assert len(list((tmp_path / "submission").iterdir())) == 4
+
+
+def test_what_is_no_checkpoint_of_a_method_is_refused(tmp_path):
+    torch.save({"model": {}}, tmp_path / "warmup.pt")
+    with pytest.raises(ValueError, match=r"expected METHOD/last\.pt or METHOD/best\.pt"):
+        evaluate.main(evaluate.parse([str(tmp_path / "warmup.pt")]))
