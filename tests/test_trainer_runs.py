@@ -73,8 +73,8 @@ def one_step(recipe, folder):
         torch.nn.init.normal_(branch.weight, std=0.2)
     built.teacher.momentum = 0.0
     built.teacher.update(built.model)
-    both = next(zip(run.batches(0, 1, hidden=False), run.batches(0, 1, hidden=True), strict=True))
-    losses, _ = engine.losses_of("mllc", built.model.train(), built, run, both, state.new_correction(recipe))
+    views = [next(run.batches(0, 1, hidden=hidden)) for hidden in (False, True)]
+    losses, _ = engine.losses_of("mllc", built.model.train(), built, run, *views, state.new_correction(recipe))
     sum(losses.values()).backward()
     gradient = [weight.grad.flatten() for weight in built.model.parameters() if weight.grad is not None]
     return losses, torch.cat(gradient)
@@ -134,7 +134,7 @@ def test_bf16_and_a_sliding_window_and_tensorboard(tmp_path):
     )  # fmt: skip
     results = engine.run(recipe, tmp_path)
     assert 0 <= results["mllc"]["teacher_miou"] <= 1
-    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert {path.parent.name for path in (tmp_path / "tensorboard").glob("*/events*")} == {"warm-up", "mllc"}
     log = report.read_log(tmp_path / "log.jsonl")
     assert sum("teacher_miou" in entry for entry in log) == 2
 

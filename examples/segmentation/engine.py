@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,13 @@ from segmentation import checkpoint, measuring, processes, report
 from segmentation.checking import check, usual_size
 from segmentation.datasets import IGNORE_INDEX, SegmentationData
 from segmentation.layouts import open_data
-from segmentation.loading import batches
+from segmentation.loading import Views, batches
 from segmentation.methods import pseudo_label, remember_labeled, training_loss
 from segmentation.recipe import Recipe, as_dict
 from segmentation.state import State, build, dtype_of, new_correction
 from segmentation.transforms import mix, strong_view
 
+SUPERVISED = ("warm-up", "supervised")  # phases that see no unlabeled image
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -75,14 +77,15 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
         raise ValueError(f"expected {saved['ranks']} processes, as the run began with, got {ranks}")
     if rank > 0:
         processes.barrier()  # the main process writes the embedded scenes and the drawn split
-    data = open_data(recipe.data, recipe.running.seed, out)
+    data = open_data(recipe.data, recipe.running.seed, out, write=rank == 0)
     if rank == 0:
         check(data)
         processes.barrier()
     progress = Progress(**saved["progress"]) if saved else Progress()
     crop = recipe.views.crop or usual_size(data.labeled)
     tensorboard = out / "tensorboard" if recipe.running.tensorboard else None
-    log = report.Log(out / "log.jsonl" if rank == 0 else None, saved["log_bytes"] if saved else 0, tensorboard)
+    keep, cut = (saved["log_bytes"], (progress.phase, saved["state"]["step"])) if saved else (0, None)
+    log = report.Log(out / "log.jsonl" if rank == 0 else None, keep, tensorboard, cut)
     run = Run(recipe, data, out, device, crop, number_of_steps(recipe, data), log, progress, rank, ranks)
 
     warm = build(recipe, len(data.class_names), device)
@@ -131,7 +134,8 @@ def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] 
     stops = {last - (last - begin) * part // times for part in range(times)} if method != "warm-up" else set()
     student = processes.shell(state.model.train())
     correction = new_correction(recipe)
-    loaders = zip(run.batches(first, last, hidden=False), run.batches(first, last, hidden=True), strict=True)
+    labeled = run.batches(first, last, hidden=False)
+    unlabeled = itertools.repeat(None) if method in SUPERVISED else run.batches(first, last, hidden=True)
     bar = tqdm(range(first, last), f"{method:>13}", last, initial=first, disable=rank > 0, mininterval=1.0)
     started = time.perf_counter()
     for step in bar:
@@ -142,7 +146,7 @@ def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] 
             # Gradients cross the processes once a step, with the last part.
             waits = student.no_sync() if run.ranks > 1 and part < parts - 1 else contextlib.nullcontext()
             with waits, autocast(run):
-                losses, extra = losses_of(method, student, state, run, next(loaders), correction)
+                losses, extra = losses_of(method, student, state, run, next(labeled), next(unlabeled), correction)
                 total = sum(losses.values()) / parts
                 state.scaler.scale(total).backward()
         state.scaler.step(state.optimizer)
@@ -165,24 +169,27 @@ def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] 
 
 
 def losses_of(
-    method: str, student: torch.nn.Module, state: State, run: Run, views: tuple, correction: torch.nn.Module
+    method: str,
+    student: torch.nn.Module,
+    state: State,
+    run: Run,
+    labeled: Views,
+    weak: Views | None,
+    correction: torch.nn.Module,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses of one batch by name, and what else goes to the log."""
-    recipe, (labeled, weak) = run.recipe, views
-    images, weak_images = (each.images.to(run.device).to(dtype_of(recipe)) / 255 for each in views)
-    labels = labeled.labels.to(run.device).long()
+    recipe, (images, labels, _) = run.recipe, on_device(labeled, run)
     unlabeled, extra = None, {}
-    if method not in ("warm-up", "supervised"):
+    if weak is not None:
         if method == "mllc" and state.banks.anchors is not None:
             remember_labeled(state.teacher, images, labels, state.banks.anchors)
-        draws = weak.draws.to(run.device)
-        inside = weak.labels.to(run.device) != IGNORE_INDEX
-        pseudo = pseudo_label(method, state.teacher, weak_images, inside, state.banks)
+        weak_images, blank, draws = on_device(weak, run)
+        pseudo = pseudo_label(method, state.teacher, weak_images, blank != IGNORE_INDEX, state.banks)
         strong = strong_view(weak_images, draws)
         unlabeled = mix(strong, draws, pseudo.labels, pseudo.confidence, kind=recipe.views.mix)
         extra = {"confidence": pseudo.confidence.mean(), "changed": pseudo.changed}
     losses = training_loss(
-        "supervised" if method == "warm-up" else method,
+        "supervised" if method in SUPERVISED else method,
         student,
         (images, labels),
         unlabeled,
@@ -191,6 +198,12 @@ def losses_of(
         confidence=recipe.teacher.confidence,
     )
     return losses, extra
+
+
+def on_device(views: Views, run: Run) -> tuple[Tensor, Tensor, Tensor]:
+    """Images in [0, 1], labels, and what the strong view is to do."""
+    images, labels, draws = (tensor.to(run.device, non_blocking=True) for tensor in views)
+    return images.to(dtype_of(run.recipe)) / 255, labels.long(), draws
 
 
 def autocast(run: Run) -> torch.autocast:

@@ -32,6 +32,9 @@ class WholeImages(Dataset):
         return read_resized(sample.image, self.resize), read_labels(sample)
 
 
+PIXELS = 2**22  # of a batch of whole images: 16 of VOC, 2 of Cityscapes
+
+
 def batches(
     samples: list[Sample], recipe: Recipe, device: torch.device, limit: int = 16
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -41,7 +44,8 @@ def batches(
     workers = recipe.running.workers
     group: list[tuple[Tensor, Tensor]] = []
     for item in DataLoader(images, batch_size=None, num_workers=workers, generator=torch.Generator()):
-        if group and (len(group) == limit or _shapes(item) != _shapes(group[0])):
+        most = max(1, min(limit, PIXELS // item[1].numel()))
+        if group and (len(group) >= most or _shapes(item) != _shapes(group[0])):
             yield _stack(group, device)
             group = []
         group.append(item)

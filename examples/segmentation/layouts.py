@@ -19,7 +19,7 @@ from segmentation.recipe import Data
 LISTS = Path("ImageSets/Segmentation")  # of VOC
 
 
-def open_data(settings: Data, seed: int, out: Path) -> SegmentationData:
+def open_data(settings: Data, seed: int, out: Path, *, write: bool = True) -> SegmentationData:
     """The data set that a recipe names.
 
     Args:
@@ -27,14 +27,15 @@ def open_data(settings: Data, seed: int, out: Path) -> SegmentationData:
         seed: draws the labeled images (and the embedded scenes); the split is saved as `labeled.txt` and
             `unlabeled.txt` in `out`, in the form in which it can be read again.
         out: the run's folder.
+        write: whether to write the lists; of several processes, one does.
     """
     folder, layout = find_folder(settings, seed, out)
     train, test = LAYOUTS[layout](folder)
     if settings.test is not None:
         test = read_list(_list_file("data.test", settings.test))
     labeled, unlabeled, aside = _split(settings, train, seed, lambda line: sample_of(folder, line))
-    out.mkdir(parents=True, exist_ok=True)
-    for name, lines in (("labeled", labeled), ("unlabeled", unlabeled)):
+    for name, lines in (("labeled", labeled), ("unlabeled", unlabeled)) if write else ():
+        out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines))
     samples = ([sample_of(folder, line) for line in lines] for lines in (labeled, unlabeled, test, aside))
     return SegmentationData(*samples, _class_names(folder, layout, settings.classes), layout)

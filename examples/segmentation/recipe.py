@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +15,10 @@ from typing import Any, Literal
 
 import yaml
 
+from segmentation.validation import converted, is_within, range_words, ranged, words
+
 RECIPES = Path(__file__).parent / "recipes"
 Method = Literal["supervised", "self_training", "fixmatch", "mllc"]
-
-
-def ranged(default: Any, low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Any:
-    """A field whose number, or each of whose numbers, lies in [low, high] and above `above`."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
 @dataclass
@@ -289,68 +284,12 @@ def _set(recipe: Recipe, dotted: str, value: Any, source: str) -> None:
     wanted = typing.get_type_hints(type(holder))[key]
     limits = {part.name: part.metadata for part in dataclasses.fields(holder)}[key]
     try:
-        converted = _converted(value, wanted)
+        result = converted(value, wanted)
     except TypeError:
-        raise ValueError(f"{source}: expected `{dotted}` to be {_words(wanted)}, got {value!r}") from None
-    for number in converted if isinstance(converted, tuple) else (converted,):
-        if (
-            limits
-            and number is not None
-            and not (limits["low"] <= number <= limits["high"] and number > limits["above"])
-        ):
-            raise ValueError(f"{source}: expected `{dotted}` {_range_words(limits)}, got {value!r}")
-    setattr(holder, key, converted)
-
-
-def _converted(value: Any, wanted: Any) -> Any:
-    """`value` as the annotation `wanted` has it; TypeError if it is something else."""
-    origin, options = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _converted(value, next(option for option in options if option is not type(None)))
-    if origin is Literal:
-        if value in options and not isinstance(value, bool):
-            return value
-    elif origin is tuple:
-        items = value if isinstance(value, (list, tuple)) else [value]
-        endless = options[-1] is Ellipsis
-        if items and (endless or len(items) == len(options)):
-            return tuple(_converted(item, options[0]) for item in items)  # all our tuples are of one type
-    elif wanted is float and not isinstance(value, bool):
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3, without a point, as a string
-            try:
-                value = float(value)
-            except ValueError:
-                raise TypeError from None
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            return float(value)
-    elif wanted is str and isinstance(value, (str, int)) and not isinstance(value, bool):
-        return str(value)
-    elif type(value) is wanted:
-        return value
-    raise TypeError
-
-
-def _words(wanted: Any) -> str:
-    """An annotation as a person would say it."""
-    origin, options = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join("null" if option is type(None) else _words(option) for option in options)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, options))}"
-    if origin is tuple:
-        if options[-1] is Ellipsis:
-            return f"a list, each entry {_words(options[0])}"
-        return f"a list of {len(options)}, each {_words(options[0])}"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[wanted]
-
-
-def _range_words(limits: Any) -> str:
-    low, high, above = limits["low"], limits["high"], limits["above"]
-    if high < math.inf:
-        return f"in {'(' if above > -math.inf else '['}{above if above > -math.inf else low}, {high}]"
-    return f"above {above}" if above > -math.inf else f"to be at least {low}"
+        raise ValueError(f"{source}: expected `{dotted}` to be {words(wanted)}, got {value!r}") from None
+    if not is_within(result, limits):
+        raise ValueError(f"{source}: expected `{dotted}` {range_words(limits)}, got {value!r}")
+    setattr(holder, key, result)
 
 
 def _check_together(recipe: Recipe) -> None:

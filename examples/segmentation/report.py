@@ -20,29 +20,42 @@ class Log:
     Args:
         path: the file, or None.
         keep: bytes of it to keep: 0 begins anew, and a resumed run cuts off what came after its checkpoint.
-        tensorboard: a folder for TensorBoard's events, or None.
+        tensorboard: a folder for TensorBoard's events, each method a run of its own there, or None.
+        cut: method and step from which a resumed run replaces TensorBoard's events.
     """
 
-    def __init__(self, path: Path | None, keep: int = 0, tensorboard: Path | None = None):
-        self.path, self.writer = path, None
+    def __init__(
+        self,
+        path: Path | None,
+        keep: int = 0,
+        tensorboard: Path | None = None,
+        cut: tuple[str, int] | None = None,
+    ):
+        self.path, self.tensorboard, self.cut, self.writers = path, tensorboard, cut, {}
         if path is not None:
             with path.open("ab") as file:
                 file.truncate(keep)
-        if path is not None and tensorboard is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(tensorboard))
 
     def write(self, **entry: Any) -> None:
-        """Write one line; numbers also go to TensorBoard, under the method's name."""
+        """Write one line; numbers also go to TensorBoard."""
         if self.path is None:
             return
         with self.path.open("a") as file:
             file.write(json.dumps({key: _finite(value) for key, value in entry.items()}) + "\n")
-        if self.writer is not None:
+        if self.tensorboard is not None:
+            writer = self._writer(entry["method"])
             for name, value in entry.items():
                 if isinstance(value, (int, float)) and name != "step":
-                    self.writer.add_scalar(f"{entry['method']}/{name}", value, entry["step"])
+                    writer.add_scalar(name, value, entry["step"])
+            writer.flush()
+
+    def _writer(self, method: str) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if method not in self.writers:
+            step = self.cut[1] + 1 if self.cut is not None and self.cut[0] == method else None
+            self.writers[method] = SummaryWriter(str(self.tensorboard / method), purge_step=step)
+        return self.writers[method]
 
     def written(self) -> int:
         """Bytes of the log that have reached the disk."""
