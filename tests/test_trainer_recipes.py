@@ -1,11 +1,12 @@
 """Recipes: every mistake is named, every recipe of the folder is read, and what was written is read back."""
 
+import json
 import re
 
 import pytest
 import torch
-import trainer_data  # noqa: F401 (puts examples on the path)
 import yaml
+from trainer_data import TINY
 
 recipe = pytest.importorskip("segmentation.recipe")
 command = pytest.importorskip("segmentation.command")
@@ -130,3 +131,16 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(tmp_path, capsys):
     assert "4 labeled, 8 unlabeled, 8 to test on" in printed
     assert re.search(r"network: \d+\.\d\d M parameters", printed)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_speed_is_measured_with_and_without_correction(tmp_path, capsys):
+    small = [f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in TINY.items()]
+    command.main(train_voc.parse(["--measure", "2", "--out", str(tmp_path), "--set", *small, "data.scenes=[12, 8]",
+                                  "data.labeled=4"]))  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert [len(samples) for samples in found["samples"].values()] == [2, 2]
+    assert found["images_per_step"] == 4
+    assert found["images_per_second_with_correction"] == pytest.approx(4 / found["seconds_with_correction"])
+    assert found["share_of_correction"] < 1
+    assert found["loader_images_per_second"] > 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from segmentation import checkpoint, cost, processes
+from segmentation import checkpoint, cost, processes, speed
 from segmentation.engine import run
 from segmentation.paper import load_any
 from segmentation.recipe import Recipe, as_dict, from_dict, is_text
@@ -72,6 +73,7 @@ class Command(NamedTuple):
     out: Path
     resume: bool
     dry_run: bool
+    measure: int | None = None
 
 
 def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_data: str | None = None) -> Command:
@@ -90,6 +92,7 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
     parser.add_argument("--overwrite", action="store_true", help="begin anew though --out holds an unfinished run")
     parser.add_argument("--dry-run", action="store_true", help="print the recipe and what it costs, train nothing")
+    parser.add_argument("--measure", type=int, metavar="STEPS", help="time so many steps and the loader, print JSON")
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
     parser.add_argument("--anchors", action=argparse.BooleanOptionalAction, help="mllc looks up labeled pixels too")
@@ -100,13 +103,13 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
         overrides = _overrides(given)
         if given.resume:
             return Command(resumed(given.out, overrides), given.out, True, given.dry_run)
-        if (given.out / "resume.pt").exists() and not (given.overwrite or given.dry_run):
+        if (given.out / "resume.pt").exists() and not (given.overwrite or given.dry_run or given.measure):
             parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
         name = given.recipe or (with_data if with_data and given.data else recipe)
         if given.smoke:
             digits = load_any(name, overrides).data.layout == "digits"
             overrides = SMOKE | (SMOKE_DIGITS if digits else {}) | overrides
-        return Command(load_any(name, overrides), given.out, False, given.dry_run)
+        return Command(load_any(name, overrides), given.out, False, given.dry_run, given.measure)
     except ValueError as error:
         parser.error(str(error))
 
@@ -117,6 +120,11 @@ def main(command: Command) -> None:
         if command.dry_run:
             print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
             print(cost.estimate(command.recipe))
+            return
+        if command.measure is not None:
+            found = speed.measure(command.recipe, command.out, command.measure)
+            if processes.is_first():
+                print(json.dumps(found, indent=2))
             return
         command.out.mkdir(parents=True, exist_ok=True)
         if not command.resume and processes.is_first():

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] 
         checkpoint.seed_all(recipe.running.seed + 1000 * rank + 1 + state.step)  # dropout: each process its own
         if method == "mllc":
             state.banks.anchors = measuring.fresh_anchors(state, run)
-    first, parts, times = state.step, recipe.schedule.accumulate, recipe.evaluation.times
+    first, times = state.step, recipe.evaluation.times
     stops = {last - (last - begin) * part // times for part in range(times)} if method != "warm-up" else set()
     student = processes.shell(state.model.train())
     correction = new_correction(recipe)
@@ -138,34 +139,47 @@ def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] 
     unlabeled = itertools.repeat(None) if method in SUPERVISED else run.batches(first, last, hidden=True)
     bar = tqdm(range(first, last), f"{method:>13}", last, initial=first, disable=rank > 0, mininterval=1.0)
     started = time.perf_counter()
-    for step in bar:
-        for group in state.optimizer.param_groups:  # polynomial decay over warm-up and method together
-            group["lr"] = group["peak"] * (1 - step / run.total) ** recipe.optimizer.power
-        state.optimizer.zero_grad()
-        for part in range(parts):
-            # Gradients cross the processes once a step, with the last part.
-            waits = student.no_sync() if run.ranks > 1 and part < parts - 1 else contextlib.nullcontext()
-            with waits, autocast(run):
-                losses, extra = losses_of(method, student, state, run, next(labeled), next(unlabeled), correction)
-                total = sum(losses.values()) / parts
-                state.scaler.scale(total).backward()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        # A young teacher must forget the random weights it began with: a plain mean first, a running one later.
-        state.teacher.momentum = min(recipe.teacher.momentum, 1 - 1 / (step + 1))
-        state.teacher.update(state.model)
-        state.step += 1
-
+    for _ in bar:
+        parts = optimize(method, student, state, run, labeled, unlabeled, correction)
         if state.step % recipe.running.log_every == 0 or state.step == last:
-            parts_of_loss = {name: round(value, 7) for name, value in processes.mean_over_ranks(losses | extra).items()}
-            run.log.write(method=method, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **parts_of_loss)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in parts_of_loss.items()}, refresh=False)
+            shown = {name: round(value, 7) for name, value in processes.mean_over_ranks(parts).items()}
+            run.log.write(method=method, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **shown)
+            bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
         if state.step in stops or state.step == last or state.step % recipe.running.checkpoint_every == 0:
             progress.seconds += time.perf_counter() - started
             if state.step in stops:
                 measuring.test(method, state, run)
             save(state, run)
             started = time.perf_counter()
+
+
+def optimize(
+    method: str,
+    student: torch.nn.Module,
+    state: State,
+    run: Run,
+    labeled: Iterator[Views],
+    unlabeled: Iterator[Views | None],
+    correction: torch.nn.Module,
+) -> dict[str, Tensor]:
+    """One step: the student learns, the teacher follows. Returns what goes to the log, of the last part of the step."""
+    recipe, parts = run.recipe, run.recipe.schedule.accumulate
+    for group in state.optimizer.param_groups:  # polynomial decay over warm-up and method together
+        group["lr"] = group["peak"] * (1 - state.step / run.total) ** recipe.optimizer.power
+    state.optimizer.zero_grad()
+    for part in range(parts):
+        # Gradients cross the processes once a step, with the last part.
+        with student.no_sync() if run.ranks > 1 and part < parts - 1 else contextlib.nullcontext():
+            with autocast(run):
+                losses, extra = losses_of(method, student, state, run, next(labeled), next(unlabeled), correction)
+            state.scaler.scale(sum(losses.values()) / parts).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    # A young teacher must forget the random weights it began with: a plain mean first, a running one later.
+    state.teacher.momentum = min(recipe.teacher.momentum, 1 - 1 / (state.step + 1))
+    state.teacher.update(state.model)
+    state.step += 1
+    return losses | extra
 
 
 def losses_of(
