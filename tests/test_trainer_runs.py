@@ -126,17 +126,21 @@ def test_the_rows_are_those_of_the_paper():
 
 
 @pytest.mark.slow
-def test_bf16_and_a_sliding_window_and_tensorboard(tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_and_every_option_of_a_test(precision, tmp_path):
     recipe = tiny(
-        methods=("mllc",), data__scenes=(10, 8), data__labeled="4", running__precision="bf16",
-        running__tensorboard=True, evaluation__mode="sliding", evaluation__scales=(0.75, 1.0), evaluation__flip=True,
-        views__mix="classmix", schedule__accumulate=1, evaluation__times=2,
+        "folder", methods=("mllc",), data__folder=str(write_voc(tmp_path / "voc", val=2)), data__labeled="4",
+        running__precision=precision, running__tensorboard=True, network__encoder_depth=4, views__mix="classmix",
+        evaluation__mode="sliding", evaluation__scales=(0.75, 1.0), evaluation__flip=True, evaluation__times=2,
     )  # fmt: skip
-    results = engine.run(recipe, tmp_path)
+    results = engine.run(recipe, tmp_path / "out")
     assert 0 <= results["mllc"]["teacher_miou"] <= 1
-    assert {path.parent.name for path in (tmp_path / "tensorboard").glob("*/events*")} == {"warm-up", "mllc"}
-    log = report.read_log(tmp_path / "log.jsonl")
+    log = report.read_log(tmp_path / "out/log.jsonl")
     assert sum("teacher_miou" in entry for entry in log) == 2
+    assert all(torch.isfinite(torch.tensor(entry["correction"])) for entry in log if "correction" in entry)
+    assert {path.parent.name for path in (tmp_path / "out/tensorboard").glob("*/events*")} == {"warm-up", "mllc"}
+    dtypes = {weight.dtype for weight in checkpoint.load(tmp_path / "out/mllc/last.pt")["model"].values()}
+    assert not dtypes & {torch.bfloat16, torch.float16}  # weights stay float32
 
 
 def test_ablated_threshold_asks_the_same_of_every_class():
