@@ -122,7 +122,7 @@ def collect(given: argparse.Namespace) -> None:
     checkpoint.write_atomically(given.out / "table.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     if points:
-        figures.draw_sensitivity(points, given.out / "sensitivity.png", published)
+        figures.draw_sensitivity(points, published, given.out / "sensitivity.png")
 
 
 def _scores(scores: dict[str, float]) -> str:

@@ -49,8 +49,8 @@ def estimate(recipe: Recipe) -> str:
         f"{sum(parameter.numel() for parameter in refiner.parameters()) / 1e6:.3f} M; "
         f"{forward:.1f} GFLOP forward at {crop[0]} x {crop[1]}; graphs of {nodes} nodes an image",
         f"steps: {schedule.warmup} of warm-up, {steps} of each of {len(recipe.methods)} method(s); {images:,} views",
-        "a step: " + ", ".join(f"{method} {value / 1000:.2f} TFLOP" for method, value in per_method.items()),
-        f"all: {total:.3f} PFLOP in the network, without graphs and tests",
+        "a step: " + ", ".join(f"{method} {value:,.0f} GFLOP" for method, value in per_method.items()),
+        f"all: {total:,.3f} PFLOP in the network, without graphs and tests",
     ]
     return "\n".join(lines)
 

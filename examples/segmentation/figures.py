@@ -122,23 +122,16 @@ def draw_features(
     plt.close(axes[0].figure)
 
 
-def draw_sensitivity(points: dict[str, list[tuple[float, float]]], path: Path, published: dict) -> None:
-    """Figs. 3, 6: mIoU over one setting at a time, a panel each; `published` holds the paper's points, drawn hollow."""
-    figure, axes = plt.subplots(1, len(points), figsize=(3.4 * len(points), 3), squeeze=False)
-    for axis, (name, found) in zip(axes[0], points.items(), strict=True):
-        for pairs, style, note in ((found, "C0-o", "ours"), (published.get(name, []), "0.5", "paper")):
-            if pairs:
-                pairs = sorted(pairs)
-                hollow = {"marker": "o", "mfc": "none"} if note == "paper" else {}
-                x, y = ([pair[part] for pair in pairs] for part in (0, 1))
-                axis.plot(
-                    x,
-                    y,
-                    *([style] if note == "ours" else []),
-                    **hollow,
-                    label=note,
-                    **({"color": style} if note == "paper" else {}),
-                )
+Points = list[tuple[float, float]]  # of a setting, and the mIoU that it gave
+
+
+def draw_sensitivity(ours: dict[str, Points], published: dict[str, Points], path: Path) -> None:
+    """Figs. 3, 6: mIoU over one setting at a time, a panel each; the paper's points are hollow."""
+    figure, axes = plt.subplots(1, len(ours), figsize=(3.4 * len(ours), 3), squeeze=False)
+    for axis, (name, found) in zip(axes[0], ours.items(), strict=True):
+        if name in published:
+            axis.plot(*zip(*sorted(published[name]), strict=True), "-o", color="0.5", mfc="none", label="paper")
+        axis.plot(*zip(*sorted(found), strict=True), "C0-o", label="ours")
         axis.set(xlabel=name, ylabel="test mIoU")
         axis.legend(frameon=False)
     figure.tight_layout()

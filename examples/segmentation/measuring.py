@@ -72,8 +72,7 @@ def measure(method: str, state: State, run: Run) -> dict:
     hidden = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
     teacher = state.teacher.module
     judged = evaluation.judge_pseudo_labels(teacher, hidden, correctors, num_classes, run.recipe)
-    # Evenly spread: neighbors in a list may be frames of a video. Shown by the main process alone, from its own share.
-    examples = []
+    examples = []  # evenly spread: neighbors in a list may be frames of a video
     shown = hidden[:: max(1, len(hidden) // 6)][:6]
     if run.rank == 0:
         for sample in shown:

@@ -136,5 +136,5 @@ def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) 
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="none")
-    count = sum_over_ranks((labels != IGNORE_INDEX).sum()) / rank_and_ranks()[1]
-    return (each if weight is None else each * weight).sum() / count.clamp_min(1)
+    count = sum_over_ranks((labels != IGNORE_INDEX).sum()).clamp_min(1) / rank_and_ranks()[1]
+    return (each if weight is None else each * weight).sum() / count
