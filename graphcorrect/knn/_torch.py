@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-GROUP = 32  # columns whose maximum stands for them in the first pass of `_largest`
+GROUP = 32  # columns whose maximum stands for them in the first pass of `best_of_scores`
 
 
 def search(
@@ -43,11 +43,11 @@ def search(
                 scores[..., :num_keys].masked_fill_(~key_mask[image, None], -torch.inf)
             if exclude_self:
                 scores.diagonal(offset=start, dim1=-2, dim2=-1).fill_(-torch.inf)
-            similarity[image, tile], index[image, tile] = _largest(scores, num_neighbors)
+            similarity[image, tile], index[image, tile] = best_of_scores(scores, num_neighbors)
     return similarity, index
 
 
-def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def best_of_scores(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`scores.topk(count)` over rows of a multiple of GROUP entries, by way of the groups with the largest maxima.
 
     Exact: were one of the `count` largest entries in another group, then `count` groups would have maxima at least as

@@ -1,18 +1,19 @@
 """`knn`: the most similar keys of each query, by whichever backend."""
 
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
-from graphcorrect._typing import Backend
-from graphcorrect.knn import _faiss, _torch
+from graphcorrect._typing import Backend, Scoring
+from graphcorrect.knn import _faiss, _screen, _torch
 from graphcorrect.nodes import unit_rows
 
 # Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill.
 DEFAULT_MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+LEAST_DIM, LEAST_ROWS, LEAST_GROUP = 64, 128, 16  # of a search that "auto" sifts by coarse scores
 
 
 class Neighbors(NamedTuple):
@@ -35,6 +36,7 @@ def knn(
     num_neighbors: int,
     *,
     backend: Backend = "auto",
+    scoring: Scoring = "auto",
     exclude_self: bool = False,
     normalize: bool = True,
     key_mask: Tensor | None = None,
@@ -50,18 +52,21 @@ def knn(
             "triton" (one fused kernel; CUDA, float32 or half precision, k at most 128), or "auto", which is "torch":
             on no size of DeepLab grids measured is faiss the faster one (`benchmarks/knn_throughput.py`), and triton
             has not been timed yet. A named backend is used or refused, never replaced.
+        scoring: how the "torch" backend sifts the keys before it scores in float32 what is left: "int8" or "bfloat16"
+            (CPU, float32 or half precision), "float32" for all keys, or "auto", which is the fastest that the processor
+            has instructions for. The answer is that of "float32" whatever is chosen, up to its rounding.
         exclude_self: query i does not find key i; needs N = M. By index, so that duplicates of i are still found.
         normalize: True compares cosines (rows are normalised here, a zero row has cosine 0 with all), False inner
             products as they are.
         key_mask: (..., M) bool, True where a key may be found.
-        memory_budget: bytes that the score tiles of the "torch" backend may take at a time (never less than one row);
-            None is 16 MiB on the CPU, 256 MiB elsewhere.
+        memory_budget: bytes that scores and candidates of the "torch" backend may take at a time (never less than one
+            row); None is 16 MiB on the CPU, 256 MiB elsewhere. Copies of the rows, unit or rounded, come on top.
 
     Returns:
         Neighbors of shape (..., N, k), sorted by falling similarity, ties in any order.
 
     Raises:
-        ValueError: shapes, devices or `num_neighbors` do not fit, or not the chosen backend.
+        ValueError: shapes, devices or `num_neighbors` do not fit, or not the chosen backend or scoring.
         TypeError: not floating point, dtypes differ, or `key_mask` is not bool; float64 with "triton".
         ImportError: the chosen backend is not installed; the message gives the install line.
     """
@@ -71,6 +76,7 @@ def knn(
     _check_keys(queries, keys, key_mask)
     _checks.integer_at_least("num_neighbors", num_neighbors, 0)
     _checks.one_of("backend", backend, get_args(Backend))
+    _checks.one_of("scoring", scoring, get_args(Scoring))
     if memory_budget is None:
         memory_budget = DEFAULT_MEMORY_BUDGET.get(queries.device.type, DEFAULT_MEMORY_BUDGET["cuda"])
     _checks.integer_at_least("memory_budget", memory_budget, 1)
@@ -90,6 +96,7 @@ def knn(
     rows = _flat_rows(queries, normalize)
     key_rows = rows if keys is queries else _flat_rows(keys, normalize)
     mask = None if key_mask is None else key_mask.reshape(-1, num_keys)
+    coarse = _coarse_dtypes(scoring, backend, rows, num_keys, num_neighbors)
     with full_precision(queries):
         if backend == "faiss":
             similarity, index = _faiss.search(rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask)
@@ -98,17 +105,43 @@ def knn(
 
             similarity, index = _triton.search(rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask)
         else:
-            similarity, index = _torch.search(
-                rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask, memory_budget=memory_budget
-            )
+            options: dict[str, Any] = {"exclude_self": exclude_self, "key_mask": mask, "memory_budget": memory_budget}
+            if coarse:
+                similarity, index = _screen.search(rows, key_rows, num_neighbors, dtypes=coarse, **options)
+            else:
+                similarity, index = _torch.search(rows, key_rows, num_neighbors, **options)
     index = index.masked_fill(similarity == -torch.inf, 0)
     shape = (*leading, num_queries, num_neighbors)
     return Neighbors(similarity.to(queries.dtype).reshape(shape), index.reshape(shape))
 
 
+def _coarse_dtypes(
+    scoring: Scoring, backend: Backend, rows: Tensor, num_keys: int, num_neighbors: int
+) -> list[torch.dtype]:
+    """The dtypes whose scores sift the keys, in turn; none for a search in the dtype of the rows."""
+    is_served = backend in ("auto", "torch") and rows.device.type == "cpu" and rows.dtype == torch.float32
+    if scoring == "float32":
+        return []
+    if scoring != "auto":
+        if not is_served:
+            raise ValueError(
+                'expected `scoring` of "auto" or "float32" for anything but backend="torch" on the CPU and rows in '
+                f'float32 or half precision, got "{scoring}" for backend="{backend}", {rows.dtype} on {rows.device}'
+            )
+        is_large = _screen.group_size(num_keys, num_neighbors) > 0
+        return [torch.int8 if scoring == "int8" else torch.bfloat16] if is_large else []
+    # By benchmarks/knn_throughput.py: products over fewer entries, or for few queries, do not earn what sifting costs
+    # (and a compiler needs shapes that do not depend on the data)
+    pays = rows.shape[-1] >= LEAST_DIM and rows.shape[-2] >= LEAST_ROWS
+    pays = pays and _screen.group_size(num_keys, num_neighbors) >= LEAST_GROUP
+    if not (is_served and pays) or torch.compiler.is_compiling():
+        return []
+    return [dtype for dtype in (torch.int8, torch.bfloat16) if _screen.is_fast(dtype)]
+
+
 def _flat_rows(rows: Tensor, normalize: bool) -> Tensor:
     """(..., N, D) as one batch (B, N, D), in float32 or better."""
-    rows = widen(rows)
+    rows = widen(rows).contiguous()  # pixels of an image are its columns, which every backend reads slowly
     rows = unit_rows(rows) if normalize else rows
     return rows.reshape(rows.shape[:-2].numel(), *rows.shape[-2:])
 

@@ -1,0 +1,325 @@
+"""Exact float32 search on the CPU that sifts the keys by coarse scores first, and scores in float32 what is left.
+
+Processors multiply 8-bit integers four times as fast as float32 numbers, and bfloat16 twice as fast. So each query
+scores all keys coarsely, with a bound b on the error that holds for every key. If the k largest coarse scores are at
+least T, the k-th largest true score is at least T - b; a key among the true k largest has a true score no smaller, and
+hence a coarse one of at least T - 2 b. The keys that reach it, a few dozen, are scored in float32, and the best k of
+them are the answer: that of a float32 search, whatever the data. Data decide the time only: where similarities crowd
+closer than b too many keys remain, and those queries are searched in float32 throughout.
+
+T need not be the k-th largest score itself: the k-th largest maximum of groups of keys will do, and maxima over groups
+are read off a tile at the speed of the cache. The same way leads to the keys that reach the threshold.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphcorrect.knn._torch import GROUP, best_of_scores
+
+FINE = 8  # keys whose maximum says whether to look at each of them
+LEAST_GROUPS = 5  # groups of keys for each neighbor: fewer would put T far below the k-th largest score
+MOST_CANDIDATES = 128  # keys left for each query, on average, beyond which scoring them all is faster
+CHUNK = 256  # rows rounded, and queries scored, at a time
+ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
+
+
+class Coarse(NamedTuple):
+    """Rows of one image rounded for a coarse product.
+
+    Attributes:
+        queries: (N, D), int8 or bfloat16.
+        keys: (M', D) likewise, taken from their mean, in another order.
+        order: (M',), which key each of them is; M and above where there is none.
+        place: (M',), the inverse of `order`.
+        slack: (N,), 2 b in units of a coarse score; infinite for a query that cannot be scored so.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    order: Tensor
+    place: Tensor
+    slack: Tensor
+
+
+def is_fast(dtype: torch.dtype) -> bool:
+    """Whether this processor multiplies matrices of a dtype faster than those of float32."""
+    names = {torch.int8: "_is_vnni_supported", torch.bfloat16: "_is_avx512_bf16_supported"}
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(getattr(torch.cpu, names[dtype], lambda: False)())
+
+
+def group_size(num_keys: int, num_neighbors: int) -> int:
+    """Keys in a group: a power of two up to 64, or 0 where there are too few keys for groups."""
+    most = num_keys // (LEAST_GROUPS * num_neighbors) if num_neighbors else 0
+    return 0 if most < FINE else min(64, 2 ** (most.bit_length() - 1))
+
+
+def search(
+    queries: Tensor,
+    keys: Tensor,
+    num_neighbors: int,
+    *,
+    exclude_self: bool,
+    key_mask: Tensor | None,
+    memory_budget: int,
+    dtypes: Sequence[torch.dtype],
+) -> tuple[Tensor, Tensor]:
+    """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
+
+    float32 on the CPU, contiguous, :func:`group_size` above 0. `dtypes` are those of the coarse scores, tried in
+    turn: int8, bfloat16. Extra memory: `memory_budget`, the rounded rows, and O(B N k).
+    """
+    batch, num_queries, _ = queries.shape
+    similarity = queries.new_empty(batch, num_queries, num_neighbors)
+    index = torch.empty(batch, num_queries, num_neighbors, dtype=torch.int64)
+    for image in range(batch):
+        hidden = None if key_mask is None else ~key_mask[image]
+        one = _ImageSearch(queries[image], keys[image], exclude_self, hidden, memory_budget)
+        one.run(dtypes, similarity[image], index[image])
+    return similarity, index
+
+
+class _ImageSearch:
+    """The search of one image."""
+
+    def __init__(
+        self, queries: Tensor, keys: Tensor, exclude_self: bool, hidden: Tensor | None, memory_budget: int
+    ) -> None:
+        self.queries = queries
+        self.keys = keys
+        self.exclude_self = exclude_self
+        self.hidden = hidden
+        # A tile of scores takes half of the budget, with its maxima, and lists of candidates the rest
+        self.tile_rows = min(CHUNK, len(queries), max(1, memory_budget // (10 * len(keys))))
+        self.list_length = memory_budget // 128
+        self.room: Tensor | None = None
+
+    def run(self, dtypes: Sequence[torch.dtype], similarity: Tensor, index: Tensor) -> None:
+        """Writes similarity and index (N, k)."""
+        done, left = 0, []
+        for dtype in dtypes:
+            done, unsettled = self._sift(dtype, done, similarity, index)
+            left.append(unsettled)
+        left.append(torch.arange(done, len(similarity)))
+        for rows in _tiles(torch.cat(left), self.tile_rows):
+            similarity[rows], index[rows] = self._search_in_full(rows, similarity.shape[1])
+
+    def _sift(self, dtype: torch.dtype, first: int, similarity: Tensor, index: Tensor) -> tuple[int, Tensor]:
+        """Answers rows from `first` on by coarse scores; the row at which it no longer pays, and those left out."""
+        num_queries, count = similarity.shape
+        nothing = torch.zeros(0, dtype=torch.int64)
+        coarse = round_rows(self.queries, self.keys, dtype) if first < num_queries else None
+        if coarse is None:
+            return first, nothing
+        group = group_size(len(self.keys), count)
+        left, found, length = [nothing], [], 0
+        for start in range(first, num_queries, self.tile_rows):
+            stop = min(start + self.tile_rows, num_queries)
+            sifted = candidates(*self._coarse_scores(coarse, start, stop), count, group)
+            if sifted is None:  # what follows is alike, most likely
+                stop = start
+            else:
+                left.append(start + (sifted[0] == 0).nonzero()[:, 0])
+                found.append((sifted[0], coarse.order.index_select(0, sifted[1])))
+                length += len(sifted[1])
+            if found and (sifted is None or stop == num_queries or length > self.list_length):
+                counts, columns = (torch.cat(parts) for parts in zip(*found, strict=True))
+                scores = products(self.queries[first:stop], self.keys, counts, columns)
+                similarity[first:stop], index[first:stop] = best_of_lists(scores, columns, counts, count)
+                first, found, length = stop, [], 0
+            if sifted is None:
+                break
+        return first, torch.cat(left)
+
+    def _room(self, dtype: torch.dtype, rows: int, width: int) -> Tensor:
+        """Room for scores, the same as before where it fits: the first touch of new memory is slow."""
+        if self.room is None or self.room.dtype != dtype or self.room.shape[1] != width:
+            self.room = torch.empty(self.tile_rows, width, dtype=dtype)
+        return self.room[:rows]
+
+    def _coarse_scores(self, coarse: Coarse, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Coarse scores (rows, M') and their slack."""
+        is_integer = coarse.queries.dtype == torch.int8
+        scores = self._room(torch.int32 if is_integer else coarse.queries.dtype, stop - start, len(coarse.keys))
+        multiply = torch._int_mm if is_integer else torch.mm
+        multiply(coarse.queries[start:stop], coarse.keys.mT, out=scores)
+        lowest = -(2.0**31) if is_integer else -torch.inf
+        num_keys = len(self.keys)
+        missing = coarse.order >= num_keys
+        if self.hidden is not None:
+            missing = missing | self.hidden[coarse.order.clamp_max(num_keys - 1)]
+        if len(coarse.order) > num_keys or self.hidden is not None:
+            scores.index_fill_(1, missing.nonzero()[:, 0], lowest)
+        if self.exclude_self:
+            scores.scatter_(1, coarse.place[start:stop, None], lowest)
+        return scores, coarse.slack[start:stop]
+
+    def _search_in_full(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The best keys of queries that coarse scores did not settle."""
+        missing = -len(self.keys) % GROUP
+        scores = self._room(torch.float32, len(rows), len(self.keys) + missing)
+        own = scores[:, : len(self.keys)]
+        torch.mm(self.queries[rows], self.keys.mT, out=own)
+        scores[:, len(self.keys) :] = -torch.inf
+        if self.hidden is not None:
+            own.masked_fill_(self.hidden, -torch.inf)
+        if self.exclude_self:
+            own.scatter_(1, rows[:, None], -torch.inf)
+        return best_of_scores(scores, count)
+
+
+def candidates(scores: Tensor, slack: Tensor, count: int, group: int) -> tuple[Tensor, Tensor] | None:
+    """The columns of scores (rows, M') that may be among the `count` largest true ones of their row, row by row.
+
+    Returns:
+        How many each row has, and the columns; none for a row with too few, or so many that a search in full is
+        faster. None where that holds for the rows on average.
+    """
+    num_rows, width = scores.shape
+    fine = scores.view(num_rows, FINE, -1).amax(1)  # column c stands for c, c + M' / FINE, c + 2 M' / FINE, ...
+    threshold = fine.view(num_rows, group // FINE, -1).amax(1).topk(count, sorted=False).values.amin(1, keepdim=True)
+    threshold = _lower(threshold, slack[:, None])
+    row, first = (fine >= threshold).nonzero().unbind(1)
+    if len(row) > MOST_CANDIDATES * num_rows:
+        return None
+    reach = scores.view(num_rows, FINE, -1)[row, :, first] >= threshold.index_select(0, row)  # (hits, FINE)
+    # Flags looked at eight at a time, as one number
+    word = reach.view(torch.int64).nonzero()[:, 0]
+    inner, place = reach.index_select(0, word).nonzero().unbind(1)
+    hit = word.index_select(0, inner)
+    row, column = row.index_select(0, hit), first.index_select(0, hit) + place * fine.shape[1]
+    counts = torch.searchsorted(row, torch.arange(num_rows + 1)).diff()
+    settled = (counts >= count) & (counts <= 8 * MOST_CANDIDATES)
+    if not bool(settled.all()):
+        column = column[settled[row]]
+        counts = torch.where(settled, counts, 0)
+    return None if len(column) > MOST_CANDIDATES * num_rows or len(column) == 0 else (counts, column)
+
+
+def best_of_lists(scores: Tensor, columns: Tensor, counts: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of the scores of each row and their columns, from the lists of all rows in one."""
+    width = max(count, int(counts.max()))
+    row = torch.arange(len(counts)).repeat_interleave(counts)
+    start = counts.cumsum(0) - counts
+    padded = scores.new_full((len(counts), width), -torch.inf)
+    padded.view(-1)[row * width + torch.arange(len(row)) - start.index_select(0, row)] = scores
+    values, place = padded.topk(count)
+    return values, columns[(start[:, None] + place).clamp_max_(max(0, len(columns) - 1))]
+
+
+def products(queries: Tensor, keys: Tensor, counts: Tensor, columns: Tensor) -> Tensor:
+    """Inner products of queries (N, D) with the keys of each query's list, without gathering a key."""
+    _accept_sparse_tensors()
+    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    pattern = torch.sparse_csr_tensor(
+        start, columns, keys.new_zeros(len(columns)), (len(queries), len(keys)), check_invariants=False
+    )
+    result: Tensor = torch.sparse.sampled_addmm(pattern, queries, keys.mT, beta=0.0).values()
+    return result
+
+
+@functools.cache
+def _accept_sparse_tensors() -> None:
+    """Torch says once a process that sparse matrices are in beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
+
+
+def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | None:
+    """Queries (N, D) and keys (M, D) rounded to a dtype; None for keys too large or too small for it.
+
+    Keys are taken from their mean first, which adds the same number to all scores of a query and changes no order: rows
+    that have much in common differ by little, and the less they differ the smaller is the error. It is, at most,
+    |q - q'| |k| + |q'| |k - k'| for the longest key, and what float32 sums add to that.
+    """
+    center = keys.mean(0)
+    largest = max(float((rows - center).abs().amax()) for rows in _tiles(keys, CHUNK))
+    if not 1 / ORDINARY < largest < ORDINARY:  # nor NaN
+        return None
+    step = largest / 127 if dtype == torch.int8 else 1.0
+    order = _scattered(len(keys))
+    rounded_keys, key_size, key_off, _ = _round(keys, dtype, order=order, center=center, step=step)
+    rounded, size, off, query_step = _round(queries, dtype)
+    longest, farthest = key_size.amax() + key_off.amax(), key_off.amax()
+    # A difference of float32 numbers and a sum of D products round by D 2**-23 of what they are made of, at the most
+    rounding = 2 * (queries.shape[-1] + 4) * 2.0**-23
+    slack = 2.01 * (off * longest + (size + off) * farthest + rounding * (size + off) * longest)
+    usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    return Coarse(rounded, rounded_keys, order, place, torch.where(usable, slack / (query_step * step), torch.inf))
+
+
+def _tiles(rows: Tensor, size: int) -> Iterator[Tensor]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _scattered(num_keys: int) -> Tensor:
+    """An order of the keys in which neighboring pixels are far apart, so that they fall into different groups.
+
+    Steps of the golden section round the circle. Its length is a whole number of groups.
+    """
+    length = num_keys + -num_keys % 64
+    step = int(0.618 * length) | 1
+    while math.gcd(step, length) != 1:
+        step += 2
+    return torch.arange(length) * step % length
+
+
+def _round(
+    rows: Tensor,
+    dtype: torch.dtype,
+    *,
+    order: Tensor | None = None,
+    center: Tensor | None = None,
+    step: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows in an order, less `center`, rounded; their norms, those of what rounding took, and the step of integers.
+
+    A few rows at a time, so that what is written stays in the cache and no second copy of the rows is made.
+    """
+    count = len(rows) if order is None else len(order)
+    rounded = torch.empty(count, rows.shape[1], dtype=dtype)
+    size, off, steps = (rows.new_ones(count, 1) for _ in range(3))
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        exact = rows[part] if order is None else rows.index_select(0, order[part].clamp_max(len(rows) - 1))
+        exact = exact if center is None else exact - center
+        if dtype == torch.int8:
+            if step is None:
+                largest = exact.abs().amax(1, keepdim=True)
+                steps[part] = torch.where(largest > 0, largest / 127, 1.0)
+            else:
+                steps[part] = step
+            back = (exact / steps[part]).round_()
+            rounded[part] = back
+            back *= steps[part]
+        else:
+            rounded[part] = exact
+            back = rounded[part].float()
+        size[part] = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
+        off[part] = torch.linalg.vector_norm(back.sub_(exact), dim=1, keepdim=True)
+    return rounded, size[:, 0].double(), off[:, 0].double(), steps[:, 0].double()
+
+
+def _lower(threshold: Tensor, slack: Tensor) -> Tensor:
+    """T - 2 b, in the dtype of coarse scores; above them all where b is infinite.
+
+    Integers are exact. A bfloat16 score was rounded once more than the bound knows: T by 2**-8 at the most, and the
+    scores below the result, which is a bfloat16 itself, were below it before they were rounded.
+    """
+    lower = threshold.double() - slack
+    if threshold.dtype == torch.int32:
+        return torch.where(lower > -(2.0**31), lower.floor(), 2.0**31 - 1).to(torch.int32)
+    lower = lower - 2.0**-8 * threshold.double().abs()
+    lower = lower - 2.0**-7 * lower.abs()  # rounded down
+    return torch.where(lower > -torch.inf, lower, torch.inf).to(threshold.dtype)
