@@ -13,6 +13,9 @@ from torch import Tensor
 from graphcorrect import _checks
 
 
+_SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
+
+
 def image_to_nodes(maps: Tensor) -> Tensor:
     """Lists the pixels of maps (B, D, H, W) as nodes (B, H * W, D), in reading order.
 
@@ -52,10 +55,7 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
-        largest = rows.abs().amax(-1, keepdim=True)
-        scaled = rows / torch.where(largest == 0, 1.0, largest)
-        norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
-        unit = scaled.div_(torch.where(largest == 0, 1.0, norm))
+        unit = _unit(rows)
         if mask is not None:
             unit.masked_fill_(~mask[..., None], 0.0)
         ctx.save_for_backward(rows, unit)
@@ -63,11 +63,33 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        rows, unit = ctx.saved_tensors
-        norm = _dot(unit, rows)
-        tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
-        # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.
-        return tangent / torch.where(norm > 0, norm, torch.inf), None
+        return unit_rows_gradient(*ctx.saved_tensors, grad), None
+
+
+def _unit(rows: Tensor) -> Tensor:
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():  # a look at values would wait, or break the graph
+        return _scaled_unit(rows)
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    unit = rows / norm
+    is_safe = ((norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1]))[..., 0]
+    if not bool(is_safe.all()):
+        unit[~is_safe] = _scaled_unit(rows[~is_safe])
+    return unit
+
+
+def _scaled_unit(rows: Tensor) -> Tensor:
+    largest = rows.abs().amax(-1, keepdim=True)
+    scaled = rows / torch.where(largest == 0, 1.0, largest)
+    norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
+    return scaled.div_(torch.where(largest == 0, 1.0, norm))
+
+
+def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of :func:`unit_rows` for rows and their unit rows; zero where a unit row is."""
+    norm = _dot(unit, rows)
+    tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
+    # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.
+    return tangent / torch.where(norm > 0, norm, torch.inf)
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

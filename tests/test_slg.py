@@ -169,3 +169,40 @@ def test_no_matrix_of_all_pairs_is_made(largest_tensor):
     with largest_tensor() as seen:
         slg_loss(features, random_labels(1, 5000, num_classes=3), num_classes=3).backward()
     assert seen.entries < 10 * 5000 * 8
+
+
+def test_second_derivatives():
+    features, labels = batch(images=2, num_nodes=5)
+    features.requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: slg_loss(x, labels, PROTOTYPES, SOME_KNOWN), features)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_more_nodes_than_a_tile_holds(dtype, tolerance):
+    features, labels = batch(images=2, num_nodes=1500, dtype=dtype)
+    mine, exact = features.clone().requires_grad_(), features.double().requires_grad_()
+    loss = slg_loss(mine, labels, balance=1.0, num_classes=3)
+    expected = 0.0
+    for x, y in zip(exact, labels, strict=True):
+        rows = torch.nn.functional.normalize(x[y != 255], dim=1)
+        same = (y[y != 255, None] == y[None, y != 255]).double()
+        expected = expected + (rows @ rows.T - same).square().mean() / 2
+    torch.testing.assert_close(loss.double(), expected.detach(), rtol=tolerance, atol=tolerance)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(mine.grad.double(), exact.grad, rtol=10 * tolerance, atol=1e-3 * tolerance)
+
+
+def test_a_compiler_sees_one_graph_and_gives_the_same():
+    features, labels = batch(dtype=torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x: slg_loss(x, labels, PROTOTYPES.float(), num_classes=3, validate_args=False),
+        backend="aot_eager",
+        fullgraph=True,
+    )
+    one, other = features.clone().requires_grad_(), features.clone().requires_grad_()
+    losses = [compiled(one), slg_loss(other, labels, PROTOTYPES.float())]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
+    sum(losses).backward()
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)

@@ -8,6 +8,9 @@ from torch import Tensor
 from graphcorrect.graphs.operator import GraphOperator
 
 
+COLUMNS = 64  # of the values, multiplied at a time on a CPU: what lies between stays in its cache
+
+
 class ClassBlockOperator(GraphOperator):
     r"""The class-level graph of Eq. (6): :math:`W_{ij} = u_i \cdot u_j` for i ≠ j of one class, :math:`W_{ii} = 1`.
 
@@ -63,8 +66,19 @@ class ClassBlockOperator(GraphOperator):
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         rows, blocks = self._rows.to(values.dtype), self._blocks
-        moments = blocks.sum_by_class(rows.mT @ blocks.gather(flat))  # (blocks, m, F), M_c of each block's class
-        product = blocks.join(rows @ moments).addcmul_(self._loops.to(values.dtype), flat)
+        loops = self._loops.to(values.dtype)
+
+        def product_of(columns: Tensor) -> Tensor:
+            moments = blocks.sum_by_class(rows.mT @ blocks.gather(columns))  # (blocks, m, F), M_c of each block's class
+            return blocks.join(rows @ moments).addcmul_(loops, columns)
+
+        tile = COLUMNS if values.device.type == "cpu" else flat.shape[1]
+        if flat.shape[1] <= tile or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return product_of(flat).reshape(values.shape)
+        product = torch.empty_like(flat)
+        for start in range(0, flat.shape[1], tile):
+            columns = slice(start, start + tile)
+            product[:, columns] = product_of(flat[:, columns])
         return product.reshape(values.shape)
 
     def _row_sums(self) -> Tensor:

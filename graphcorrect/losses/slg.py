@@ -1,5 +1,6 @@
 """The contrastive loss on the semantic-level graph, exact and linear in the number of nodes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
-from graphcorrect.nodes import unit_rows
+from graphcorrect.nodes import unit_rows, unit_rows_gradient
 
 
 def slg_loss(
@@ -73,14 +74,15 @@ def slg_loss(
     node_labels = node_labels.reshape(nodes.shape[:-1])
     is_labeled = node_labels != ignore_index
     with full_precision(nodes):
-        rows = unit_rows(widen(nodes), is_labeled)
-        pairs, num_labeled = _pair_term(rows, node_labels, num_classes)
+        wide = widen(nodes)
+        pairs, num_labeled = _pair_term(wide, is_labeled, node_labels, num_classes)
         has_nodes = num_labeled > 0
         image_means = pairs / num_labeled.clamp_min(1).to(pairs.dtype).square()
         if prototypes is None:
-            contrast = node_counted = torch.zeros_like(rows[..., 0])
+            contrast = node_counted = torch.zeros_like(wide[..., 0])
         else:
-            _checks.size("prototypes", prototypes, 1, rows.shape[-1], "entries, as `features` has")
+            _checks.size("prototypes", prototypes, 1, wide.shape[-1], "entries, as `features` has")
+            rows = unit_rows(wide, is_labeled)
             contrast, node_counted = _prototype_term(rows, node_labels, prototypes, prototype_mask, temperature)
         if reduction == "none":
             return balance * image_means + (1 - balance) * contrast.sum(1) / node_counted.sum(1).clamp_min(1)
@@ -113,31 +115,68 @@ def _number_of_classes(
     return max(1, int(counted.max()) + 1) if counted.numel() else 1
 
 
-def _pair_term(rows: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sum over the ordered pairs of each image, and its labeled nodes, both (B,); ignored rows (B, N, D) are zero."""
-    # One more class takes the ignored rows, which are zero.
-    slots = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
-    membership = F.one_hot(slots, num_classes + 1)[..., :num_classes].to(rows.dtype)  # (B, N, C)
-    sums = membership.mT @ rows  # (B, C, D)
-    counts = membership.sum(1)  # (B, C), exact in float32 up to 2**24 nodes an image
-    gram: Tensor = _Gram.apply(rows)  # (B, D, D): sum_ij (v_i . v_j)^2 = |V^T V|^2
-    attraction = (counts.square() - 2.0 * sums.square().sum(-1)).sum(1)
-    return gram.square().sum((1, 2)) + attraction, counts.sum(1)
+def _pair_term(nodes: Tensor, is_labeled: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Sum over the ordered pairs of each image, and its labeled nodes, both (B,), for nodes (B, N, D) of any scale."""
+    slots = torch.where(is_labeled & (labels >= 0) & (labels < num_classes), labels, num_classes)
+    # A compiler derives the backward itself.
+    form = _pairs_of if torch.compiler.is_compiling() else _PairSum.apply
+    counts = F.one_hot(slots, num_classes + 1)[..., :num_classes].sum(1)  # (B, C)
+    pairs: Tensor = form(nodes, is_labeled, slots, num_classes) + counts.to(nodes.dtype).square().sum(1)
+    return pairs, counts.sum(1)
 
 
-class _Gram(torch.autograd.Function):
-    """V^T V, whose gradient takes one product: V (G + G^T), where autograd takes one for each of the two factors."""
+def _pairs_of(nodes: Tensor, is_labeled: Tensor, slots: Tensor, num_classes: int) -> Tensor:
+    """|V^T V|^2 - 2 sum_c |sum_{i in c} v_i|^2 of each image, (B,)."""
+    gram, sums = _moments(unit_rows(nodes, is_labeled), slots, num_classes)
+    return gram.square().sum((1, 2)) - 2.0 * sums.square().sum((1, 2))
+
+
+def _moments(rows: Tensor, slots: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """V^T V (..., D, D) and the sum of each class's rows (..., C + 1, D); ignored rows are zero."""
+    membership = F.one_hot(slots, num_classes + 1).to(rows.dtype)
+    return rows.mT @ rows, membership.mT @ rows
+
+
+class _PairSum(torch.autograd.Function):
+    """`_pairs_of` a tile of rows at a time, which stays in the cache; no copy of the nodes is made or kept.
+
+    The gradient of the unit row v_i is 4 V^T V v_i - 4 sum_{j in c(i)} v_j.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        return rows.mT @ rows
+    def forward(ctx: Any, nodes: Tensor, is_labeled: Tensor, slots: Tensor, num_classes: int) -> Tensor:
+        batch, _, dim = nodes.shape
+        gram, sums = nodes.new_zeros(batch, dim, dim), nodes.new_zeros(batch, num_classes + 1, dim)
+        for image, tile in _tiles(nodes):
+            rows = unit_rows(nodes[image, tile], is_labeled[image, tile])
+            tile_gram, tile_sums = _moments(rows, slots[image, tile], num_classes)
+            gram[image] += tile_gram
+            sums[image] += tile_sums
+        ctx.num_classes = num_classes
+        ctx.save_for_backward(nodes, is_labeled, slots, gram, sums)
+        return gram.square().sum((1, 2)) - 2.0 * sums.square().sum((1, 2))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (rows,) = ctx.saved_tensors
-        product: Tensor = rows @ (grad + grad.mT)
-        return product
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        nodes, is_labeled, slots, gram, sums = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives are wanted: by the form that autograd can read
+            pairs = _pairs_of(nodes, is_labeled, slots, ctx.num_classes)
+            return *torch.autograd.grad(pairs, nodes, grad, create_graph=True), None, None, None
+        slope_of_row, slope_of_class = 4.0 * grad[:, None, None] * gram, 4.0 * grad[:, None, None] * sums
+        result = torch.empty_like(nodes)
+        for image, tile in _tiles(nodes):
+            rows = unit_rows(nodes[image, tile], is_labeled[image, tile])
+            slope = rows @ slope_of_row[image]
+            slope -= slope_of_class[image].index_select(0, slots[image, tile])
+            result[image, tile] = unit_rows_gradient(nodes[image, tile], rows, slope)
+        return result, None, None, None
+
+
+def _tiles(nodes: Tensor) -> Iterator[tuple[int, slice]]:
+    """Image and rows of each tile: as many as a CPU's cache holds; elsewhere whole images, since a launch costs more."""
+    batch, num_nodes, _ = nodes.shape
+    size = 1024 if nodes.device.type == "cpu" else max(1, num_nodes)
+    return ((image, slice(start, start + size)) for image in range(batch) for start in range(0, num_nodes, size))
 
 
 def _prototype_term(
