@@ -12,7 +12,6 @@ from torch import Tensor
 
 from graphcorrect import _checks
 
-
 _SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
 
 
@@ -63,14 +62,15 @@ class _UnitRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return unit_rows_gradient(*ctx.saved_tensors, grad), None
+        rows, unit = ctx.saved_tensors
+        return unit_rows_gradient(rows, unit, grad), None
 
 
 def _unit(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu" or torch.compiler.is_compiling():  # a look at values would wait, or break the graph
         return _scaled_unit(rows)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    unit = rows / norm
+    unit: Tensor = rows / norm
     is_safe = ((norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1]))[..., 0]
     if not bool(is_safe.all()):
         unit[~is_safe] = _scaled_unit(rows[~is_safe])
@@ -81,7 +81,8 @@ def _scaled_unit(rows: Tensor) -> Tensor:
     largest = rows.abs().amax(-1, keepdim=True)
     scaled = rows / torch.where(largest == 0, 1.0, largest)
     norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
-    return scaled.div_(torch.where(largest == 0, 1.0, norm))
+    unit: Tensor = scaled.div_(torch.where(largest == 0, 1.0, norm))
+    return unit
 
 
 def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor) -> Tensor:
@@ -89,7 +90,8 @@ def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor) -> Tensor:
     norm = _dot(unit, rows)
     tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
     # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.
-    return tangent / torch.where(norm > 0, norm, torch.inf)
+    gradient: Tensor = tangent / torch.where(norm > 0, norm, torch.inf)
+    return gradient
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

@@ -222,7 +222,7 @@ class DualGraphRefiner(nn.Module):
         keys = coarse_features if anchor_features is None else resize_maps(widen(anchor_features), size, mask)
         start = coarse if anchors is None else anchors.correct(coarse, keys)
         rounds, feature_rounds = self._refine_nodes(
-            image_to_nodes(coarse_features),
+            image_to_nodes(coarse_features).contiguous(),  # pixels are columns, which every step would read slowly
             image_to_nodes(coarse),
             image_to_nodes(start),
             None if coarse_mask is None else coarse_mask.flatten(1),

@@ -142,3 +142,30 @@ def test_gradcheck_of_the_learned_maps(layer):
     layer = shaken(layer(3, hidden_dim=4), 0.3)
     values = random_probabilities(5, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda v, *_: layer(graph, v), (values, *layer.parameters()))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_second_derivatives_of_the_feature_map(frozen):
+    graph = ClassConsistencyGraph()(random_probabilities(5, 3))
+    layer = shaken(FeaturePropagation(3, hidden_dim=4), 0.3)
+    layer.residual.last.bias.requires_grad_(not frozen)
+    trained = [each for each in layer.parameters() if each.requires_grad]
+    values = random_features(5, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v, *_: layer(graph, v), (values, *trained))
+    assert torch.autograd.gradgradcheck(lambda v, *_: layer(graph, v), (values, *trained))
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_the_gradient_of_the_feature_map_in_tiles_is_that_in_one(layout, monkeypatch):
+    graph = ClassConsistencyGraph()(random_probabilities(2, 50, 3))
+    layer = shaken(FeaturePropagation(4, hidden_dim=8), 0.5)
+    values = random_features(2, 50, 4).requires_grad_() if layout == "rows" else random_features(2, 4, 50).mT
+    values.requires_grad_()
+    cotangent = random_features(2, 50, 4, seed=3)
+    inputs = (values, *layer.parameters())
+    own = reference.unit(values)
+    whole = torch.autograd.grad(layer.tighten(own, graph @ own), inputs, cotangent)
+    monkeypatch.setattr("graphcorrect.propagate.TILE", {"cpu": 28})
+    tiled = torch.autograd.grad(layer(graph, values), inputs, cotangent)
+    for one, other in zip(tiled, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from graphcorrect.graphs.operator import GraphOperator
 
-
 COLUMNS = 64  # of the values, multiplied at a time on a CPU: what lies between stays in its cache
 
 

@@ -57,6 +57,11 @@ class GraphOperator(ABC):
         return self._scale is not None
 
     @property
+    def requires_grad(self) -> bool:
+        """Whether gradients reach the edge weights."""
+        return self._needs_grad
+
+    @property
     def ndim(self) -> int:
         """Number of dimensions, leading ones included."""
         return len(self.shape)

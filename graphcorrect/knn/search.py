@@ -93,57 +93,86 @@ def knn(
         )
 
     leading = queries.shape[:-2]
-    rows = _flat_rows(queries, normalize)
-    key_rows = rows if keys is queries else _flat_rows(keys, normalize)
+    queries_of, keys_of = (each.reshape(leading.numel(), *each.shape[-2:]) for each in (queries, keys))
     mask = None if key_mask is None else key_mask.reshape(-1, num_keys)
-    coarse = _coarse_dtypes(scoring, backend, rows, num_keys, num_neighbors)
+    options: dict[str, Any] = {"exclude_self": exclude_self, "key_mask": mask}
+    coarse = _coarse_dtypes(scoring, backend, queries, num_keys, num_neighbors)
     with full_precision(queries):
-        if backend == "faiss":
-            similarity, index = _faiss.search(rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask)
-        elif backend == "triton":
-            from graphcorrect.knn import _triton  # not above: it imports triton
-
-            similarity, index = _triton.search(rows, key_rows, num_neighbors, exclude_self=exclude_self, key_mask=mask)
+        if coarse and len(queries_of):
+            similarity, index = _sifted(
+                queries_of,
+                None if keys is queries else keys_of,
+                num_neighbors,
+                normalize,
+                coarse,
+                memory_budget,
+                options,
+            )
         else:
-            options: dict[str, Any] = {"exclude_self": exclude_self, "key_mask": mask, "memory_budget": memory_budget}
-            if coarse:
-                similarity, index = _screen.search(rows, key_rows, num_neighbors, dtypes=coarse, **options)
+            rows = _unit_or_as_given(queries_of, normalize)
+            key_rows = rows if keys is queries else _unit_or_as_given(keys_of, normalize)
+            if backend == "faiss":
+                similarity, index = _faiss.search(rows, key_rows, num_neighbors, **options)
+            elif backend == "triton":
+                from graphcorrect.knn import _triton  # not above: it imports triton
+
+                similarity, index = _triton.search(rows, key_rows, num_neighbors, **options)
             else:
-                similarity, index = _torch.search(rows, key_rows, num_neighbors, **options)
+                similarity, index = _torch.search(rows, key_rows, num_neighbors, memory_budget=memory_budget, **options)
     index = index.masked_fill(similarity == -torch.inf, 0)
     shape = (*leading, num_queries, num_neighbors)
     return Neighbors(similarity.to(queries.dtype).reshape(shape), index.reshape(shape))
 
 
 def _coarse_dtypes(
-    scoring: Scoring, backend: Backend, rows: Tensor, num_keys: int, num_neighbors: int
+    scoring: Scoring, backend: Backend, queries: Tensor, num_keys: int, num_neighbors: int
 ) -> list[torch.dtype]:
     """The dtypes whose scores sift the keys, in turn; none for a search in the dtype of the rows."""
-    is_served = backend in ("auto", "torch") and rows.device.type == "cpu" and rows.dtype == torch.float32
+    is_served = backend in ("auto", "torch") and queries.device.type == "cpu" and queries.dtype != torch.float64
     if scoring == "float32":
         return []
     if scoring != "auto":
         if not is_served:
             raise ValueError(
-                'expected `scoring` of "auto" or "float32" for anything but backend="torch" on the CPU and rows in '
-                f'float32 or half precision, got "{scoring}" for backend="{backend}", {rows.dtype} on {rows.device}'
+                'expected `scoring` of "auto" or "float32" for anything but backend="torch" on the CPU, below float64, '
+                f'got "{scoring}" for backend="{backend}", {queries.dtype} on {queries.device}'
             )
         is_large = _screen.group_size(num_keys, num_neighbors) > 0
         return [torch.int8 if scoring == "int8" else torch.bfloat16] if is_large else []
     # By benchmarks/knn_throughput.py: products over fewer entries, or for few queries, do not earn what sifting costs
     # (and a compiler needs shapes that do not depend on the data)
-    pays = rows.shape[-1] >= LEAST_DIM and rows.shape[-2] >= LEAST_ROWS
+    pays = queries.shape[-1] >= LEAST_DIM and queries.shape[-2] >= LEAST_ROWS
     pays = pays and _screen.group_size(num_keys, num_neighbors) >= LEAST_GROUP
     if not (is_served and pays) or torch.compiler.is_compiling():
         return []
     return [dtype for dtype in (torch.int8, torch.bfloat16) if _screen.is_fast(dtype)]
 
 
-def _flat_rows(rows: Tensor, normalize: bool) -> Tensor:
-    """(..., N, D) as one batch (B, N, D), in float32 or better."""
+def _sifted(
+    queries: Tensor,
+    keys: Tensor | None,
+    num_neighbors: int,
+    normalize: bool,
+    coarse: list[torch.dtype],
+    memory_budget: int,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """By coarse scores, an image at a time, so that no copy of all images is made; keys None: the queries."""
+    found = []
+    for image in range(len(queries)):
+        rows = _unit_or_as_given(queries[image : image + 1], normalize)
+        key_rows = rows if keys is None else _unit_or_as_given(keys[image : image + 1], normalize)
+        mask = options["key_mask"]
+        one = {**options, "key_mask": None if mask is None else mask[image : image + 1]}
+        found.append(_screen.search(rows, key_rows, num_neighbors, dtypes=coarse, memory_budget=memory_budget, **one))
+    similarity, index = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return similarity, index
+
+
+def _unit_or_as_given(rows: Tensor, normalize: bool) -> Tensor:
+    """Rows (B, N, D) in float32 or better."""
     rows = widen(rows).contiguous()  # pixels of an image are its columns, which every backend reads slowly
-    rows = unit_rows(rows) if normalize else rows
-    return rows.reshape(rows.shape[:-2].numel(), *rows.shape[-2:])
+    return unit_rows(rows) if normalize else rows
 
 
 def _check_keys(queries: Tensor, keys: Tensor, key_mask: Tensor | None) -> None:

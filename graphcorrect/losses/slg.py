@@ -173,7 +173,7 @@ class _PairSum(torch.autograd.Function):
 
 
 def _tiles(nodes: Tensor) -> Iterator[tuple[int, slice]]:
-    """Image and rows of each tile: as many as a CPU's cache holds; elsewhere whole images, since a launch costs more."""
+    """Image and rows of each tile: as many as a CPU's cache holds; elsewhere whole images, since launches cost more."""
     batch, num_nodes, _ = nodes.shape
     size = 1024 if nodes.device.type == "cpu" else max(1, num_nodes)
     return ((image, slice(start, start + size)) for image in range(batch) for start in range(0, num_nodes, size))
