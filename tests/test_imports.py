@@ -19,7 +19,7 @@ knn._torch knn._screen knn._triton knn._faiss knn.search
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
 propagate threshold prototypes anchors refined_labels refine teacher
 losses._reduce losses.slg losses.clg losses.correction metrics
-pyg plot
+pyg plot sklearn
 """.split()
 
 FILES = sorted(
