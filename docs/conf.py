@@ -30,7 +30,7 @@ suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_title = "graphcorrect"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["site.css"]
 exclude_patterns = ["_build"]
 
 

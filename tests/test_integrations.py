@@ -66,13 +66,12 @@ def test_a_weak_to_strong_trainer_and_the_lines_that_correct_its_labels(monkeypa
     assert counts[40].fixed > 1.1 * counts[40].broken
 
 
-def test_as_many_lines_are_added_as_the_page_says():
-    plain, corrected = (
-        (FOLDER / f"weak_to_strong{ending}.py").read_text(encoding="utf-8").split('"""\n', 1)[1].splitlines()
-        for ending in ("", "_corrected")
-    )
-    lines = [line for line in difflib.ndiff(plain, corrected) if line[2:].strip()]
-    new, replaced = (sum(line.startswith(mark) for line in lines) for mark in "+-")
+def test_the_difference_that_the_page_shows_is_that_of_the_two_files():
+    names = ["weak_to_strong.py", "weak_to_strong_corrected.py"]
+    plain, corrected = ((FOLDER / name).read_text(encoding="utf-8").splitlines(keepends=True) for name in names)
+    lines = list(difflib.unified_diff(plain, corrected, *names, n=1))
+    assert (FOLDER / "weak_to_strong.diff").read_text(encoding="utf-8") == "".join(lines)
+    new, replaced = (sum(line[0] == mark and len(line.strip()) > 1 for line in lines[2:]) for mark in "+-")
     page = (FOLDER.parents[1] / "docs/integrations/weak_to_strong.md").read_text(encoding="utf-8")
     assert f"replaces {replaced} lines by {new}" in page
 

@@ -1,7 +1,7 @@
-"""A weak-to-strong trainer of the shape of FixMatch and UniMatch, as many people have one, with corrected labels.
+"""A weak-to-strong trainer of the shape of FixMatch and UniMatch, as many people have one.
 
 The model labels the weak view of an unlabeled batch, and learns these labels on the strong view, where it was sure.
-`weak_to_strong.py` is this file without the correction.
+`weak_to_strong_corrected.py` is `weak_to_strong.py` with these labels corrected; `weak_to_strong.diff`, the difference.
 """
 
 import torch
