@@ -14,6 +14,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx-mathjax-offline",  # the site asks no other host for anything
 ]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
@@ -39,6 +40,12 @@ def escape_lone_letters(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"^(\s+\w+: )([A-Za-z])\.$", r"\1\\\2.", line) for line in lines]
 
 
+def skip_what_repr_calls(app, what, name, obj, skip, options):
+    """`extra_repr` is for torch's `repr`, and not for readers."""
+    return True if name == "extra_repr" else None
+
+
 def setup(app):
-    """Before napoleon, whose priority is 500."""
+    """The letters before napoleon, whose priority is 500."""
     app.connect("autodoc-process-docstring", escape_lone_letters, priority=400)
+    app.connect("autodoc-skip-member", skip_what_repr_calls)
