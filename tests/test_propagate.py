@@ -14,6 +14,7 @@ from strategies import (
 )
 
 from graphcorrect.graphs import ClassConsistencyGraph, KNNAffinity
+from graphcorrect.nodes import unit_rows
 from graphcorrect.propagate import FeaturePropagation, LabelPropagation, propagate
 
 
@@ -163,7 +164,7 @@ def test_the_gradient_of_the_feature_map_in_tiles_is_that_in_one(layout, monkeyp
     values.requires_grad_()
     cotangent = random_features(2, 50, 4, seed=3)
     inputs = (values, *layer.parameters())
-    own = reference.unit(values)
+    own = unit_rows(values)
     whole = torch.autograd.grad(layer.tighten(own, graph @ own), inputs, cotangent)
     monkeypatch.setattr("graphcorrect.propagate.TILE", {"cpu": 28})
     tiled = torch.autograd.grad(layer(graph, values), inputs, cotangent)
