@@ -14,7 +14,6 @@ from graphcorrect._precision import full_precision, widen
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.nodes import unit_rows, unit_rows_gradient
 
-
 # Entries of values mapped at a time: what lies between stays in a CPU's cache; launches of a GPU are worth their while
 TILE = {"cpu": 2**17, "cuda": 2**23}
 
