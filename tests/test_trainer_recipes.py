@@ -37,7 +37,8 @@ def write(tmp_path, text):
         ("views: {crop: [32]}", "expected `views.crop` to be a list of 2, each an integer or null, got [32]"),
         ("views: {scale: [2, 1]}", "expected `views.scale` as two numbers MIN <= MAX, got [2.0, 1.0]"),
         ("methods: [mlcc]", "expected `methods` to be a list, each entry one of supervised"),
-        ("anchors: 3", "unknown key `anchors`"),
+        ("anchors: 3", "expected `anchors` to be a section of keys, got 3"),
+        ("schedule: {labeled_batch: 6, accumulate: 4}", "at least 2 images for each of 4 part(s), got 6"),
         ("schedule: {steps: null}", "expected `schedule.steps` or `schedule.epochs`, got null for both"),
         ("base: digit", "expected a recipe's name or file, got 'digit'; did you mean 'digits'?"),
         ("a: [", "is no YAML"),
@@ -49,7 +50,8 @@ def test_a_mistake_is_named(tmp_path, text, message):
 
 
 def test_numbers_are_read_as_people_write_them(tmp_path):
-    read = recipe.load(write(tmp_path, "optimizer: {learning_rate: 1e-3, head_factor: 3}\ndata: {labeled: 60}"))
+    text = "optimizer: {learning_rate: 1e-3, head_factor: 3}\ndata: {labeled: 60}\nloss:\n"
+    read = recipe.load(write(tmp_path, text))
     assert read.optimizer.learning_rate == 0.001
     assert isinstance(read.optimizer.head_factor, float)
     assert read.data.labeled == "60"

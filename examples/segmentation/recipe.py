@@ -266,11 +266,12 @@ def _with_bases(name: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _fill(recipe: Recipe, content: dict[str, Any], source: str, prefix: str) -> None:
     for key, value in content.items():
-        dotted = f"{prefix}{key}"
-        if not prefix and isinstance(value, dict) and dataclasses.is_dataclass(getattr(recipe, str(key), None)):
+        if prefix or not dataclasses.is_dataclass(getattr(recipe, str(key), None)):
+            _set(recipe, f"{prefix}{key}", value, source)
+        elif isinstance(value, dict):
             _fill(recipe, value, source, prefix=f"{key}.")
-        else:
-            _set(recipe, dotted, value, source)
+        elif value is not None:  # a section that is empty changes nothing
+            raise ValueError(f"{source}: expected `{key}` to be a section of keys, got {value!r}")
 
 
 def _set(recipe: Recipe, dotted: str, value: Any, source: str) -> None:
@@ -300,4 +301,9 @@ def _check_together(recipe: Recipe) -> None:
         raise ValueError("expected `schedule.steps` or `schedule.epochs`, got null for both")
     if recipe.network.architecture == "deeplabv3plus" and len(recipe.network.atrous_rates) != 3:
         raise ValueError(f"expected `network.atrous_rates` of 3 for deeplabv3plus, got {recipe.network.atrous_rates}")
+    if recipe.schedule.labeled_batch < 2 * recipe.schedule.accumulate:  # BatchNorm fails on a batch of one
+        raise ValueError(
+            f"expected `schedule.labeled_batch` of at least 2 images for each of {recipe.schedule.accumulate} part(s), "
+            f"got {recipe.schedule.labeled_batch}"
+        )
     recipe.methods = tuple(dict.fromkeys(recipe.methods))
