@@ -130,7 +130,8 @@ def find_samples(given: argparse.Namespace, trained: Trained, out: Path) -> list
         written = sorted(given.checkpoint.parent.parent.glob("digits-*"))
         if written:
             data.layout, data.folder = "voc", str(written[0])
-    return open_data(data, trained.recipe.running.seed, out / "split").test
+    data.labeled, data.unlabeled, data.held_out = None, None, 0  # which images were trained on does not matter here
+    return open_data(data, trained.recipe.running.seed, out, write=False).test
 
 
 def predict_labels(trained: Trained, sample: Sample, device: torch.device) -> Tensor:
