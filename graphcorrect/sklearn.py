@@ -72,7 +72,8 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         _checks.in_interval("confidence", self.confidence, 0.0, 1.0, open_low=True, open_high=True)
         rows, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(labels)
-        is_given = np.full(len(labels), True) if self.missing_label is None else labels != self.missing_label
+        # objects: numpy compares numbers with a string, or the reverse, as a whole
+        is_given = labels.astype(object) != self.missing_label
         if not is_given.any():
             raise ValueError(f"expected `y` with a label, got {self.missing_label!r} (`missing_label`) in every row")
         self.classes_, codes = np.unique(labels[is_given], return_inverse=True)
