@@ -6,6 +6,7 @@ Start with :class:`DualGraphRefiner`; its parts are here too, each usable alone.
 from graphcorrect import metrics
 from graphcorrect.anchors import AnchorBank
 from graphcorrect.graphs import ClassConsistencyGraph, GraphOperator, KNNAffinity
+from graphcorrect.guided import guided_upsample
 from graphcorrect.knn import knn
 from graphcorrect.losses import CLGLoss, LabelCorrectionLoss, SLGLoss, clg_loss, slg_loss
 from graphcorrect.prototypes import PrototypeBank
@@ -30,6 +31,7 @@ __all__ = [
     "RefinedLabels",
     "SLGLoss",
     "clg_loss",
+    "guided_upsample",
     "knn",
     "metrics",
     "slg_loss",

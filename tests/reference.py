@@ -200,7 +200,7 @@ def anchor_posterior(features, keys, key_labels, num_classes, num_neighbors=20, 
     return posterior
 
 
-def anchor_corrected(probabilities, posterior, strength=0.5, eps=0.02):
+def anchor_corrected(probabilities, posterior, strength=1.0, eps=0.1):
     """p (r + eps)^b, normalised: what the anchors make of the input probabilities before round 1."""
     weighted = probabilities * (posterior + eps) ** strength
     return weighted / weighted.sum(1, keepdim=True)

@@ -57,7 +57,7 @@ def test_a_class_without_anchors_gets_no_vote_but_is_not_ruled_out():
     bank.update(torch.ones(4, 2), torch.tensor([0, 2, 2, 2]))
     posterior = bank(torch.ones(5, 2))
     assert (posterior[:, 1] == 0).all()
-    expected = torch.tensor([(0.52) ** 0.5, 0.02**0.5, (0.52) ** 0.5])
+    expected = torch.tensor([0.6, 0.1, 0.6])  # (r + eps), as strength is 1
     corrected = bank.correct(torch.full((5, 3), 1 / 3), torch.ones(5, 2))
     torch.testing.assert_close(corrected, (expected / expected.sum()).expand(5, 3))
 

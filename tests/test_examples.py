@@ -46,7 +46,7 @@ def test_deeplabv3plus_has_the_published_parts():
         out = network(torch.rand(2, 3, 61, 90))
     assert out.logits.shape == (2, 19, 16, 23)
     assert out.embedding.shape == (2, 256, 16, 23)
-    assert out.middle.shape == (2, 512 + 1024, 8, 12)
+    assert out.middle.shape == (2, 256 + 512 + 1024, 16, 23)
     # Separable convolutions (3x3 a channel, then 1x1) and BatchNorm in pyramid and decoder, as in the paper's Sec. 3.1
     separable = lambda inside, outside: 9 * inside + inside * outside + 2 * outside  # noqa: E731
     plain = lambda inside, outside: inside * outside + 2 * outside  # noqa: E731

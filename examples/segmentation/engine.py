@@ -198,7 +198,8 @@ def losses_of(
         if method == "mllc" and state.banks.anchors is not None:
             remember_labeled(state.teacher, images, labels, state.banks.anchors)
         weak_images, blank, draws = on_device(weak, run)
-        pseudo = pseudo_label(method, state.teacher, weak_images, blank != IGNORE_INDEX, state.banks)
+        inside, guided = blank != IGNORE_INDEX, recipe.refiner.guided
+        pseudo = pseudo_label(method, state.teacher, weak_images, inside, state.banks, guided=guided)
         strong = strong_view(weak_images, draws)
         unlabeled = mix(strong, draws, pseudo.labels, pseudo.confidence, kind=recipe.views.mix)
         extra = {"confidence": pseudo.confidence.mean(), "changed": pseudo.changed}
@@ -210,6 +211,7 @@ def losses_of(
         state.banks,
         correction=correction,
         confidence=recipe.teacher.confidence,
+        pixel_weight=recipe.loss.pixel_weight,
     )
     return losses, extra
 

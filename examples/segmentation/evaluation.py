@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from graphcorrect import AnchorBank, DualGraphRefiner, metrics
 from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, read_resized
-from segmentation.methods import SegmentationModel, correct_labels
+from segmentation.methods import SegmentationModel, at_pixels, correct_labels
 from segmentation.networks import NetworkOutput, upsample
 from segmentation.processes import rank_and_ranks, sum_over_ranks
 from segmentation.recipe import Evaluation, Recipe
@@ -137,7 +137,7 @@ def judge_pseudo_labels(
         before = plain_labels(output, images, labels)
         confusions["before"] += metrics.confusion_matrix(before, labels, num_classes)
         for name, (refiner, anchors) in correctors.items():
-            after = corrected(refiner, output, anchors, images, labels)
+            after = corrected(refiner, output, anchors, images, labels, guided=recipe.refiner.guided)
             confusions[name] += metrics.confusion_matrix(after, labels, num_classes)
             found = metrics.correction_counts(before, after, labels, ignore_index=IGNORE_INDEX)
             counts[name] += torch.tensor([int(found.fixed), int(found.broken), int(found.changed)], device=device)
@@ -150,14 +150,22 @@ def judge_pseudo_labels(
 
 def plain_labels(output: NetworkOutput, images: Tensor, labels: Tensor) -> Tensor:
     """The classifier's labels at the size of the true ones, (B, H', W') int64."""
-    return _labels_of(output.logits.float().softmax(1), images, labels)
+    probabilities = upsample(output.logits.float().softmax(1), images.shape[-2:])
+    return resized(probabilities, labels.shape[-2:]).argmax(1)
 
 
 def corrected(
-    refiner: DualGraphRefiner, output: NetworkOutput, anchors: AnchorBank | None, images: Tensor, labels: Tensor
+    refiner: DualGraphRefiner,
+    output: NetworkOutput,
+    anchors: AnchorBank | None,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    guided: bool = True,
 ) -> Tensor:
     """Corrected labels at the size of the true ones, (B, H', W') int64."""
-    return _labels_of(correct_labels(refiner, output, anchors=anchors).soft_labels, images, labels)
+    probabilities = at_pixels(correct_labels(refiner, output, anchors=anchors), images, guided=guided)
+    return resized(probabilities, labels.shape[-2:]).argmax(1)
 
 
 def on_its_own(refiner: DualGraphRefiner) -> DualGraphRefiner:
@@ -171,10 +179,6 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, C, H, W) at another size, by bilinear interpolation; those that have it already as they are."""
     same = tuple(maps.shape[-2:]) == tuple(size)
     return maps if same else F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _labels_of(probabilities: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    return resized(upsample(probabilities, images.shape[-2:]), labels.shape[-2:]).argmax(1)
 
 
 def _shapes(item: tuple[Tensor, Tensor]) -> tuple:

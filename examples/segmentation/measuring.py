@@ -79,7 +79,7 @@ def measure(method: str, state: State, run: Run) -> dict:
             image, truth = evaluation.one_image(sample, run.recipe, device)
             output, _ = state.teacher(image)
             before = evaluation.plain_labels(output, image, truth)
-            after = evaluation.corrected(refiner, output, anchors, image, truth)
+            after = evaluation.corrected(refiner, output, anchors, image, truth, guided=run.recipe.refiner.guided)
             pictured = evaluation.resized(image, truth.shape[-2:])[0].clamp(0, 1)
             labels = (each[0].cpu() for each in (truth, before, after))
             examples.append(figures.CorrectionExample((pictured * 255).byte().cpu(), *labels))

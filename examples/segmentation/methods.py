@@ -16,7 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphcorrect import AnchorBank, DualGraphRefiner, EMATeacher, LabelCorrectionLoss, PrototypeBank, RefinedLabels
+from graphcorrect import (
+    AnchorBank,
+    DualGraphRefiner,
+    EMATeacher,
+    LabelCorrectionLoss,
+    PrototypeBank,
+    RefinedLabels,
+    guided_upsample,
+)
 from segmentation.datasets import IGNORE_INDEX
 from segmentation.networks import NetworkOutput, SegmentationNetwork, upsample
 from segmentation.processes import rank_and_ranks, sum_over_ranks
@@ -68,14 +76,22 @@ class PseudoLabels(NamedTuple):
     changed: Tensor  # share of the pixels whose label the graphs changed, a scalar
 
 
-def pseudo_label(method: str, teacher: EMATeacher, images: Tensor, inside: Tensor, banks: Banks) -> PseudoLabels:
+def pseudo_label(
+    method: str, teacher: EMATeacher, images: Tensor, inside: Tensor, banks: Banks, *, guided: bool = True
+) -> PseudoLabels:
     """Label the weak views (B, 3, H, W) of unlabeled images; only `mllc` lets the graphs have their say."""
     output, refined = teacher(images, correct=method == "mllc", inside=inside, anchors=banks.anchors)
     before = upsample(output.logits.softmax(1), images.shape[-2:])
-    after = before if refined is None else upsample(refined.soft_labels, images.shape[-2:])
+    after = before if refined is None else at_pixels(refined, images, guided=guided)
     confidence, labels = after.max(1)
     changed = (labels != before.argmax(1))[inside].float().mean()
     return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), confidence, changed)
+
+
+def at_pixels(refined: RefinedLabels, images: Tensor, *, guided: bool) -> Tensor:
+    """Corrected probabilities of every pixel, (B, C, H, W); `guided` puts their edges where the image has some."""
+    enlarged = upsample(refined.soft_labels, images.shape[-2:])
+    return guided_upsample(enlarged, images) if guided else enlarged
 
 
 def remember_labeled(teacher: EMATeacher, images: Tensor, labels: Tensor, anchors: AnchorBank) -> None:
@@ -93,6 +109,7 @@ def training_loss(
     *,
     correction: LabelCorrectionLoss,
     confidence: float = 0.95,
+    pixel_weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """The parts of one step's loss by name; their sum is what to minimize.
 
@@ -105,6 +122,7 @@ def training_loss(
             they hold the very pixels, and would give the answers away.
         correction: the loss of Eq. (17), for `mllc`.
         confidence: what `fixmatch` asks of a pixel.
+        pixel_weight: in `mllc`, of a plain cross entropy with the corrected labels at full resolution; 0 in the paper.
     """
     images, labels = labeled
     if unlabeled is not None:  # one batch, so that BatchNorm sees both kinds
@@ -125,6 +143,10 @@ def training_loss(
                 banks.prototypes.update(features.detach(), labels, round=number)
             known = {"prototypes": banks.prototypes.prototypes, "prototype_mask": banks.prototypes.is_initialized}
         losses["correction"] = correction(refined, labels, **known).total
+        if pixel_weight > 0:
+            # The weight of Eq. (16) is small where the student disagrees with a label, which is where a correction has
+            # something to teach; and a quarter of the resolution has lost what is thin.
+            losses["unlabeled"] = pixel_weight * cross_entropy(logits[split:], pseudo_labels)
     return losses
 
 

@@ -20,8 +20,9 @@ class NetworkOutput(NamedTuple):
     Attributes:
         logits: (B, C, h, w).
         embedding: (B, D, h, w), any scale: the features of the two graphs.
-        middle: (B, M, ceil(H / 8), ceil(W / 8)), no gradient: the encoder's third and fourth level, each a unit vector
+        middle: (B, M, ceil(H / 4), ceil(W / 4)), no gradient: the encoder's second to fourth level, each a unit vector
             a pixel: keys for `AnchorBank`. The middle of a network has not memorized the labeled pixels; its head has.
+            And what is thin is found at 1/4 only.
     """
 
     logits: Tensor
@@ -59,7 +60,7 @@ class SegmentationNetwork(nn.Module):
         mean, std = input_statistics(settings.backbone)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.middle_dim = sum(self.encoder.out_channels[3:5])
+        self.middle_dim = sum(self.encoder.out_channels[2:5])
 
     def forward(self, images: Tensor) -> NetworkOutput:
         height, width = images.shape[-2:]
@@ -69,9 +70,9 @@ class SegmentationNetwork(nn.Module):
         decoded = self.decoder(levels)
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         logits, embedding = (head(decoded)[..., :rows, :columns] for head in (self.classifier, self.embedder))
-        eighth, fourth = (F.normalize(level.detach(), dim=1) for level in levels[3:5])
-        middle = torch.cat([eighth, F.interpolate(fourth, size=eighth.shape[-2:], mode="bilinear")], dim=1)
-        return NetworkOutput(logits, embedding, middle[..., : -(-height // 8), : -(-width // 8)])
+        units = (F.normalize(level.detach(), dim=1) for level in levels[2:5])
+        middle = torch.cat([upsample(level, levels[2].shape[-2:]) for level in units], dim=1)
+        return NetworkOutput(logits, embedding, middle[..., : -(-height // 4), : -(-width // 4)])
 
     def parameter_groups(self, learning_rate: float, head_factor: float = 10.0) -> list[dict]:
         """Two groups for an optimizer: the pretrained encoder, and everything new at `head_factor` times its rate."""

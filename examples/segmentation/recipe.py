@@ -112,6 +112,7 @@ class Refiner:
     order: Literal["class_first", "semantic_first", "simultaneous"] = "class_first"
     class_threshold: bool = True  # False: sigma for every class, an ablation of Eq. (9)
     max_nodes: int = ranged(4096, 1)  # larger maps are pooled
+    guided: bool = True  # labels follow the image's edges at full resolution; the paper interpolates
 
 
 @dataclass
@@ -134,6 +135,7 @@ class Loss:
     prototypes: bool = True
     prototype_momentum: float = ranged(0.99, 0, 1)
     self_weighted: bool = True  # the weight omega of Eq. (16)
+    pixel_weight: float = ranged(1.0, 0)  # of a cross entropy with corrected labels at full resolution; 0 in the paper
 
 
 @dataclass

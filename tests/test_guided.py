@@ -1,0 +1,110 @@
+"""Guided upsampling: against loops over pixels, and what an edge in the image does."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from graphcorrect import guided_upsample
+
+
+def naive(soft_labels, images, steps, radius, color_scale, distance_scale, own_share):
+    """Pixel by pixel in float64; edges are repeated."""
+    height, width = images.shape[-2:]
+    values = F.interpolate(soft_labels, size=(height, width), mode="bilinear")
+    inside = [lambda y: min(max(y, 0), height - 1), lambda x: min(max(x, 0), width - 1)]
+    for _ in range(steps):
+        smoothed = torch.zeros_like(values)
+        for b in range(len(values)):
+            for y in range(height):
+                for x in range(width):
+                    total, mean = 0.0, torch.zeros(values.shape[1], dtype=values.dtype)
+                    for dy in range(-radius, radius + 1):
+                        for dx in range(-radius, radius + 1):
+                            if (dy, dx) == (0, 0):
+                                continue
+                            v, u = inside[0](y + dy), inside[1](x + dx)
+                            color = float((images[b, :, v, u] - images[b, :, y, x]).square().sum())
+                            place = dy**2 + dx**2
+                            weight = math.exp(-color / (2 * color_scale**2) - place / (2 * distance_scale**2))
+                            total, mean = total + weight, mean + weight * values[b, :, v, u]
+                    smoothed[b, :, y, x] = own_share * values[b, :, y, x] + (1 - own_share) * mean / total
+        values = smoothed
+    return values
+
+
+@pytest.mark.parametrize(("steps", "radius"), [(0, 1), (1, 1), (1, 2), (3, 1)])
+def test_values_are_those_of_loops_over_pixels(steps, radius):
+    torch.manual_seed(0)
+    soft_labels = torch.rand(2, 3, 3, 4, dtype=torch.float64).softmax(1)
+    images = torch.rand(2, 3, 6, 9, dtype=torch.float64)
+    settings = {"color_scale": 0.4, "distance_scale": 1.5, "own_share": 0.3}
+    result = guided_upsample(soft_labels, images, steps=steps, radius=radius, **settings)
+    torch.testing.assert_close(result, naive(soft_labels, images, steps, radius, **settings), rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_pass():
+    soft_labels = torch.rand(1, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    images = torch.rand(1, 3, 4, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda p: guided_upsample(p, images, radius=1), soft_labels)
+
+
+def test_results_stay_on_the_simplex_and_constants_stay_constant():
+    torch.manual_seed(1)
+    soft_labels = (5 * torch.randn(2, 4, 5, 7)).softmax(1)
+    images = torch.rand(2, 3, 17, 23)
+    result = guided_upsample(soft_labels, images, steps=5)
+    assert (result >= 0).all()
+    torch.testing.assert_close(result.sum(1), torch.ones(2, 17, 23))
+    same = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    torch.testing.assert_close(guided_upsample(same, images), same[..., :1, :1].expand(2, 3, 17, 23))
+
+
+def test_an_edge_within_a_cell_moves_to_where_the_image_has_it():
+    """Cells of 4 pixels, an object that ends in the middle of one: bilinear blurs, the colors know."""
+    images = torch.zeros(1, 3, 16, 24)
+    images[..., 10:] = 1.0
+    truth = (torch.arange(24) >= 10).long().expand(1, 16, 24)
+    soft_labels = F.adaptive_avg_pool2d(F.one_hot(truth, 2).movedim(-1, 1).float(), (4, 6))
+    soft_labels[:, 0, :, 2] += 0.3  # and a cell that leans the wrong way
+    soft_labels = soft_labels / soft_labels.sum(1, keepdim=True)
+    plain = guided_upsample(soft_labels, images, steps=0).argmax(1)
+    guided = guided_upsample(soft_labels, images, steps=4, radius=3).argmax(1)
+    assert (plain != truth).float().mean() > 0.03
+    assert torch.equal(guided, truth)
+
+
+def test_a_pixel_unlike_all_around_it_takes_an_ordinary_mean():
+    images = torch.zeros(1, 3, 5, 5)
+    images[..., 2, 2] = 1e4
+    result = guided_upsample(torch.rand(1, 2, 5, 5).softmax(1), images)
+    assert torch.isfinite(result).all()
+    torch.testing.assert_close(result.sum(1), torch.ones(1, 5, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    soft_labels, images = torch.rand(1, 3, 4, 4).softmax(1).to(dtype), torch.rand(1, 3, 9, 9).to(dtype)
+    result = guided_upsample(soft_labels, images)
+    assert result.dtype == dtype
+    torch.testing.assert_close(result, guided_upsample(soft_labels.float(), images.float()).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"soft_labels": torch.zeros(3, 4, 4)}, ValueError, r"`soft_labels` of shape \(B, C, h, w\)"),
+        ({"images": torch.zeros(3, 3, 8, 8)}, ValueError, "`images` with 2 images"),
+        ({"images": torch.zeros(2, 3, 3, 8)}, ValueError, r"`images` at least as large as `soft_labels`"),
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, "`images` to be floating point"),
+        ({"steps": -1}, ValueError, "`steps` to be at least 0"),
+        ({"radius": 0}, ValueError, "`radius` to be at least 1"),
+        ({"color_scale": 0.0}, ValueError, "`color_scale` in"),
+        ({"own_share": 1.5}, ValueError, "`own_share` in"),
+    ],
+)
+def test_bad_input_is_named(change, error, message):
+    arguments = {"soft_labels": torch.rand(2, 3, 4, 4), "images": torch.rand(2, 3, 8, 8)} | change
+    with pytest.raises(error, match=message):
+        guided_upsample(**arguments)
