@@ -125,18 +125,26 @@ class LabelPropagation(GraphPropagation):
 class FeaturePropagation(GraphPropagation):
     r"""f_S of Eq. (11): features over the class-level graph.
 
-    .. math:: f_S = \overline{\bar x + \overline{W \bar x}} + \mathrm{MLP}([\bar x, \overline{W \bar x}])
+    .. math:: f_S = \overline{(1 - s)\, \bar x + s\, \overline{W \bar x}} + \mathrm{MLP}([\bar x, \overline{W \bar x}])
 
-    with the bar for unit rows: an even mix of a node and its class, on unit scale, then a learned residual that starts
-    at zero. Differs from the paper, which leaves f unspecified.
+    with the bar for unit rows: a mix of a node and its class, on unit scale, then a learned residual that starts at
+    zero. Differs from the paper, which leaves f unspecified. A share s of 0.5 is an even mix; a smaller one follows the
+    labels with more caution, which pays where many of them are wrong (docs/evidence.md).
 
     Rows have unit length at initialization; zero rows stay zero.
 
-    Args: as in :class:`ZeroStartMLP`, with D channels.
+    Args:
+        feature_dim: D.
+        share: s, in [0, 1].
+        hidden_dim, depth, norm: as in :class:`ZeroStartMLP`.
     """
 
-    def __init__(self, feature_dim: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
+    def __init__(
+        self, feature_dim: int, *, share: float = 0.5, hidden_dim: int = 64, depth: int = 1, norm: bool = True
+    ) -> None:
         super().__init__()
+        _checks.in_interval("share", share, 0.0, 1.0)
+        self.share = share
         self.residual = ZeroStartMLP(feature_dim, hidden_dim=hidden_dim, depth=depth, norm=norm)
 
     def forward(self, operator: GraphOperator, values: Tensor) -> Tensor:
@@ -153,7 +161,7 @@ class FeaturePropagation(GraphPropagation):
     def tighten(self, own: Tensor, propagated: Tensor) -> Tensor:
         """The map of unit rows and their propagated values, row by row."""
         propagated = unit_rows(propagated)
-        moved: Tensor = unit_rows(own + propagated) + self.residual(own, propagated)
+        moved: Tensor = unit_rows((1 - self.share) * own + self.share * propagated) + self.residual(own, propagated)
         return moved
 
 

@@ -17,7 +17,7 @@ _typing _checks _precision
 nodes labels distributed
 knn._torch knn._screen knn._triton knn._faiss knn.search
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
-propagate threshold prototypes anchors guided refined_labels refine teacher
+propagate threshold prototypes anchors guided refined_labels refiner_input refine teacher
 losses._reduce losses.slg losses.clg losses.correction metrics
 pyg plot sklearn
 """.split()

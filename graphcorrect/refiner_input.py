@@ -1,0 +1,55 @@
+"""What a refiner is given, checked before any work: shapes, dtypes, devices; no value is read."""
+
+from torch import Tensor
+
+from graphcorrect import _checks
+from graphcorrect.anchors import AnchorBank
+
+
+def check_input(
+    features: Tensor,
+    logits: Tensor,
+    mask: Tensor | None,
+    anchors: AnchorBank | None,
+    anchor_features: Tensor | None,
+    *,
+    num_classes: int,
+    feature_dim: int,
+) -> None:
+    """Refuses what :meth:`DualGraphRefiner.forward` cannot take, naming the argument.
+
+    Raises:
+        ValueError: shapes or devices do not fit.
+        TypeError: dtypes do not fit.
+    """
+    _checks.floating("features", features)
+    _checks.floating("logits", logits)
+    _checks.same_device("logits", logits, "`features`", features)
+    is_image = features.ndim == 4
+    form = "(B, D, H, W)" if is_image else "(..., N, D)"
+    _checks.at_least_2d("features", features, "(B, D, H, W) or (..., N, D)")
+    _checks.size("features", features, 1 if is_image else -1, feature_dim, "entries a node")
+    if is_image:
+        _checks.ndim("logits", logits, (4,), f"(B, C, H, W), as `features` is {form}")
+        _checks.size("logits", logits, 1, num_classes, "classes")
+        _checks.size("logits", logits, 0, features.shape[0], "images, as many as `features`")
+        mask_shape = (logits.shape[0], *logits.shape[2:])
+    else:
+        _checks.shape("logits", logits, (*features.shape[:-1], num_classes), "(one row for each node)")
+        mask_shape = tuple(logits.shape[:-1])
+    if mask is not None:
+        _checks.boolean("mask", mask)
+        _checks.shape("mask", mask, mask_shape, "(one entry for each node of `logits`)")
+        _checks.same_device("mask", mask, "`logits`", logits)
+    if anchors is None and anchor_features is not None:
+        raise ValueError("expected `anchors` beside `anchor_features`, got None")
+    if anchors is not None:
+        _checks.size("anchors", anchors.features, 0, num_classes, "classes")
+    if anchor_features is not None:
+        _checks.floating("anchor_features", anchor_features)
+        if is_image:
+            _checks.ndim("anchor_features", anchor_features, (4,), "(B, E, h, w)")
+            _checks.size("anchor_features", anchor_features, 0, features.shape[0], "images, as many as `features`")
+        else:
+            expected = (*features.shape[:-1], anchor_features.shape[-1])
+            _checks.shape("anchor_features", anchor_features, expected, "(one row for each node)")
