@@ -167,6 +167,13 @@ def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
 
 def save(name: str, cases: Sequence[Case], *, device: torch.device, folder: Path = RESULTS, **settings: Any) -> Path:
     """Writes what a run measured, with where and how."""
+    return save_record(name, {"cases": [asdict(case) for case in cases]}, device=device, folder=folder, **settings)
+
+
+def save_record(
+    name: str, content: dict[str, Any], *, device: torch.device, folder: Path = RESULTS, **settings: Any
+) -> Path:
+    """Writes whatever a study found, with where and how."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     record = {
@@ -175,9 +182,8 @@ def save(name: str, cases: Sequence[Case], *, device: torch.device, folder: Path
         "commit": _commit(),
         "device": describe(device),
         "settings": settings,
-        "cases": [asdict(case) for case in cases],
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(record | content, indent=1) + "\n")
     return path
 
 

@@ -1,6 +1,6 @@
-"""Writes docs/benchmarks.md and its plot from the committed JSON alone: `python benchmarks/_render.py`.
+"""Writes docs/benchmarks.md and docs/evidence.md from the committed JSON alone: `python benchmarks/_render.py`.
 
-`--check` fails where the page is not what the JSON says.
+`--check` fails where a page is not what the JSON says.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import _evidence
 from _harness import RESULTS, Case, human_bytes
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -95,11 +96,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page is out of date")
     args = parser.parse_args()
-    path = DOCS / "benchmarks.md"
-    if not args.check:
-        path.write_text(page(), encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != page():
-        sys.exit(f"{path} is not what benchmarks/results says: run python benchmarks/_render.py")
+    for name, content in (("benchmarks", page()), ("evidence", _evidence.page())):
+        path = DOCS / f"{name}.md"
+        if not args.check:
+            path.write_text(content, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != content:
+            sys.exit(f"{path} is not what benchmarks/results says: run python benchmarks/_render.py")
 
 
 if __name__ == "__main__":

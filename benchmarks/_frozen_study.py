@@ -1,0 +1,243 @@
+"""A teacher trained on few labels, frozen; its labels of other images corrected in many ways, against the truth.
+
+The teacher is the warm-up of the reference trainer. What it says of an image (probabilities, embedding, keys) is
+computed once. Held-out images are training frames that neither teacher nor anchors have seen, and are where settings
+were chosen; the unlabeled images and the test images are what is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from _harness import save_record
+from segmentation import engine
+from segmentation.datasets import Sample, read_image, read_labels, with_masks
+from segmentation.layouts import open_data
+from segmentation.networks import SegmentationNetwork, upsample
+from segmentation.recipe import Recipe, as_dict, load
+from torch import Tensor
+from tqdm import tqdm
+
+from graphcorrect import AnchorBank, DualGraphRefiner, KNNAffinity, guided_upsample, metrics
+
+MAGNIFICATIONS = (1, 2)  # at which the anchors' keys are computed: thin things have keys of their own at 2
+BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.01)  # of the teacher's confidence
+IGNORED = 255
+
+
+class Answer(NamedTuple):
+    """What a frozen teacher says of one image, and the truth; h and w are a quarter of H and W."""
+
+    image: Tensor  # (1, 3, H, W) in [0, 1]
+    labels: Tensor  # (1, H, W) int64, 255 void
+    probabilities: Tensor  # (1, C, h, w)
+    embedding: Tensor  # (1, D, h, w)
+    keys: Tensor  # (1, M, h, w), one block of M / len(MAGNIFICATIONS) for each magnification
+
+
+def main(args: argparse.Namespace) -> None:
+    results = []
+    for seed in args.seeds:
+        recipe, data, network = frozen_teacher(args, seed)
+        judged = with_masks(data.unlabeled)[:: 1 if args.smoke else 4]
+        splits = {"unlabeled": judged, "held_out": with_masks(data.held_out), "test": data.test}
+        if args.smoke:
+            splits = {name: samples[:4] for name, samples in splits.items()}
+        labeled = [answer(network, sample) for sample in tqdm(data.labeled, f"seed {seed}, labeled")]
+        classes = len(data.class_names)
+        sides = corrections(labeled, classes, recipe.network.feature_dim)
+        for split, samples in splits.items():
+            names = list(sides) if split == "unlabeled" else [name for name in sides if name in HEADLINE]
+            scores = {name: Score(classes) for name in names}
+            for sample in tqdm(samples, f"seed {seed}, {split}"):
+                said = answer(network, sample)
+                before = pixels(said.probabilities, said)
+                for name in names:
+                    scores[name].add(before, sides[name](said).argmax(1), said.labels)
+            for name, score in scores.items():
+                results.append({"seed": seed, "split": split, "side": name, "images": len(samples)} | score.result())
+                print(f"seed {seed}, {split}, {name}: {score}", flush=True)
+    settings = {"magnifications": MAGNIFICATIONS, "warmup": recipe.schedule.warmup, "recipe": as_dict(recipe)}
+    content = {"classes": list(data.class_names), "bins": BINS, "results": results}
+    save_record("label_correction_frozen", content, device=torch.device("cpu"), folder=args.out, **settings)
+
+
+def study_recipe(args: argparse.Namespace, seed: int) -> Recipe:
+    """The trainer's recipe of a study, with what the command line lays over it."""
+    import yaml
+
+    given = {"running.seed": seed}
+    if args.data is not None:
+        given |= {"data.folder": args.data, "data.labeled": 46}
+    if args.labeled is not None:
+        given["data.labeled"] = args.labeled
+    if args.smoke:
+        given |= {"schedule.warmup": 2, "schedule.steps": 2, "evaluation.judged": 4, "evaluation.times": 1}
+        given |= {"schedule.labeled_batch": 2, "schedule.unlabeled_batch": 2}
+        given |= {} if args.data else {"data.scenes": [30, 8], "data.labeled": 8, "data.held_out": 4}
+    given |= {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.set)}
+    return load("camvid_small" if args.data else "digits", given)
+
+
+def frozen_teacher(args: argparse.Namespace, seed: int) -> tuple[Recipe, Any, SegmentationNetwork]:
+    """The teacher after the warm-up; trained here unless `args.runs` has it from an earlier study."""
+    recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}"
+    recipe.methods = ()
+    if not (folder / "warmup.pt").is_file():
+        engine.run(recipe, folder)
+    data = open_data(recipe.data, seed, folder)
+    saved = torch.load(folder / "warmup.pt", map_location="cpu", weights_only=True)["teacher"]
+    network, prefix = SegmentationNetwork(len(data.class_names), recipe.network).eval(), "module.network."
+    network.load_state_dict({key[len(prefix) :]: value for key, value in saved.items() if key.startswith(prefix)})
+    return recipe, data, network.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def answer(network: SegmentationNetwork, sample: Sample) -> Answer:
+    """Everything the corrections need to know of one image."""
+    image = read_image(sample.image)[None].float() / 255
+    output = network(image)
+    size, keys = output.logits.shape[-2:], [output.middle]
+    for factor in MAGNIFICATIONS[1:]:
+        larger = network(F.interpolate(image, scale_factor=factor, mode="bicubic").clamp(0, 1)).middle
+        keys.append(F.interpolate(larger, size=size, mode="bilinear", antialias=True))
+    joined = torch.cat([F.normalize(block, dim=1) for block in keys], dim=1)
+    labels = read_labels(sample)[None].long()
+    return Answer(image, labels, output.logits.softmax(1), output.embedding, joined)
+
+
+def pixels(probabilities: Tensor, said: Answer) -> Tensor:
+    """Probabilities (1, C, H, W), interpolated."""
+    return upsample(probabilities, said.image.shape[-2:])
+
+
+def guided(probabilities: Tensor, said: Answer) -> Tensor:
+    """Probabilities (1, C, H, W), along the edges of the image."""
+    return guided_upsample(pixels(probabilities, said), said.image)
+
+
+def filled_bank(labeled: list[Answer], num_classes: int, keys: Callable[[Answer], Tensor], **settings) -> AnchorBank:
+    """A bank that has seen all labeled images once."""
+    bank = AnchorBank(num_classes, keys(labeled[0]).shape[1], **settings)
+    for said in labeled:
+        bank.update(keys(said), said.labels)
+    return bank
+
+
+HEADLINE = ("whole", "whole, 1 magnification", "anchors", "graphs of the paper", "edges alone")
+
+
+def corrections(labeled: list[Answer], num_classes: int, feature_dim: int) -> dict[str, Callable[[Answer], Tensor]]:
+    """By name, what turns an answer into probabilities of every pixel (1, C, H, W)."""
+
+    def both(said: Answer) -> Tensor:
+        return said.keys
+
+    def one(said: Answer) -> Tensor:
+        return said.keys[:, : said.keys.shape[1] // len(MAGNIFICATIONS)]
+
+    def coarse(said: Answer) -> Tensor:
+        half = [-(-side // 2) for side in said.keys.shape[-2:]]
+        return F.adaptive_avg_pool2d(one(said), half)
+
+    def refiner(preset: str) -> DualGraphRefiner:
+        return DualGraphRefiner.from_preset(preset, num_classes, feature_dim).eval()
+
+    bank = filled_bank(labeled, num_classes, both)
+    small = filled_bank(labeled, num_classes, both, capacity_per_class=500)
+    single = filled_bank(labeled, num_classes, one)
+    eighth = filled_bank(labeled, num_classes, coarse)
+    mild = filled_bank(labeled, num_classes, both, strength=0.5, eps=0.02)
+    paper, cautious = refiner("paper"), refiner("cautious")
+
+    def graphs(module: DualGraphRefiner, said: Answer, anchors: AnchorBank | None, keys=both) -> Tensor:
+        extra = {} if anchors is None else {"anchors": anchors, "anchor_features": keys(said)}
+        return module(said.embedding, said.probabilities.clamp_min(1e-8).log(), **extra).soft_labels
+
+    def on_edges_of_the_image_graph(run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Answer], Tensor]:
+        """A peer of torch-geometric, on the neighbors that the refiner uses."""
+
+        def corrected(said: Answer) -> Tensor:
+            soft = said.probabilities.flatten(2)[0].T
+            edge_index, edge_weight = KNNAffinity(20)(said.embedding.flatten(2)[0].T).to_edge_index()
+            after = run(soft, edge_index, edge_weight)
+            return pixels(after.T.reshape(said.probabilities.shape), said)
+
+        return corrected
+
+    sides: dict[str, Callable[[Answer], Tensor]] = {
+        "whole": lambda said: guided(graphs(paper, said, bank), said),
+        "whole, cautious features": lambda said: guided(graphs(cautious, said, bank), said),
+        "whole, 1 magnification": lambda said: guided(graphs(paper, said, single, one), said),
+        "anchors": lambda said: pixels(bank.correct(said.probabilities, both(said)), said),
+        "anchors, edges": lambda said: guided(bank.correct(said.probabilities, both(said)), said),
+        "anchors, graphs": lambda said: pixels(graphs(paper, said, bank), said),
+        "whole, 500 anchors a class": lambda said: guided(graphs(paper, said, small), said),
+        "whole, keys at 1/8": lambda said: guided(graphs(paper, said, eighth, coarse), said),
+        "whole, strength 0.5, eps 0.02": lambda said: guided(graphs(paper, said, mild), said),
+        "graphs of the paper": lambda said: pixels(graphs(paper, said, None), said),
+        "edges alone": lambda said: guided(said.probabilities, said),
+    }
+    for name, run in torch_geometric_peers().items():
+        sides[name] = on_edges_of_the_image_graph(run)
+    return {name: torch.no_grad()(side) for name, side in sides.items()}
+
+
+def torch_geometric_peers() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Peers as functions of soft labels (N, C) and weighted edges."""
+    from torch_geometric.nn.models import CorrectAndSmooth, LabelPropagation
+
+    nobody = torch.zeros(0, dtype=torch.int64)
+
+    def propagated(soft: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        return LabelPropagation(20, 0.8)(soft, edge_index, edge_weight=edge_weight)
+
+    def smoothed(soft: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        peer = CorrectAndSmooth(20, 0.8, 20, 0.8, autoscale=False)
+        return peer.smooth(soft, nobody, nobody, edge_index, edge_weight)
+
+    return {"LabelPropagation": propagated, "CorrectAndSmooth": smoothed}
+
+
+class Score:
+    """Counts over images: confusion before and after, labels fixed and broken, by confidence too."""
+
+    def __init__(self, num_classes: int):
+        self.confusion = torch.zeros(2, num_classes, num_classes, dtype=torch.int64)
+        self.counts = torch.zeros(len(BINS) - 1, 3, dtype=torch.int64)  # of each bin: fixed, broken, pixels
+
+    def add(self, before: Tensor, after: Tensor, labels: Tensor) -> None:
+        """Counts one image: probabilities before (1, C, H, W), labels after and true ones (1, H, W)."""
+        confidence, first = before.max(1)
+        for place, predicted in enumerate((first, after)):
+            self.confusion[place] += metrics.confusion_matrix(predicted, labels, len(self.confusion[0]))
+        for number, (low, high) in enumerate(zip(BINS, BINS[1:], strict=False)):
+            here = labels.masked_fill((confidence < low) | (confidence >= high), IGNORED)
+            found = metrics.correction_counts(first, after, here)
+            self.counts[number] += torch.tensor([int(found.fixed), int(found.broken), int((here != IGNORED).sum())])
+
+    def result(self) -> dict[str, Any]:
+        before, after = (metrics.per_class_iou(confusion) for confusion in self.confusion)
+        fixed, broken, _ = self.counts.sum(0).tolist()
+        return {
+            "before": float(before.nanmean()),
+            "after": float(after.nanmean()),
+            "iou_before": [round(value, 5) for value in before.tolist()],
+            "iou_after": [round(value, 5) for value in after.tolist()],
+            "fixed": fixed,
+            "broken": broken,
+            "by_confidence": self.counts.tolist(),
+        }
+
+    def __str__(self) -> str:
+        found = self.result()
+        gains = torch.tensor(found["iou_after"]) - torch.tensor(found["iou_before"])
+        worst = 100 * float(gains[~gains.isnan()].min())
+        return (
+            f"{100 * found['before']:.2f} -> {100 * found['after']:.2f}, fixed / broken "
+            f"{found['fixed'] / max(1, found['broken']):.2f}, worst class {worst:+.2f}"
+        )
