@@ -1,5 +1,7 @@
 """AnchorBank: labeled nodes to look up, balanced by class, and what they say about a query."""
 
+from typing import get_args
+
 import torch
 from torch import Tensor, nn
 
@@ -77,6 +79,7 @@ class AnchorBank(nn.Module):
         _checks.in_interval("strength", strength, 0.0, float("inf"), open_high=True)
         _checks.in_interval("eps", eps, 0.0, 1.0, open_low=True)
         _checks.in_interval("decay", decay, 0.0, 1.0, open_low=True)
+        _checks.one_of("backend", backend, get_args(Backend))
         self.num_classes = num_classes
         self.feature_dim = feature_dim
         self.capacity_per_class = capacity_per_class
@@ -207,6 +210,7 @@ class AnchorBank(nn.Module):
         Returns:
             As `probabilities`, on the simplex.
         """
+        _checks.floating("probabilities", probabilities)
         posterior = self(features)
         _checks.shape("probabilities", probabilities, posterior.shape, "(those of the anchors' posterior)")
         class_dim = 1 if probabilities.ndim == 4 else -1

@@ -59,7 +59,8 @@ class PrototypeBank(nn.Module):
     def update(self, features: Tensor, labels: Tensor, *, round: int = 0) -> None:
         """Moves the prototypes of one round towards the class means of a batch; every rank must call it.
 
-        Nodes with a NaN or Inf among their features are left out: one bad image must not spoil a bank that outlives it.
+        Nodes with a NaN or Inf among their features are left out, and so are classes whose mean is too large a number
+        for the bank: one bad image must not spoil a bank that outlives it.
 
         Args:
             features: (..., N, D) nodes or (B, D, H, W) images, floating point, as given (not normalized here).
@@ -85,8 +86,8 @@ class PrototypeBank(nn.Module):
         counts.scatter_add_(0, slots, torch.ones_like(slots))
         sums, counts = sum_over_ranks(sums[:-1]), sum_over_ranks(counts[:-1])
 
-        is_present = counts > 0
         mean = (sums / counts.clamp_min(1)[:, None]).to(self.prototypes.dtype)
+        is_present = (counts > 0) & torch.isfinite(mean).all(-1)  # finite rows of size 1e38 add up to Inf
         old, was_initialized = self.prototypes[round], self.is_initialized[round]
         moved = torch.where(was_initialized[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
         self.prototypes[round] = torch.where(is_present[:, None], moved, old)

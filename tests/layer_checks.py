@@ -1,10 +1,15 @@
-"""One battery for every module: what holds for all of them, whatever they compute."""
+"""One battery for every layer and function: what holds for all of them, whatever they compute."""
 
+import contextlib
 import copy
 import io
 import pickle
 
 import torch
+from torch import nn
+
+# Half precision is float32 inside, so that what remains is the rounding of the result.
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 
 def tensors_of(result):
@@ -16,15 +21,73 @@ def tensors_of(result):
     return [result] if isinstance(result, torch.Tensor) else []
 
 
-def same(one, other, tolerance=0.0):
+def same(one, other, tolerance=0.0, **options):
     ones, others = tensors_of(one), tensors_of(other)
     assert ones, "a result without tensors compares nothing"
     for mine, theirs in zip(ones, others, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance, **options)
+
+
+def mapped(inputs, change):
+    """`inputs` with `change` made to each of their floating point tensors."""
+    if isinstance(inputs, torch.Tensor):
+        return change(inputs) if inputs.is_floating_point() else inputs
+    if hasattr(inputs, "_fields"):
+        return type(inputs)(*(mapped(part, change) for part in inputs))
+    if isinstance(inputs, tuple | list):
+        return tuple(mapped(part, change) for part in inputs)
+    return inputs
+
+
+def values_and_gradients(layer, inputs):
+    """The result, and the gradients of the sum of squares of its floating tensors for every floating input."""
+    leaves = []
+
+    def leaf(tensor):
+        leaves.append(tensor.detach().clone().requires_grad_())
+        return leaves[-1]
+
+    result = layer(*mapped(inputs, leaf))
+    differentiable = [t for t in tensors_of(result) if t.requires_grad]
+    if not differentiable:
+        return result, []
+    total = sum(t.double().square().sum() for t in differentiable)
+    return result, list(torch.autograd.grad(total, leaves, allow_unused=True))
+
+
+def gradients(layer, inputs):
+    return values_and_gradients(layer, inputs)[1]
+
+
+def same_gradients(ones, others, tolerance=1e-5):
+    for mine, wanted in zip(ones, others, strict=True):
+        assert (mine is None) == (wanted is None)
+        if wanted is not None:
+            same(mine, wanted, tolerance)
 
 
 def check_determinism(layer, inputs):
     same(layer(*inputs), layer(*inputs))
+
+
+@contextlib.contextmanager
+def deterministic_algorithms():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def check_deterministic_mode(layer, inputs):
+    """torch's deterministic mode is no obstacle, and changes neither values nor gradients beyond rounding."""
+    expected, expected_gradients = layer(*inputs), gradients(layer, inputs)
+    with deterministic_algorithms():
+        same(layer(*inputs), layer(*inputs))
+        same(layer(*inputs), expected, tolerance=1e-6)
+        once, again = gradients(layer, inputs), gradients(layer, inputs)
+    same_gradients(once, again, tolerance=0.0)
+    same_gradients(once, expected_gradients)
 
 
 def check_inputs_stay_unmodified(layer, inputs):
@@ -35,6 +98,28 @@ def check_inputs_stay_unmodified(layer, inputs):
 
 def check_training_and_evaluation_agree(layer, inputs):
     same(layer.train()(*inputs), layer.eval()(*inputs))
+
+
+def check_dtype(layer, inputs, dtype):
+    """Inputs of `dtype` give what the same numbers give in float64, up to the rounding of the result."""
+    narrow = mapped(inputs, lambda tensor: tensor.to(dtype))
+    wide = mapped(narrow, lambda tensor: tensor.double())
+    result, expected = tensors_of(layer(*narrow)), tensors_of(layer(*wide))
+    same([t.double() for t in result], [t.double() for t in expected], TOLERANCES[dtype])
+    for tensor in result:
+        assert not tensor.is_floating_point() or tensor.dtype in (dtype, torch.promote_types(dtype, torch.float32))
+    for mine, wanted in zip(gradients(layer, narrow), gradients(layer, wide), strict=True):
+        assert (mine is None) == (wanted is None)
+        if mine is not None:
+            scale = wanted.abs().max().clamp_min(1)
+            same(mine.double() / scale, wanted / scale, 4 * TOLERANCES[dtype])
+
+
+def check_autocast(layer, inputs, dtype):
+    """Under autocast the result is that of full precision, and no less."""
+    with torch.autocast("cpu", dtype):
+        result = layer(*inputs)
+    same(result, layer(*inputs), tolerance=1e-6)
 
 
 def check_state_dict_round_trip(layer, fresh, inputs):
@@ -52,12 +137,16 @@ def check_state_dict_round_trip(layer, fresh, inputs):
 def check_copies(layer, inputs):
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         same(twin(*inputs), layer(*inputs))
+        assert repr(twin) == repr(layer)
 
 
-def check_compiles(layer, inputs):
-    """torch.compile's tracing, without a compiler behind it; graph breaks are allowed, other answers are not."""
+def check_compiles(layer, inputs, *, whole=True, backend="aot_eager"):
+    """torch.compile's tracing and derivatives, without a code generator behind them; `whole`: in one graph."""
     torch._dynamo.reset()
-    same(torch.compile(layer, backend="eager")(*inputs), layer(*inputs), tolerance=1e-6)
+    compiled = torch.compile(layer, backend=backend, fullgraph=whole)
+    (result, mine), (expected, wanted) = (values_and_gradients(each, inputs) for each in (compiled, layer))
+    same(result, expected, tolerance=1e-6)
+    same_gradients(mine, wanted)
 
 
 def check_noncontiguous_inputs(layer, inputs):
@@ -65,3 +154,25 @@ def check_noncontiguous_inputs(layer, inputs):
     strided = [t.repeat_interleave(2, -1)[..., ::2] if isinstance(t, torch.Tensor) else t for t in inputs]
     assert not all(t.is_contiguous() for t in strided if isinstance(t, torch.Tensor))
     same(layer(*strided), layer(*inputs), tolerance=1e-6)
+
+
+def check_channels_last_inputs(layer, inputs):
+    """Images laid out pixel by pixel give what images laid out channel by channel give."""
+    moved = mapped(inputs, lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t)
+    assert any(not t.is_contiguous() for t in tensors_of(moved))
+    same(layer(*moved), layer(*inputs), tolerance=1e-6)
+    same_gradients(gradients(layer, moved), gradients(layer, inputs))
+
+
+class Function(nn.Module):
+    """A function with its settings, so that the battery takes it for a layer."""
+
+    def __init__(self, function, **settings):
+        super().__init__()
+        self.function, self.settings = function, settings
+
+    def forward(self, *inputs):
+        return self.function(*inputs, **self.settings)
+
+    def extra_repr(self):
+        return f"{self.function.__name__}, {self.settings}"

@@ -159,3 +159,11 @@ def test_no_matrix_of_all_pairs_is_made(largest_tensor):
 def test_the_layer_prints_its_arguments():
     assert "num_neighbors=7" in repr(KNNAffinity(7, gamma=2.0))
     assert "gamma=2.0" in repr(KNNAffinity(7, gamma=2.0))
+
+
+def test_rounding_that_makes_an_edge_of_a_right_angle_gives_no_infinite_slope():
+    """Searched and differentiated cosines differ by rounding: 1e-9 and 0, whose root has no slope."""
+    features = torch.cartesian_prod(*3 * [torch.tensor([-1.0, 0.0, 1.0])]).requires_grad_()
+    graph = KNNAffinity(20, gamma=0.5, differentiable=True)(features)
+    (graph @ torch.eye(27)).square().sum().backward()
+    assert features.grad.isfinite().all()

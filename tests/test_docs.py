@@ -61,6 +61,13 @@ def test_links_to_files_and_headings_lead_somewhere(page):
         assert not heading or heading in headings(target), f"{page.name}: {link}"
 
 
+def test_the_tables_of_reliability_are_those_of_the_committed_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    for table in importlib.import_module("list_reliability").TABLES:
+        assert table() in page, table.__name__
+
+
 def test_the_picture_of_the_backends_is_that_of_the_committed_results():
     image = pytest.importorskip("PIL.Image")
     results = (ROOT / "benchmarks/results/knn_throughput.json").read_bytes()

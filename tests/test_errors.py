@@ -103,6 +103,7 @@ VALUE_ERRORS = {
     "an anchor of no class": (lambda: AnchorBank(3, 4).update(X, Y + 3), "labels", "[0, 3)", "values 3"),
     "anchors of another width": (lambda: AnchorBank(3, 5).update(X, Y), "features", "5", "4"),
     "anchors without temperature": (lambda: AnchorBank(3, 4, temperature=0.0), "temperature", "(0", "0.0"),
+    "anchors of an unknown backend": (lambda: AnchorBank(3, 4, backend="annoy"), "backend", "'torch'", "'annoy'"),
     "anchors without a floor": (lambda: AnchorBank(3, 4, eps=0.0), "eps", "(0, 1]", "0.0"),
     # Losses and metrics
     "contrast with a label of no class": (lambda: slg_loss(X, Y + 9, num_classes=3), "labels", "[0, 3)", "values 9"),
@@ -114,6 +115,15 @@ VALUE_ERRORS = {
         "prototypes",
         "(C, D)",
         "(2, 3, 4)",
+    ),
+    "logits on another device": (lambda: refiner()(X, Z.to("meta")), "logits", "cpu", "meta"),
+    "values on another device": (lambda: KNNAffinity(3)(X) @ Z.to("meta"), "values", "cpu", "meta"),
+    "keys on another device": (lambda: knn(X, X.to("meta"), 2), "keys", "cpu", "meta"),
+    "probabilities of no class": (
+        lambda: ClassConsistencyGraph()(P[..., :0]),
+        "probabilities",
+        "at least one class",
+        "(2, 30, 0)",
     ),
     "a prototype mask alone": (lambda: slg_loss(X, Y, None, MASK[0, :3]), "prototypes", "prototype_mask", "None"),
     "an unknown reduction": (lambda: CLGLoss(reduction="avg"), "reduction", "'mean'", "'avg'"),
@@ -149,6 +159,12 @@ TYPE_ERRORS = {
     # Thresholds and banks
     "float labels": (lambda: PrototypeBank(3, 4).update(X, Y.float()), "labels", "integer", "float32"),
     "bool labels": (lambda: PrototypeBank(3, 4).update(X, MASK), "labels", "integer", "bool"),
+    "integer probabilities for anchors": (
+        lambda: AnchorBank(3, 4).correct(Y, X),
+        "probabilities",
+        "floating point",
+        "int64",
+    ),
     "a teacher of no module": (lambda: EMATeacher(lambda x: x), "model", "Module", "function"),
     # Losses and metrics
     "a float prototype mask": (

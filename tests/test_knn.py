@@ -186,3 +186,8 @@ def test_on_the_gpu_as_on_the_cpu(num_nodes):
     here = knn(features, None, 20, exclude_self=True)
     there = knn(features.cuda(), None, 20, exclude_self=True)
     torch.testing.assert_close(there.similarity.cpu(), here.similarity, rtol=1e-4, atol=1e-4)
+
+
+def test_no_keys_under_a_mask_are_found_by_nobody():
+    found = knn(torch.ones(2, 3, 4), torch.ones(2, 0, 4), 0, key_mask=torch.ones(2, 0, dtype=torch.bool))
+    assert found.similarity.shape == found.index.shape == (2, 3, 0)

@@ -76,3 +76,7 @@ def test_pooling_counts_only_pixels_under_the_mask():
     pooled = nodes.pool_maps(maps, (1, 2), mask)
     torch.testing.assert_close(pooled, torch.tensor([[[[13.0 / 3.0, 0.0]]]], dtype=torch.float64))
     assert nodes.pool_mask(mask, (1, 2)).tolist() == [[[True, False]]]
+
+
+def test_rows_without_entries_are_unit_rows():
+    assert nodes.unit_rows(torch.zeros(3, 0)).shape == (3, 0)

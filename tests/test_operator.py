@@ -211,3 +211,8 @@ def test_integer_values_are_refused(make):
     graph, _, _ = make((2,))
     with pytest.raises(TypeError, match="`values`.*floating point.*int64"):
         graph @ torch.zeros(2, 9, 5, dtype=torch.int64)
+
+
+def test_a_graph_has_the_dimensions_of_its_matrix():
+    graph = KNNAffinity(2)(torch.randn(2, 5, 3))
+    assert (graph.ndim, graph.transpose() is graph) == (3, True)

@@ -15,7 +15,7 @@ from strategies import (
 
 from graphcorrect.graphs import ClassConsistencyGraph, KNNAffinity
 from graphcorrect.nodes import unit_rows
-from graphcorrect.propagate import FeaturePropagation, LabelPropagation, propagate
+from graphcorrect.propagate import FeaturePropagation, GraphPropagation, LabelPropagation, propagate
 
 
 def random_probabilities(*shape, seed=1):
@@ -170,3 +170,8 @@ def test_the_gradient_of_the_feature_map_in_tiles_is_that_in_one(layout, monkeyp
     tiled = torch.autograd.grad(layer(graph, values), inputs, cotangent)
     for one, other in zip(tiled, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_a_map_says_what_a_subclass_has_to_define():
+    with pytest.raises(NotImplementedError):
+        GraphPropagation()(None, torch.ones(1, 2, 3))

@@ -133,3 +133,12 @@ def test_permuting_nodes_changes_nothing(seed):
     one.update(features, labels)
     other.update(features[order], labels[order])
     torch.testing.assert_close(one.prototypes, other.prototypes)
+
+
+def test_finite_rows_that_add_up_to_inf_leave_the_bank_as_it_was():
+    bank = PrototypeBank(2, 2, momentum=0.5)
+    bank.update(torch.full((2, 2), 3e38), torch.tensor([0, 0]))
+    assert not bank.is_initialized.any()
+    bank.update(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), torch.tensor([0, 1]))
+    bank.update(torch.full((2, 2), 3e38), torch.tensor([1, 1]))
+    assert bank.prototypes[0].tolist() == [[1.0, 1.0], [2.0, 2.0]]

@@ -206,3 +206,16 @@ def test_a_compiler_sees_one_graph_and_gives_the_same():
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
     sum(losses).backward()
     torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_the_ignored_label_may_be_the_number_of_a_class():
+    features, labels = random_features(2, 9, 4), random_labels(2, 9, num_classes=3)
+    prototypes = random_features(3, 4, seed=7)
+    wanted = slg_loss(features, labels.where(labels != 2, 255), prototypes)
+    torch.testing.assert_close(slg_loss(features, labels, prototypes, ignore_index=2), wanted)
+
+
+def test_prototypes_of_another_precision_are_scaled_before_they_are_cast():
+    features, labels, prototypes = random_features(1, 9, 4), random_labels(1, 9, num_classes=3), random_features(3, 4)
+    wanted = slg_loss(features.float(), labels, prototypes)
+    torch.testing.assert_close(slg_loss(features.float(), labels, prototypes * 1e300), wanted)

@@ -93,3 +93,12 @@ def test_another_network_is_refused_by_name():
 def test_a_momentum_outside_zero_to_one_is_refused(momentum):
     with pytest.raises(ValueError, match=rf"`momentum`.*got {momentum}"):
         EMATeacher(student(), momentum=momentum)
+
+
+def test_parameters_of_whole_numbers_are_copied():
+    model = nn.Module()
+    model.count = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+    teacher = EMATeacher(model, momentum=0.9)
+    model.count.data += 5
+    teacher.update(model)
+    assert teacher.module.count.tolist() == [6, 7]

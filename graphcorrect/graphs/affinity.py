@@ -102,6 +102,7 @@ class KNNAffinity(nn.Module):
         itself = torch.arange(num_nodes, device=features.device)[:, None]
         index = torch.where(is_edge, index, itself)
         weight = _cosine_of_edges(wide, index) if self.differentiable else similarity
+        is_edge = is_edge & (weight > 0)  # the search may have rounded a cosine of 0 up
         weight = torch.where(is_edge, weight, 0.0)
         if self.gamma != 1.0:
             # 0 ** gamma has an infinite slope below gamma = 1

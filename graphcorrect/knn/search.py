@@ -11,6 +11,8 @@ from graphcorrect._typing import Backend, Scoring
 from graphcorrect.knn import _faiss, _screen, _torch
 from graphcorrect.nodes import unit_rows
 
+# Here, since torch 2.4 compiles no call of get_args
+_BACKENDS, _SCORINGS = get_args(Backend), get_args(Scoring)
 # Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill.
 DEFAULT_MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 LEAST_DIM, LEAST_ROWS, LEAST_GROUP = 64, 128, 16  # of a search that "auto" sifts by coarse scores
@@ -75,8 +77,8 @@ def knn(
     keys = queries if keys is None else keys
     _check_keys(queries, keys, key_mask)
     _checks.integer_at_least("num_neighbors", num_neighbors, 0)
-    _checks.one_of("backend", backend, get_args(Backend))
-    _checks.one_of("scoring", scoring, get_args(Scoring))
+    _checks.one_of("backend", backend, _BACKENDS)
+    _checks.one_of("scoring", scoring, _SCORINGS)
     if memory_budget is None:
         memory_budget = DEFAULT_MEMORY_BUDGET.get(queries.device.type, DEFAULT_MEMORY_BUDGET["cuda"])
     _checks.integer_at_least("memory_budget", memory_budget, 1)
@@ -94,7 +96,7 @@ def knn(
 
     leading = queries.shape[:-2]
     queries_of, keys_of = (each.reshape(leading.numel(), *each.shape[-2:]) for each in (queries, keys))
-    mask = None if key_mask is None else key_mask.reshape(-1, num_keys)
+    mask = None if key_mask is None else key_mask.reshape(leading.numel(), num_keys)
     options: dict[str, Any] = {"exclude_self": exclude_self, "key_mask": mask}
     coarse = _coarse_dtypes(scoring, backend, queries, num_keys, num_neighbors)
     with full_precision(queries):

@@ -9,9 +9,11 @@ from graphcorrect import _checks
 from graphcorrect._typing import Reduction
 from graphcorrect.distributed import sum_over_ranks, world_size
 
+_REDUCTIONS = get_args(Reduction)  # here, since torch 2.4 compiles no call of get_args
+
 
 def check_reduction(reduction: object) -> None:
-    _checks.one_of("reduction", reduction, get_args(Reduction))
+    _checks.one_of("reduction", reduction, _REDUCTIONS)
 
 
 def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
