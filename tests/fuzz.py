@@ -200,12 +200,14 @@ def fuzz_refiner_nodes(pick):
 def fuzz_refiner_gradients(pick):
     """Finite gradients of every output for finite features of any size but those whose slope 1 / |x| overflows."""
     batch, num_nodes = pick(BATCH), pick([5, 3, 1, 0])
-    kinds = ("normal", "zeros", "ties", "duplicates", "huge")
-    features, _ = draw_tensor(pick, batch, num_nodes, D, kinds=kinds)
+    kinds = (*TAME, "huge")
+    refiner = draw_refiner(pick)
+    raw = refiner.propagation == "linear"  # sums of raw features can overflow
+    features, _ = draw_tensor(pick, batch, num_nodes, D, kinds=TAME if raw else kinds)
     logits, _ = draw_tensor(pick, batch, num_nodes, C, kinds=kinds)
     mask = draw_mask(pick, batch, num_nodes)
     features.requires_grad_(), logits.requires_grad_()
-    out = draw_refiner(pick)(features, logits, mask=mask)
+    out = refiner(features, logits, mask=mask)
     sum(t.double().sum() for t in (*out.probabilities, *out.features)).backward()
     assert_finite(features.grad)
     if out.probabilities[0].numel():
@@ -339,7 +341,8 @@ def fuzz_clg(pick):
     loss = call(gc.clg_loss, **arguments, self_weighted=weighted, invalid=invalid or not fits)
     assert_finite(loss)
     loss.backward()
-    assert_finite(probabilities.grad)
+    if weighted or probabilities.dtype != torch.float16:  # a slope of 1 / p passes 65504
+        assert_finite(probabilities.grad)
     rows, row_labels = probabilities.detach().reshape(-1, C).double(), labels.reshape(-1).long()
     if probabilities.dtype == torch.float64 and (rows > 0).all():
         assert_close(loss.detach(), reference.eq15_clg(rows, row_labels, weighted).double(), rtol=1e-9, atol=1e-9)
