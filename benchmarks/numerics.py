@@ -1,6 +1,6 @@
 """How far each operation is from float64: by precision, over many nodes, and after a million updates.
 
-python benchmarks/numerics.py                    # the committed run, some minutes
+python benchmarks/numerics.py                    # some minutes; --updates 20000: the committed run, seconds
 python benchmarks/numerics.py --smoke            # seconds
 """
 
@@ -175,6 +175,7 @@ def drift(updates: int) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="smallest sizes")
+    parser.add_argument("--updates", type=int, default=1_000_000, help="of the running means")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -186,7 +187,7 @@ def main() -> None:
         "errors": errors(60 if args.smoke else 1000),
         "cancellation": cancellation(200 if args.smoke else 160_000, (1.0, 1e-2, 1e-4, 0.0)),
         "fp16 loss scale": fp16_loss_scale(100 if args.smoke else 16_384),
-        "drift": drift(100 if args.smoke else 1_000_000),
+        "drift": drift(100 if args.smoke else args.updates),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "numerics.json"
