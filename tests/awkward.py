@@ -6,7 +6,12 @@
 import pytest
 import torch
 from strategies import IGNORE, draw
+from torch.testing import assert_close
 
+D, C = 3, 3  # width and classes of what is drawn
+NODES = [5, 6, 4, 3, 2, 1, 0]
+BATCH = [1, 2, 0]
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TAME = ("normal", "zeros", "ties", "duplicates")
 FINITE = (*TAME, "huge", "tiny", "mixed")
@@ -107,3 +112,15 @@ def call(function, *args, invalid=False, **kwargs):
     with pytest.raises((ValueError, TypeError), match=r"(?s)expected `\w+`.*got"):
         function(*args, **kwargs)
     raise Refused
+
+
+def assert_finite(*tensors):
+    for tensor in tensors:
+        assert tensor.isfinite().all(), tensor
+
+
+def assert_simplex(probabilities, dim=-1):
+    assert_finite(probabilities)
+    assert (probabilities >= 0).all()
+    total = probabilities.double().sum(dim)
+    assert_close(total, torch.ones_like(total), rtol=0, atol=TOLERANCE[probabilities.dtype])
