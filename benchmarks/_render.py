@@ -13,6 +13,7 @@ from typing import Any
 
 import _evidence
 from _harness import RESULTS, Case, human_bytes
+from scaling import LINEAR, fits
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -35,6 +36,13 @@ TITLES = {
         "A refiner step",
         "One `DualGraphRefiner`, forward and backward (C = 21, D = 256, two rounds), against the paper's dense\n"
         "matrices without their cubic products, and beside a training step of the network it sits on.",
+    ),
+    "scaling": (
+        "Growth with the number of nodes",
+        "Time and peak memory of the class graph, the pair loss and one propagation over 20 neighbors, forward and\n"
+        "backward; the exponents are fitted from 10,000 nodes on. Below, the memory of a search against its budget:\n"
+        "unit rows, their rounded copies, the result and what the allocator keeps come on top.\n\n"
+        "![Time and peak memory over the number of nodes](images/scaling.png)",
     ),
 }
 
@@ -63,8 +71,32 @@ def page() -> str:
         where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
         versions = f"torch {device['torch']}, {record['settings']['dtype']}"
         facts = f"{where}; {versions}; {record['date']}, commit {record['commit']}."
-        parts.append(f"## {title}\n\n{text}\n\n`python benchmarks/{name}.py`: {facts}\n\n{table(cases)}")
+        parts.append(f"## {title}\n\n{text}\n\n`python benchmarks/{name}.py`: {facts}\n\n{rows_of(name, cases)}")
     return "\n".join(parts)
+
+
+def rows_of(name: str, cases: list[Case]) -> str:
+    return scaling_table(cases) if name == "scaling" else table(cases)
+
+
+def scaling_table(cases: list[Case]) -> str:
+    """One column a side, its exponents below, then the memory of the search by its budget."""
+    rows = [
+        "| N | " + " | ".join(f"{name}, ms | MiB" for name in LINEAR) + " |",
+        "|--:|" + "--:|" * (2 * len(LINEAR)),
+    ]
+    for case in cases:
+        if case.seconds:
+            memory = {name: (case.peak_bytes[name] or 0) / 2**20 for name in LINEAR}
+            cells = (f"{1e3 * case.median_seconds(name):,.1f} | {memory[name]:,.0f}" for name in LINEAR)
+            rows.append(f"| {case.sizes['num_nodes']:,} | " + " | ".join(cells) + " |")
+    exponents = (fits(cases, name)[what] for name in LINEAR for what in ("time", "memory"))
+    rows.append("| exponent | " + " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*each) for each in exponents) + " |")
+    search = cases[-1]
+    rows += ["", "| search of N | budget | peak memory |", "|--:|---|--:|"]
+    for budget, peak in search.peak_bytes.items():
+        rows.append(f"| {search.sizes['num_nodes']:,} | {budget} | {human_bytes(peak)} |")
+    return "\n".join(rows) + "\n"
 
 
 def table(cases: list[Case]) -> str:

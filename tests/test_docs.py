@@ -68,11 +68,12 @@ def test_the_tables_of_reliability_are_those_of_the_committed_results(monkeypatc
         assert table() in page, table.__name__
 
 
-def test_the_picture_of_the_backends_is_that_of_the_committed_results():
+@pytest.mark.parametrize(("picture", "results"), [("backends", "knn_throughput"), ("scaling", "scaling")])
+def test_a_picture_of_measurements_is_that_of_the_committed_results(picture, results):
     image = pytest.importorskip("PIL.Image")
-    results = (ROOT / "benchmarks/results/knn_throughput.json").read_bytes()
-    with image.open(DOCS / "images/backends.png") as picture:
-        assert picture.text["Source"] == hashlib.sha256(results).hexdigest(), "run python docs/figures/backends.py"
+    source = (ROOT / f"benchmarks/results/{results}.json").read_bytes()
+    with image.open(DOCS / f"images/{picture}.png") as drawn:
+        assert drawn.text["Source"] == hashlib.sha256(source).hexdigest(), f"run python docs/figures/{picture}.py"
 
 
 def equation_rows():
