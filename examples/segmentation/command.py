@@ -132,9 +132,20 @@ def main(command: Command) -> None:
             write_recipe(command.recipe, command.out)
         run(command.recipe, command.out, resume=command.resume)
     except (ValueError, OSError) as error:  # what the user can mend: say it without the path it took through the code
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}{_how_to_go_on(command.out)}")
+    except KeyboardInterrupt:
+        print(f"interrupted{_how_to_go_on(command.out)}", file=sys.stderr)
+        sys.exit(130)  # as the shell says it
+    except RuntimeError:  # a fault of the machine or of the code, such as a loading process that was killed
+        print(f"the run has failed{_how_to_go_on(command.out)}", file=sys.stderr)
+        raise
     finally:
         processes.leave()
+
+
+def _how_to_go_on(out: Path) -> str:
+    """What to say of a run that has stopped, if it has saved anything."""
+    return f"\n--resume --out {out} goes on from its last checkpoint" if (out / "resume.pt").is_file() else ""
 
 
 def write_recipe(recipe: Recipe, out: Path) -> None:

@@ -74,12 +74,21 @@ class ViewsOf(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Views:
         position, index = key
+        try:
+            return self.views_of(position, self.samples[index])
+        except (OSError, SyntaxError, ValueError) as error:  # PIL's ways to say truncated, no image, broken PNG
+            sample = self.samples[index]
+            files = sample.image if self.hidden else f"{sample.image} or {sample.mask}"
+            raise ValueError(f"could not read {files}, which was whole when the run began: {error}") from error
+
+    def views_of(self, position: int, sample: Sample) -> Views:
+        """A sample as it is seen at a position."""
         rng = random.Random(f"{self.recipe.running.seed}/{'unlabeled' if self.hidden else 'labeled'}/{position}")
-        image = read_resized(self.samples[index].image, self.recipe.data.resize)
+        image = read_resized(sample.image, self.recipe.data.resize)
         if self.hidden:
             labels = torch.zeros(image.shape[-2:], dtype=torch.uint8)
         else:
-            labels = read_labels(self.samples[index], size=image.shape[-2:])
+            labels = read_labels(sample, size=image.shape[-2:])
         image, labels = self.view(image, labels, rng)
         views = self.recipe.views
         odds = {"jitter": views.jitter, "grey": views.grey, "blurred": views.blurred, "blur": views.blur}
