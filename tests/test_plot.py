@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from graphcorrect import ClassConsistencyGraph, DynamicThreshold, KNNAffinity, PrototypeBank, knn, plot
+from graphcorrect.plot.histories import _spread
+from graphcorrect.plot.outcomes import _STRIPE
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 pyplot.switch_backend("Agg")
@@ -122,7 +124,7 @@ def test_broken_labels_carry_stripes_whatever_the_size():
         picture = plot.corrections(None, before, before + 1, before, legend=False).images[0].get_array()
         is_red = (picture == plot.BROKEN).all(-1)
         assert 0.7 < is_red.mean() < 0.8
-        assert ((picture == plot._STRIPE).all(-1) | is_red).all()
+        assert ((picture == _STRIPE).all(-1) | is_red).all()
 
 
 def test_without_truth_what_changed_is_blue_over_a_faint_image():
@@ -167,12 +169,12 @@ def test_threshold_lines_are_what_the_threshold_said():
 
 def test_labels_at_the_ends_of_lines_keep_their_distance_and_order():
     values = torch.rand(21).tolist()
-    places = plot._spread(values, 0.0, 1.0)
+    places = _spread(values, 0.0, 1.0)
     order = np.argsort(values)
     assert (np.diff(np.array(places)[order]) >= 0.045 - 1e-9).all()
     assert min(places) >= 0
     assert max(places) <= 1 + 1e-9
-    assert plot._spread([0.1, 0.9, 0.5], 0.0, 1.0) == pytest.approx([0.1, 0.9, 0.5])
+    assert _spread([0.1, 0.9, 0.5], 0.0, 1.0) == pytest.approx([0.1, 0.9, 0.5])
 
 
 def test_prototype_paths_keep_the_distances_of_a_plane_and_leave_out_what_was_not_seen():
