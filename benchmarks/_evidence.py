@@ -106,7 +106,7 @@ def noise(record: dict[str, Any]) -> str:
 
 def frozen(record: dict[str, Any]) -> str:
     results, classes = record["results"], record["classes"]
-    headline = ["whole", "whole, 1 magnification", "anchors", "graphs of the paper", "edges alone"]
+    headline = ["whole", "anchors", "graphs of the paper", "edges alone"]
     parts = [FROZEN.format(warmup=record["settings"]["warmup"])]
     for split, title in (("test", "test frames"), ("unlabeled", "unlabeled frames"), ("held_out", "held-out frames")):
         found = [result for result in results if result["split"] == split]
