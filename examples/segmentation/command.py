@@ -136,7 +136,7 @@ def main(command: Command) -> None:
     except KeyboardInterrupt:
         print(f"interrupted{_how_to_go_on(command.out)}", file=sys.stderr)
         sys.exit(130)  # as the shell says it
-    except RuntimeError:  # a fault of the machine or of the code, such as a loading process that was killed
+    except (RuntimeError, EOFError):  # a fault of the machine or of the code; EOFError: a loading process was killed
         print(f"the run has failed{_how_to_go_on(command.out)}", file=sys.stderr)
         raise
     finally:
