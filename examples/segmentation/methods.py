@@ -84,7 +84,7 @@ def pseudo_label(
     before = upsample(output.logits.softmax(1), images.shape[-2:])
     after = before if refined is None else at_pixels(refined, images, guided=guided)
     confidence, labels = after.max(1)
-    changed = (labels != before.argmax(1))[inside].float().mean()
+    changed = (inside & (labels != before.argmax(1))).sum() / mean_count(inside)
     return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), confidence, changed)
 
 
@@ -158,5 +158,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) 
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     each = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="none")
-    count = sum_over_ranks((labels != IGNORE_INDEX).sum()).clamp_min(1) / rank_and_ranks()[1]
-    return (each if weight is None else each * weight).sum() / count
+    return (each if weight is None else each * weight).sum() / mean_count(labels != IGNORE_INDEX)
+
+
+def mean_count(mask: Tensor) -> Tensor:
+    """Pixels under a mask, the mean over all processes: what one's sum is divided by to share in the joined mean."""
+    return sum_over_ranks(mask.sum()).clamp_min(1) / rank_and_ranks()[1]
