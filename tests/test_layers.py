@@ -22,6 +22,7 @@ from graphcorrect import (
     RefinedLabels,
     SLGLoss,
     clg_loss,
+    guided_upsample,
     knn,
     metrics,
     slg_loss,
@@ -34,6 +35,7 @@ P = Z.softmax(-1)
 Y = random_labels(2, 16, num_classes=3, ignored=0.2)
 IMAGES, LOGIT_IMAGES = X.mT.reshape(2, 4, 2, 8), Z.mT.reshape(2, 3, 2, 8)
 LABEL_IMAGES = Y.reshape(2, 2, 8)
+PICTURES = torch.rand(2, 3, 5, 17, generator=torch.Generator().manual_seed(0))
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -88,6 +90,7 @@ LAYERS = {
     "DualGraphRefiner": (refiner, (X, Z)),
     "DualGraphRefiner, images": (lambda: refiner(max_nodes=12), (IMAGES, LOGIT_IMAGES)),
     "DualGraphRefiner, features first": (lambda: refiner(order="semantic_first", differentiable=True), (X, Z)),
+    "DualGraphRefiner, cautious": (lambda: DualGraphRefiner.from_preset("cautious", 3, 4, num_neighbors=4), (X, Z)),
     "DualGraphRefiner, released": (lambda: DualGraphRefiner.from_preset("released", 3, 4, num_neighbors=4), (X, Z)),
     "RefinedLabels": (lambda: Function(answer), (P,)),
     "DynamicThreshold": (lambda: DynamicThreshold(3, 0.5), (P,)),
@@ -105,6 +108,7 @@ LAYERS = {
     "knn": (lambda: Function(knn, keys=None, num_neighbors=3, exclude_self=True), (X,)),
     "knn, faiss": (lambda: Function(knn, keys=None, num_neighbors=3, backend="faiss"), (X,)),
     "propagate": (lambda: Function(smooth), (X, Z)),
+    "guided_upsample, images": (lambda: Function(guided_upsample), (LOGIT_IMAGES.softmax(1), PICTURES)),
     "slg_loss": (lambda: Function(slg_loss, num_classes=3), (X, Y)),
     "clg_loss": (lambda: Function(clg_loss, self_weighted=False), (P, Y)),
     "confusion_matrix": (lambda: Function(metrics.confusion_matrix, num_classes=3), (P.argmax(-1), Y)),

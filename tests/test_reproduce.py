@@ -48,8 +48,9 @@ def test_rows_are_run_resumed_and_collected(folder, monkeypatch, capsys):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "save", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stopped:
         reproduce.run_row(rows["no_omega"], options)
+    assert stopped.value.code == 130
     monkeypatch.setattr(engine, "save", saved)
     out = folder / "runs" / "no_omega"
     assert reproduce.status(out)["state"] == "mllc, step 4"

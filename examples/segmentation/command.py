@@ -131,14 +131,14 @@ def main(command: Command) -> None:
             (command.out / "resume.pt").unlink(missing_ok=True)
             write_recipe(command.recipe, command.out)
         run(command.recipe, command.out, resume=command.resume)
+    except (RuntimeError, EOFError, ConnectionError):  # of the machine or the code, such as a loader that was killed
+        print(f"the run has failed{_how_to_go_on(command.out)}", file=sys.stderr)
+        raise
     except (ValueError, OSError) as error:  # what the user can mend: say it without the path it took through the code
         sys.exit(f"error: {error}{_how_to_go_on(command.out)}")
     except KeyboardInterrupt:
         print(f"interrupted{_how_to_go_on(command.out)}", file=sys.stderr)
         sys.exit(130)  # as the shell says it
-    except (RuntimeError, EOFError):  # a fault of the machine or of the code; EOFError: a loading process was killed
-        print(f"the run has failed{_how_to_go_on(command.out)}", file=sys.stderr)
-        raise
     finally:
         processes.leave()
 
