@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import matplotlib.pyplot as plt
 from _harness import RESULTS, Case
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 SOURCE = RESULTS / "knn_throughput.json"
 PICTURE = Path(__file__).parents[1] / "images" / "backends.png"
@@ -43,6 +44,9 @@ def draw() -> Figure:
     sizes = [f"{case.sizes['batch']} x {case.sizes['num_nodes']:,}" for case in cases]
     for axis, label in ((time, "milliseconds"), (memory, "peak memory above the inputs, MiB")):
         axis.set(xscale="log", xlabel=label, yticks=range(len(sizes)), yticklabels=sizes)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter("")
         axis.invert_yaxis()
         axis.grid(axis="x", which="both", color="0.92", lw=0.7)
         for place in range(1, len(sizes)):
