@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from _harness import save_record
 from segmentation import engine
-from segmentation.datasets import Sample, read_image, read_labels, with_masks
+from segmentation.datasets import IGNORE_INDEX, Sample, read_image, read_labels, with_masks
 from segmentation.layouts import open_data
 from segmentation.networks import SegmentationNetwork, upsample
 from segmentation.recipe import Recipe, as_dict, load
@@ -27,7 +27,6 @@ from graphcorrect import AnchorBank, DualGraphRefiner, KNNAffinity, guided_upsam
 
 MAGNIFICATIONS = (1, 2)  # at which the anchors' keys are computed: thin things have keys of their own at 2
 BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.01)  # of the teacher's confidence
-IGNORED = 255
 
 
 class Answer(NamedTuple):
@@ -229,9 +228,11 @@ class Score:
         for place, predicted in enumerate((first, after)):
             self.confusion[place] += metrics.confusion_matrix(predicted, labels, len(self.confusion[0]))
         for number, (low, high) in enumerate(zip(BINS, BINS[1:], strict=False)):
-            here = labels.masked_fill((confidence < low) | (confidence >= high), IGNORED)
+            here = labels.masked_fill((confidence < low) | (confidence >= high), IGNORE_INDEX)
             found = metrics.correction_counts(first, after, here)
-            self.counts[number] += torch.tensor([int(found.fixed), int(found.broken), int((here != IGNORED).sum())])
+            self.counts[number] += torch.tensor(
+                [int(found.fixed), int(found.broken), int((here != IGNORE_INDEX).sum())]
+            )
 
     def result(self) -> dict[str, Any]:
         before, after = (metrics.per_class_iou(confusion) for confusion in self.confusion)
