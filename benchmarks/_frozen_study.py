@@ -183,7 +183,7 @@ def corrections(labeled: list[Answer], num_classes: int, feature_dim: int) -> di
 
     sides: dict[str, Callable[[Answer], Tensor]] = {
         "whole": lambda said: guided(graphs(paper, said, bank), said),
-        "whole, cautious features": lambda said: guided(graphs(cautious, said, bank), said),
+        "whole, cautious": lambda said: guided(graphs(cautious, said, bank), said),
         "whole, 1 magnification": lambda said: guided(graphs(paper, said, single, one), said),
         "anchors": lambda said: pixels(bank.correct(said.probabilities, both(said)), said),
         "anchors, edges": lambda said: guided(bank.correct(said.probabilities, both(said)), said),

@@ -26,7 +26,7 @@ RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 KINDS = ("uniform", "similar", "pair")
 OURS = {
     "refiner, paper": {"preset": "paper"},
-    "refiner, cautious features": {"preset": "cautious"},
+    "refiner, cautious": {"preset": "cautious"},
 }
 ALPHAS = (0.2, 0.8, 0.9, 0.95, 0.99)  # share of the neighbors; scikit-learn's default is the first
 

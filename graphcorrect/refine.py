@@ -25,9 +25,9 @@ Propagation = Literal["residual", "linear"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    # The paper's, with features that follow the labels more slowly and the last round's labels alone: where many labels
-    # are wrong, features must not be drawn to them before they are mended.
-    "cautious": {"feature_share": 0.3, "label_rounds": "last"},
+    # For labels of which many are wrong: a node believes its neighbors far more than its own label, and features are
+    # drawn to a class less and, within a round, only by the labels of the round before.
+    "cautious": {"order": "simultaneous", "alpha": 0.05, "feature_share": 0.3, "label_rounds": "last"},
     # What the authors' code does, where it differs from the paper.
     "released": {
         "propagation": "linear",
@@ -161,8 +161,8 @@ class DualGraphRefiner(nn.Module):
         """Builds a refiner as the paper describes it, as its authors' code runs it, or for labels often wrong.
 
         Args:
-            preset: "paper"; "released"; or "cautious", the paper's with a `feature_share` of 0.3 and the last round's
-                labels, which mends more where a third of the labels or more are wrong.
+            preset: "paper"; "released"; or "cautious", which believes neighbors more than a node's own label and mends
+                more where a third of the labels or more are wrong.
             num_classes: C.
             feature_dim: D.
             **overrides: any other argument of the class.

@@ -68,7 +68,15 @@ def test_the_tables_of_reliability_are_those_of_the_committed_results(monkeypatc
         assert table() in page, table.__name__
 
 
-@pytest.mark.parametrize(("picture", "results"), [("backends", "knn_throughput"), ("scaling", "scaling")])
+@pytest.mark.parametrize(
+    ("picture", "results"),
+    [
+        ("backends", "knn_throughput"),
+        ("scaling", "scaling"),
+        ("noise", "label_correction_noise"),
+        ("frozen", "label_correction_frozen"),
+    ],
+)
 def test_a_picture_of_measurements_is_that_of_the_committed_results(picture, results):
     image = pytest.importorskip("PIL.Image")
     source = (ROOT / f"benchmarks/results/{results}.json").read_bytes()
