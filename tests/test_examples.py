@@ -153,12 +153,13 @@ def test_blur_is_a_gaussian():
 def test_mixing_moves_pixels_with_their_labels(kind):
     labels = torch.randint(0, 3, (4, 32, 48)) + 3 * torch.arange(4)[:, None, None]
     images = labels[:, None].expand(4, 3, 32, 48).float()
-    confidence = labels.float() / 12
-    mixed, mixed_labels, mixed_confidence = transforms.mix(images, draws(), labels, confidence, kind=kind)
+    maps = labels.float() / 12, images.clone()
+    mixed, mixed_labels, mixed_confidence, mixed_channels = transforms.mix(images, draws(), labels, *maps, kind=kind)
     changed = (mixed_labels != labels).flatten(1).float().mean(1)
     assert ((changed > 0) & (changed < 0.9)).all()
     assert torch.equal(mixed[:, 0], mixed_labels.float())
     assert torch.equal(mixed_confidence, mixed_labels.float() / 12)
+    assert torch.equal(mixed_channels, mixed)
     assert torch.equal(mixed_labels[0] // 3, torch.where(mixed_labels[0] == labels[0], 0, 1))  # from its partner
 
 

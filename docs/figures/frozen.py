@@ -1,4 +1,4 @@
-"""Draws docs/images/frozen.png from benchmarks/results/label_correction_frozen.json: `python docs/figures/frozen.py`."""
+"""Draws docs/images/frozen.png from the JSON of the frozen study: `python docs/figures/frozen.py`."""
 
 import hashlib
 import json

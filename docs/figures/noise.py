@@ -1,4 +1,4 @@
-"""Draws docs/images/noise.png from benchmarks/results/label_correction_noise.json: `python docs/figures/noise.py`."""
+"""Draws docs/images/noise.png from the JSON of the noise study: `python docs/figures/noise.py`."""
 
 import hashlib
 import json

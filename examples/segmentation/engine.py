@@ -201,8 +201,8 @@ def losses_of(
         inside, guided = blank != IGNORE_INDEX, recipe.refiner.guided
         pseudo = pseudo_label(method, state.teacher, weak_images, inside, state.banks, guided=guided)
         strong = strong_view(weak_images, draws)
-        unlabeled = mix(strong, draws, pseudo.labels, pseudo.confidence, kind=recipe.views.mix)
-        extra = {"confidence": pseudo.confidence.mean(), "changed": pseudo.changed}
+        unlabeled = mix(strong, draws, pseudo.labels, pseudo.probabilities, kind=recipe.views.mix)
+        extra = {"confidence": pseudo.probabilities.amax(1).mean(), "changed": pseudo.changed}
     losses = training_loss(
         "supervised" if method in SUPERVISED else method,
         student,
@@ -212,6 +212,7 @@ def losses_of(
         correction=correction,
         confidence=recipe.teacher.confidence,
         pixel_weight=recipe.loss.pixel_weight,
+        soft=recipe.loss.soft,
     )
     return losses, extra
 

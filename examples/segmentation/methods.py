@@ -69,10 +69,10 @@ class Banks(nn.Module):
 
 
 class PseudoLabels(NamedTuple):
-    """What a teacher says of images at full size: labels (B, H, W) int64, 255 outside the image, and confidence."""
+    """What a teacher says of images at full size: labels (B, H, W) int64, 255 outside the image, of probabilities."""
 
     labels: Tensor
-    confidence: Tensor
+    probabilities: Tensor  # (B, C, H, W)
     changed: Tensor  # share of the pixels whose label the graphs changed, a scalar
 
 
@@ -83,9 +83,9 @@ def pseudo_label(
     output, refined = teacher(images, correct=method == "mllc", inside=inside, anchors=banks.anchors)
     before = upsample(output.logits.softmax(1), images.shape[-2:])
     after = before if refined is None else at_pixels(refined, images, guided=guided)
-    confidence, labels = after.max(1)
+    labels = after.argmax(1)
     changed = (inside & (labels != before.argmax(1))).sum() / mean_count(inside)
-    return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), confidence, changed)
+    return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), after, changed)
 
 
 def at_pixels(refined: RefinedLabels, images: Tensor, *, guided: bool) -> Tensor:
@@ -110,6 +110,7 @@ def training_loss(
     correction: LabelCorrectionLoss,
     confidence: float = 0.95,
     pixel_weight: float = 1.0,
+    soft: bool = True,
 ) -> dict[str, Tensor]:
     """The parts of one step's loss by name; their sum is what to minimize.
 
@@ -117,16 +118,17 @@ def training_loss(
         method: one of `METHODS`.
         student: a `SegmentationModel`, or its DDP shell.
         labeled: weak views (B, 3, H, W) and true labels (B, H, W).
-        unlabeled: strong views, pseudo-labels and confidence, pixel for pixel; None for `supervised`.
+        unlabeled: strong views, pseudo-labels and their probabilities, pixel for pixel; None for `supervised`.
         banks: prototypes are moved and then read; the anchors are the teacher's alone: of the student's labeled images
             they hold the very pixels, and would give the answers away.
         correction: the loss of Eq. (17), for `mllc`.
         confidence: what `fixmatch` asks of a pixel.
         pixel_weight: in `mllc`, of a plain cross entropy with the corrected labels at full resolution; 0 in the paper.
+        soft: that cross entropy is with the corrected probabilities, not with the labels they make.
     """
     images, labels = labeled
     if unlabeled is not None:  # one batch, so that BatchNorm sees both kinds
-        strong, pseudo_labels, certainty = unlabeled
+        strong, pseudo_labels, probabilities = unlabeled
         images, labels = torch.cat([images, strong]), torch.cat([labels, pseudo_labels])
     output, refined = student(images, correct=method == "mllc", inside=labels != IGNORE_INDEX)
     split = len(labeled[0])
@@ -135,7 +137,8 @@ def training_loss(
     if method == "self_training":
         losses["unlabeled"] = cross_entropy(logits[split:], pseudo_labels)
     elif method == "fixmatch":
-        losses["unlabeled"] = cross_entropy(logits[split:], pseudo_labels, (certainty >= confidence).float())
+        is_sure = probabilities.amax(1) >= confidence
+        losses["unlabeled"] = cross_entropy(logits[split:], pseudo_labels, is_sure.float())
     elif method == "mllc":
         known = {}
         if banks.prototypes is not None:
@@ -146,19 +149,29 @@ def training_loss(
         if pixel_weight > 0:
             # The weight of Eq. (16) is small where the student disagrees with a label, which is where a correction has
             # something to teach; and a quarter of the resolution has lost what is thin.
-            losses["unlabeled"] = pixel_weight * cross_entropy(logits[split:], pseudo_labels)
+            # Labels made by argmax give most pixels of a thin class to its neighbors, and a student that learns them
+            # loses the class; probabilities keep its share.
+            targets = probabilities if soft else None
+            losses["unlabeled"] = pixel_weight * cross_entropy(logits[split:], pseudo_labels, targets=targets)
     return losses
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, *, targets: Tensor | None = None
+) -> Tensor:
     """Mean over pixels that are not ignored, (B, C, H, W) and (B, H, W); a weight of 0 still counts in the mean.
+
+    With `targets` (B, C, H, W), probabilities, those are what is learned, and labels say only what is ignored.
 
     Over several processes, one's share of the mean over the joined batch: DDP averages their gradients, and so the
     pixels are counted over all processes, however unevenly they are labeled.
     """
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    each = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="none")
-    return (each if weight is None else each * weight).sum() / mean_count(labels != IGNORE_INDEX)
+    wide, known = logits.to(torch.promote_types(logits.dtype, torch.float32)), labels != IGNORE_INDEX
+    if targets is None:
+        each = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="none")
+    else:
+        each = F.cross_entropy(wide, targets.to(wide.dtype), reduction="none") * known
+    return (each if weight is None else each * weight).sum() / mean_count(known)
 
 
 def mean_count(mask: Tensor) -> Tensor:

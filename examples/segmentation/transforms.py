@@ -131,7 +131,7 @@ def mix(images: Tensor, draws: Tensor, labels: Tensor, *maps: Tensor, kind: str 
         images: (B, 3, h, w).
         draws: (B, len(DRAWN)): which images are mixed, and with which box.
         labels: (B, h, w), the pseudo-labels.
-        maps: what else belongs to the pixels, (B, h, w): confidence, ...
+        maps: what else belongs to the pixels, (B, h, w) or (B, C, h, w): probabilities, ...
         kind: "cutmix" pastes a box; "classmix" the pixels of half of the partner's classes; "none" nothing.
     Returns:
         (images, labels, *maps), new tensors.
@@ -154,8 +154,11 @@ def mix(images: Tensor, draws: Tensor, labels: Tensor, *maps: Tensor, kind: str 
             ]
         )
     pasted = pasted & (given["mixed"] > 0)
-    mixed = [torch.where(pasted, values[partner], values) for values in (labels, *maps)]
-    return torch.where(pasted[:, None], images[partner], images), *mixed
+
+    def pasted_into(values: Tensor) -> Tensor:
+        return torch.where(pasted if values.ndim == 3 else pasted[:, None], values[partner], values)
+
+    return tuple(pasted_into(values) for values in (images, labels, *maps))
 
 
 def _half_of_the_classes(labels: Tensor, seed: int) -> Tensor:
