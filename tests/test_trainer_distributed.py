@@ -6,12 +6,14 @@ import socket
 import pytest
 import torch
 from torch import nn
-from trainer_data import process, tiny, write_voc
+from trainer_data import process, same, tiny, write_voc
 
 batchnorm = pytest.importorskip("segmentation.batchnorm")
 checkpoint = pytest.importorskip("segmentation.checkpoint")
+command = pytest.importorskip("segmentation.command")
 engine = pytest.importorskip("segmentation.engine")
 processes = pytest.importorskip("segmentation.processes")
+recipes = pytest.importorskip("segmentation.recipe")
 report = pytest.importorskip("segmentation.report")
 
 METHODS = ("self_training", "mllc")
@@ -24,15 +26,15 @@ def join(rank, port):
                       MASTER_PORT=str(port))  # fmt: skip
 
 
-def in_two_processes(recipe, folder):
-    """Two processes of one group, which normalize a batch and then train."""
+def in_two_processes(work, *arguments):
+    """Do work in two processes of one group; their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [process(joined, rank, port, recipe, folder) for rank in range(2)]
+    both = [process(work, rank, port, *arguments) for rank in range(2)]
     for each in both:
         each.join()
-    assert [each.exitcode for each in both] == [0, 0]
+    return [each.exitcode for each in both]
 
 
 def joined(rank, port, recipe, folder):
@@ -57,9 +59,11 @@ def runs(tmp_path_factory):
         methods=METHODS, data__folder=str(write_voc(folder / "voc", train=9)), data__layout="voc", data__labeled="4",
         schedule__labeled_batch=4, schedule__unlabeled_batch=4, network__dropout=0, views__mixed=0.8,
         refiner__preset="released", anchors__capacity=2000, optimizer__name="sgd", running__precision="fp64",
+        running__checkpoint_every=1,
     )  # fmt: skip
+    command.write_recipe(recipe, folder)
     engine.run(recipe, folder / "one")
-    in_two_processes(recipe, folder)
+    assert in_two_processes(joined, recipe, folder) == [0, 0]
     return folder
 
 
@@ -97,6 +101,41 @@ def test_losses_and_scores_are_those_of_the_joined_batch(runs):
                 assert got[name] == pytest.approx(value, rel=1e-5, abs=1e-5), (expected["method"], name)
             else:
                 assert got[name] == value, (expected["method"], name)
+
+
+STOPPED = 3
+
+
+def stopped(rank, port, recipe, out):
+    """Dies in the middle of mllc, after its first step's checkpoint."""
+    saved = engine.save
+
+    def save_and_die(state, run):
+        saved(state, run)
+        if run.progress.phase == "mllc":
+            processes.barrier()  # the main process has written
+            os._exit(STOPPED)
+
+    engine.save = save_and_die
+    join(rank, port)
+    engine.run(recipe, out)
+
+
+def resumed(rank, port, recipe, out):
+    join(rank, port)
+    engine.run(recipe, out, resume=True)
+    processes.leave()
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_bit_for_bit(runs):
+    recipe, out = recipes.load(str(runs / "recipe.yaml")), runs / "stopped"
+    assert in_two_processes(stopped, recipe, out) == [STOPPED] * 2
+    assert in_two_processes(resumed, recipe, out) == [0, 0]
+    for method in METHODS:
+        whole, other = (checkpoint.load(folder / method / "last.pt") for folder in (runs / "two", out))
+        assert same(whole, other), method
+    assert report.read_log(runs / "two" / "log.jsonl") == report.read_log(out / "log.jsonl")
 
 
 def normalize(rank, folder):

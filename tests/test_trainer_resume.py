@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from trainer_data import process, tiny, write_voc
+from trainer_data import process, same, tiny, write_voc
 
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 command = pytest.importorskip("segmentation.command")
@@ -43,17 +43,6 @@ def go_on(out):
     torch.set_num_threads(1)
     train_voc = __import__("train_voc")
     command.main(train_voc.parse(["--resume", "--out", str(out)]))
-
-
-def same(first, second):
-    """Whether two checkpoints are equal to the bit, whatever nests in them."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
-    return first == second
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -46,6 +47,17 @@ def process(target, *arguments):
     started = context.Process(target=target, args=arguments)
     started.start()
     return started
+
+
+def same(first, second):
+    """Whether two checkpoints are equal to the bit, whatever nests in them."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second, strict=True))
+    return first == second
 
 
 def pictures(count, size, num_ids, seed=0):
