@@ -110,7 +110,7 @@ def training_loss(
     correction: LabelCorrectionLoss,
     confidence: float = 0.95,
     pixel_weight: float = 1.0,
-    soft: bool = True,
+    soft: bool = False,
 ) -> dict[str, Tensor]:
     """The parts of one step's loss by name; their sum is what to minimize.
 
@@ -149,7 +149,7 @@ def training_loss(
         if pixel_weight > 0:
             # The weight of Eq. (16) is small where the student disagrees with a label, which is where a correction has
             # something to teach; and a quarter of the resolution has lost what is thin.
-            # Labels made by argmax give most pixels of a thin class to its neighbors, and a student that learns them
+            # Labels are sharper. But where most pixels of a thin class go to its neighbors, a student that learns labels
             # loses the class; probabilities keep its share.
             targets = probabilities if soft else None
             losses["unlabeled"] = pixel_weight * cross_entropy(logits[split:], pseudo_labels, targets=targets)

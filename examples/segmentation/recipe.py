@@ -136,7 +136,7 @@ class Loss:
     prototype_momentum: float = ranged(0.99, 0, 1)
     self_weighted: bool = True  # the weight omega of Eq. (16)
     pixel_weight: float = ranged(1.0, 0)  # of a cross entropy with corrected labels at full resolution; 0 in the paper
-    soft: bool = True  # that cross entropy is with the corrected probabilities; False: with the labels they make
+    soft: bool = False  # that cross entropy is with the corrected probabilities, not with the labels they make
 
 
 @dataclass
