@@ -160,7 +160,7 @@ def optimize(
     run: Run,
     labeled: Iterator[Views],
     unlabeled: Iterator[Views | None],
-    correction: torch.nn.Module,
+    correction: torch.nn.Module | None,
 ) -> dict[str, Tensor]:
     """One step: the student learns, the teacher follows. Returns what goes to the log, of the last part of the step."""
     recipe, parts = run.recipe, run.recipe.schedule.accumulate
@@ -189,7 +189,7 @@ def losses_of(
     run: Run,
     labeled: Views,
     weak: Views | None,
-    correction: torch.nn.Module,
+    correction: torch.nn.Module | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses of one batch by name, and what else goes to the log."""
     recipe, (images, labels, _) = run.recipe, on_device(labeled, run)

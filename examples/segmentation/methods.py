@@ -107,7 +107,7 @@ def training_loss(
     unlabeled: tuple[Tensor, Tensor, Tensor] | None,
     banks: Banks,
     *,
-    correction: LabelCorrectionLoss,
+    correction: LabelCorrectionLoss | None,
     confidence: float = 0.95,
     pixel_weight: float = 1.0,
     soft: bool = False,
@@ -121,7 +121,7 @@ def training_loss(
         unlabeled: strong views, pseudo-labels and their probabilities, pixel for pixel; None for `supervised`.
         banks: prototypes are moved and then read; the anchors are the teacher's alone: of the student's labeled images
             they hold the very pixels, and would give the answers away.
-        correction: the loss of Eq. (17), for `mllc`.
+        correction: the loss of Eq. (17), for `mllc`; None trains no graphs.
         confidence: what `fixmatch` asks of a pixel.
         pixel_weight: in `mllc`, of a plain cross entropy with the corrected labels at full resolution; 0 in the paper.
         soft: that cross entropy is with the corrected probabilities, not with the labels they make.
@@ -130,7 +130,8 @@ def training_loss(
     if unlabeled is not None:  # one batch, so that BatchNorm sees both kinds
         strong, pseudo_labels, probabilities = unlabeled
         images, labels = torch.cat([images, strong]), torch.cat([labels, pseudo_labels])
-    output, refined = student(images, correct=method == "mllc", inside=labels != IGNORE_INDEX)
+    trains_graphs = method == "mllc" and correction is not None
+    output, refined = student(images, correct=trains_graphs, inside=labels != IGNORE_INDEX)
     split = len(labeled[0])
     logits = upsample(output.logits, labels.shape[-2:])
     losses = {"supervised": cross_entropy(logits[:split], labels[:split])}
@@ -140,17 +141,17 @@ def training_loss(
         is_sure = probabilities.amax(1) >= confidence
         losses["unlabeled"] = cross_entropy(logits[split:], pseudo_labels, is_sure.float())
     elif method == "mllc":
-        known = {}
-        if banks.prototypes is not None:
-            for number, features in enumerate(refined.features[1:]):
-                banks.prototypes.update(features.detach(), labels, round=number)
-            known = {"prototypes": banks.prototypes.prototypes, "prototype_mask": banks.prototypes.is_initialized}
-        losses["correction"] = correction(refined, labels, **known).total
+        if trains_graphs:
+            known = {}
+            if banks.prototypes is not None:
+                for number, features in enumerate(refined.features[1:]):
+                    banks.prototypes.update(features.detach(), labels, round=number)
+                known = {"prototypes": banks.prototypes.prototypes, "prototype_mask": banks.prototypes.is_initialized}
+            losses["correction"] = correction(refined, labels, **known).total
         if pixel_weight > 0:
             # The weight of Eq. (16) is small where the student disagrees with a label, which is where a correction has
-            # something to teach; and a quarter of the resolution has lost what is thin.
-            # Labels are sharper. But where most pixels of a thin class go to its neighbors, a student that learns labels
-            # loses the class; probabilities keep its share.
+            # something to teach; and a quarter of the resolution has lost what is thin. Labels are sharper, but where
+            # most of a thin class goes to its neighbors a student of labels loses it; probabilities keep its share.
             targets = probabilities if soft else None
             losses["unlabeled"] = pixel_weight * cross_entropy(logits[split:], pseudo_labels, targets=targets)
     return losses

@@ -309,4 +309,9 @@ def _check_together(recipe: Recipe) -> None:
             f"expected `schedule.labeled_batch` of at least 2 images for each of {recipe.schedule.accumulate} part(s), "
             f"got {recipe.schedule.labeled_batch}"
         )
+    loss = recipe.loss
+    if "mllc" in recipe.methods and loss.slg_weight == loss.clg_weight == loss.pixel_weight == 0:
+        raise ValueError(
+            "expected a weight above 0 for mllc, got 0 for `loss.slg_weight`, `clg_weight`, `pixel_weight`"
+        )
     recipe.methods = tuple(dict.fromkeys(recipe.methods))

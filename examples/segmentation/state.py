@@ -97,9 +97,11 @@ def new_refiner(recipe: Recipe, num_classes: int) -> DualGraphRefiner:
     return refiner
 
 
-def new_correction(recipe: Recipe) -> LabelCorrectionLoss:
-    """The loss of Eq. (17)."""
+def new_correction(recipe: Recipe) -> LabelCorrectionLoss | None:
+    """The loss of Eq. (17); None without any of its parts: the graphs then stay what they are when built."""
     settings = recipe.loss
+    if settings.slg_weight == settings.clg_weight == 0:
+        return None
     return LabelCorrectionLoss(
         slg_weight=settings.slg_weight,
         clg_weight=settings.clg_weight,
