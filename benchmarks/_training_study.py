@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> None:
         found = engine.run(recipe, folder, resume=Path(folder / "resume.pt").is_file())
         results += [{"seed": seed, "method": method} | scores for method, scores in found.items()]
     save_record(
-        "label_correction_training",
+        "label_correction_training" + ("" if args.data else "_digits"),
         {"results": results},
         device=torch.device("cpu"),
         folder=args.out,
