@@ -108,6 +108,8 @@ VALUE_ERRORS = {
     # Losses and metrics
     "contrast with a label of no class": (lambda: slg_loss(X, Y + 9, num_classes=3), "labels", "[0, 3)", "values 9"),
     "contrast without temperature": (lambda: SLGLoss(temperature=0.0), "temperature", "(0", "0.0"),
+    "contrast of endless temperature": (lambda: SLGLoss(temperature=float("inf")), "temperature", "inf)", "inf"),
+    "features without entries": (lambda: DualGraphRefiner(3, 0), "feature_dim", "at least 1", "0"),
     "balance above one": (lambda: slg_loss(X, Y, balance=2.0), "balance", "[0, 1]", "2.0"),
     "prototypes of another width": (lambda: slg_loss(X, Y, torch.randn(3, 5)), "prototypes", "4", "5"),
     "prototypes of all rounds at once": (

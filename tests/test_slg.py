@@ -51,6 +51,19 @@ def test_defaults_are_the_papers():
     torch.testing.assert_close(SLGLoss()(features, labels, PROTOTYPES), expected, rtol=1e-10, atol=1e-10)
 
 
+def test_each_image_has_its_own_value_unreduced():
+    features, labels = batch()
+    expected = [reference.eq12_slg([x], [y], PROTOTYPES, balance=0.3) for x, y in zip(features, labels, strict=True)]
+    loss = slg_loss(features, labels, PROTOTYPES, balance=0.3, reduction="none")
+    torch.testing.assert_close(loss, torch.stack(expected), rtol=1e-10, atol=1e-10)
+
+
+def test_one_class_beside_ignored_nodes_has_nothing_to_tell_apart():
+    features = random_features(2, 6, 4)
+    labels = torch.tensor([[0, 255, 0, 255, 0, 0], [255] * 6])
+    assert slg_loss(features, labels, PROTOTYPES[:1], balance=0.0) == 0
+
+
 def test_without_prototypes_only_the_pairs_count_still_times_the_balance():
     features, labels = batch()
     expected = 0.3 * sum(reference.eq12_pair_term(x, y) for x, y in zip(features, labels, strict=True)) / 3

@@ -40,7 +40,7 @@ def write(tmp_path, text):
         ("anchors: 3", "expected `anchors` to be a section of keys, got 3"),
         ("schedule: {labeled_batch: 6, accumulate: 4}", "at least 2 images for each of 4 part(s), got 6"),
         ("schedule: {steps: null}", "expected `schedule.steps` or `schedule.epochs`, got null for both"),
-        ("loss: {slg_weight: 0, clg_weight: 0, pixel_weight: 0}", "expected a weight above 0 for mllc, got 0 for `loss"),
+        ("loss: {slg_weight: 0, clg_weight: 0, pixel_weight: 0}", "expected a weight above 0 for mllc, got 0 for"),
         ("base: digit", "expected a recipe's name or file, got 'digit'; did you mean 'digits'?"),
         ("a: [", "is no YAML"),
     ],
