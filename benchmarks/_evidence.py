@@ -83,7 +83,7 @@ the teacher's labels of unlabeled images at the end.
 TRIALS = """### What the settings of that run rest on
 
 Trials on seed 0, scored on the 48 held-out frames, never on the test frames: so many supervised steps, then so many of
-the method. Labels are the teacher's of 32 unlabeled frames at the end; `as built`: by graphs whose maps are not trained.
+the method. Labels are the teacher's of 32 unlabeled frames at the end; `as built`: by graphs that are not trained.
 
 Three things cost more than correction brings back in so few steps. Labels made by argmax: a thin class loses most of
 its pixels to its neighbors, the student learns that, and its next labels have fewer still; under self-training
