@@ -1,0 +1,48 @@
+"""Draws docs/images/training.png from the JSON of the training studies: `python docs/figures/training.py`."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import matplotlib.pyplot as plt
+from _harness import RESULTS
+from matplotlib.figure import Figure
+
+STREETS, DIGITS = (RESULTS / f"label_correction_training{ending}.json" for ending in ("", "_digits"))
+PICTURE = Path(__file__).parents[1] / "images" / "training.png"
+PANELS = (
+    (STREETS, "student_miou", "street scenes, test"),
+    (STREETS, "held_out_student_miou", "street scenes, held out"),
+    (DIGITS, "student_miou", "digits, test"),
+)
+
+
+def draw() -> Figure:
+    """The student's mIoU by method: a line a seed, since the methods of a seed share images, warm-up and batches."""
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 3.2), layout="constrained")
+    for axis, (source, score, title) in zip(axes, PANELS, strict=True):
+        results = json.loads(source.read_text(encoding="utf-8"))["results"]
+        methods = list(dict.fromkeys(result["method"] for result in results))
+        for seed in sorted({result["seed"] for result in results}):
+            found = {result["method"]: 100 * result[score] for result in results if result["seed"] == seed}
+            axis.plot(methods, [found[method] for method in methods], "o-", ms=6, lw=1, label=f"seed {seed}")
+        axis.set_title(title, fontsize=10)
+        axis.set_xticks(range(len(methods)), [method.replace("_", "\n") for method in methods])
+        axis.margins(x=0.15)
+        axis.grid(axis="y", color="0.92", lw=0.7)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    axes[0].set_ylabel("mIoU of the student, %")
+    axes[0].legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    checksum = hashlib.sha256(STREETS.read_bytes() + DIGITS.read_bytes()).hexdigest()
+    draw().savefig(PICTURE, dpi=110, metadata={"Source": checksum})
