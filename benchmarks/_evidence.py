@@ -74,8 +74,9 @@ The first design of the anchors had keys at 1/8 (thin things have none there), s
 TRAINING = """## What better labels are worth to a student
 
 Four methods from one warm-up a seed, same batches, {warmup} supervised steps and {steps} further ones; mIoU of the
-student's plain head, without any correction, mean and standard deviation over {seeds} seeds. The last columns are of
-the teacher's labels of unlabeled images at the end.
+student's plain head, without any correction, mean and standard deviation over {seeds} seeds; gains on the test images
+are paired, seed by seed. The last columns are of the teacher's labels of unlabeled images at the end, before and after
+correction (by graphs as they are built, where the method trains none).
 
 ![The student's mIoU of every method and seed](images/training.png)
 
@@ -212,16 +213,21 @@ def training(record: dict[str, Any]) -> str:
     text = text.format(warmup=schedule["warmup"], steps=schedule["steps"], seeds=seeds)
     scores = {"": "test"} | ({} if is_digits else {"held_out_": "held out"})
     rows = [
-        f"| method | {' | '.join(scores.values())} | teacher's labels | corrected | fixed / broken |",
-        "|---" + "|--:" * (len(scores) + 3) + "|",
+        f"| method | {' | '.join(scores.values())} | over supervised | over self_training | its labels | corrected |",
+        "|---" + "|--:" * (len(scores) + 4) + "|",
     ]
+    test = {(result["seed"], result["method"]): 100 * result["student_miou"] for result in results}
     for method in dict.fromkeys(result["method"] for result in results):
         found = [result for result in results if result["method"] == method]
         judged = [result["pseudo_labels"] for result in found]
         columns = [[100 * result[f"{prefix}student_miou"] for result in found] for prefix in scores]
-        columns += [[100 * labels[key]["miou"] for labels in judged] for key in ("before", "corrected")]
-        ratio = [labels["corrected"]["fixed"] / max(1, labels["corrected"]["broken"]) for labels in judged]
-        rows.append(f"| {method} | {' | '.join(map(spread, columns))} | {spread(ratio, digits=2)} |")
+        gains = [
+            spread([test[result["seed"], method] - test[result["seed"], other] for result in found], "+")
+            for other in ("supervised", "self_training")
+        ]
+        labels = [[100 * each[key]["miou"] for each in judged] for key in ("before", "corrected")]
+        cells = [*map(spread, columns), *gains, *map(spread, labels)]
+        rows.append(f"| {method} | {' | '.join(cells)} |")
     return text + "\n" + "\n".join(rows) + "\n"
 
 
