@@ -48,20 +48,20 @@ def averaged(features: Tensor, labels: Tensor) -> Tensor:
     return bank.prototypes[0]
 
 
-def operations(num_nodes: int) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Name -> a function of features (N, 32) and probabilities (N, 5); labels and edges are the same in all."""
+def operations(num_nodes: int) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Name -> a function of features (N, 32), probabilities and logits (N, 5); labels and edges are the same in all."""
     labels = torch.randint(5, (num_nodes,), generator=torch.Generator().manual_seed(3))
     prototypes = numbers(5, 32, seed=4)
     return {
-        "knn: similarity": lambda x, p: knn(x, None, 10, exclude_self=True).similarity,
-        "KNNAffinity: graph @ p": lambda x, p: KNNAffinity(10)(x) @ p,
-        "ClassConsistencyGraph: graph @ x": lambda x, p: ClassConsistencyGraph()(p) @ x,
-        "DualGraphRefiner: soft labels": lambda x, p: DualGraphRefiner(5, 32)(x, p.log()).soft_labels,
-        "DualGraphRefiner: features": lambda x, p: DualGraphRefiner(5, 32)(x, p.log()).features[-1],
-        "slg_loss": lambda x, p: slg_loss(x, labels, prototypes.to(x.dtype)),
-        "clg_loss": lambda x, p: clg_loss(p, labels),
-        "PrototypeBank: prototypes": lambda x, p: averaged(x, labels),
-        "AnchorBank: posterior": lambda x, p: anchored(x, labels, x[:100]),
+        "knn: similarity": lambda x, p, z: knn(x, None, 10, exclude_self=True).similarity,
+        "KNNAffinity: graph @ p": lambda x, p, z: KNNAffinity(10)(x) @ p,
+        "ClassConsistencyGraph: graph @ x": lambda x, p, z: ClassConsistencyGraph()(p) @ x,
+        "DualGraphRefiner: soft labels": lambda x, p, z: DualGraphRefiner(5, 32)(x, z).soft_labels,
+        "DualGraphRefiner: features": lambda x, p, z: DualGraphRefiner(5, 32)(x, z).features[-1],
+        "slg_loss": lambda x, p, z: slg_loss(x, labels, prototypes.to(x.dtype)),
+        "clg_loss": lambda x, p, z: clg_loss(p, labels),
+        "PrototypeBank: prototypes": lambda x, p, z: averaged(x, labels),
+        "AnchorBank: posterior": lambda x, p, z: anchored(x, labels, x[:100]),
     }
 
 
@@ -70,7 +70,8 @@ def errors(num_nodes: int) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, operation in operations(num_nodes).items():
         for dtype in DTYPES:
-            narrow = numbers(num_nodes, 32, seed=1).to(dtype), numbers(num_nodes, 5, seed=2).softmax(-1).to(dtype)
+            logits = numbers(num_nodes, 5, seed=2)
+            narrow = [given.to(dtype) for given in (numbers(num_nodes, 32, seed=1), logits.softmax(-1), logits)]
             found, wanted = (
                 [part.detach().requires_grad_() for part in (t.to(kind) for t in narrow)]
                 for kind in (dtype, torch.float64)
