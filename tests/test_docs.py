@@ -75,6 +75,7 @@ def test_the_tables_of_reliability_are_those_of_the_committed_results(monkeypatc
         ("scaling", ["scaling"]),
         ("noise", ["label_correction_noise"]),
         ("frozen", ["label_correction_frozen"]),
+        ("training", ["label_correction_training", "label_correction_training_digits"]),
     ],
 )
 def test_a_picture_of_measurements_is_that_of_the_committed_results(picture, results):

@@ -39,7 +39,7 @@ def draw() -> Figure:
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
     axes[0].set_ylabel("mIoU of the student, %")
-    axes[0].legend(frameon=False)
+    axes[-1].legend(frameon=False, loc="upper left")
     return figure
 
 
