@@ -87,7 +87,8 @@ correction (by graphs as they are built, where the method trains none).
 `mllc` gains on self-training in every seed. It gains little on supervised training, and on held-out frames of known
 drives it does not reach it: in so few steps self-training and FixMatch lose to plain supervised training, because a
 teacher of this quality has thin classes that its labels lose further, and correction makes up for that loss and
-somewhat more. The paper's gain over supervised training (8.10 on Cityscapes) was not seen here. What stands in the
+somewhat more: signs fall from 23.6 to 7.4 in IoU under self-training, to 21.4 under `mllc`, and pavement and cars rise
+by 6 and 4. The paper's gain over supervised training (8.10 on Cityscapes) was not seen here. What stands in the
 way, by the trials below, is the length of training: at 1,100 steps the supervised network is still improving.
 
 `python benchmarks/label_correction.py training --data CamVid`
@@ -238,7 +239,20 @@ def training(record: dict[str, Any]) -> str:
         labels = [[100 * each[key]["miou"] for each in judged] for key in ("before", "corrected")]
         cells = [*map(spread, columns), *gains, *map(spread, labels)]
         rows.append(f"| {method} | {' | '.join(cells)} |")
-    return text + "\n" + "\n".join(rows) + "\n"
+    table = "\n".join(rows) + "\n"
+    return f"{text}\n{table}" + ("" if is_digits else f"\nBy class, test frames:\n\n{by_method(results)}")
+
+
+def by_method(results: list[dict[str, Any]]) -> str:
+    """A class's IoU under each method, mean over seeds."""
+    methods = list(dict.fromkeys(result["method"] for result in results))
+    rows = [f"| class | {' | '.join(methods)} |", "|---" + "|--:" * len(methods) + "|"]
+    for name in results[0]["student_iou"]:
+        found = [
+            [result["student_iou"][name] for result in results if result["method"] == method] for method in methods
+        ]
+        rows.append(f"| {name} | {' | '.join(f'{100 * statistics.mean(values):.1f}' for values in found)} |")
+    return "\n".join(rows) + "\n"
 
 
 def trials(record: dict[str, Any]) -> str:
