@@ -230,7 +230,8 @@ class DualGraphRefiner(nn.Module):
     ) -> RefinedLabels:
         """Images: to a grid within the node budget, corrected there, and the correction back to full resolution."""
         probabilities = widen(logits).softmax(1)
-        coarser = min((features, logits), key=lambda maps: maps.shape[-2] * maps.shape[-1])
+        # No min(key=...): torch 2.13 compiles none
+        coarser = features if features.shape[-2:].numel() <= logits.shape[-2:].numel() else logits
         size = grid_size(coarser.shape[-2], coarser.shape[-1], self.max_nodes)
         coarse_mask = None if mask is None else pool_mask(mask, size)
         coarse = resize_maps(probabilities, size, mask)
