@@ -3,7 +3,6 @@
 The picture carries the checksum of the JSON that it shows, so that a test can tell when it is out of date.
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,12 +13,12 @@ matplotlib.use("Agg")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
+from _figures import plain, save
 from _harness import RESULTS, Case
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 SOURCE = RESULTS / "knn_throughput.json"
-PICTURE = Path(__file__).parents[1] / "images" / "backends.png"
 COLORS = ("#0072B2", "#E69F00", "#7A7A7A", "#009E73", "#CC79A7")
 
 
@@ -48,20 +47,13 @@ def draw() -> Figure:
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.xaxis.set_minor_formatter("")
         axis.invert_yaxis()
-        axis.grid(axis="x", which="both", color="0.92", lw=0.7)
+        plain(axis, "x", "both")
         for place in range(1, len(sizes)):
             axis.axhline(place - 0.5, color="0.8", lw=0.8)
-        axis.set_axisbelow(True)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
     time.set_ylabel("images x nodes")
     figure.legend(*time.get_legend_handles_labels(), loc="outside upper center", ncols=len(sides), frameon=False)
     return figure
 
 
-def checksum() -> str:
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-
-
 if __name__ == "__main__":
-    draw().savefig(PICTURE, dpi=110, metadata={"Source": checksum()})
+    save(draw(), "backends", [SOURCE])

@@ -1,6 +1,5 @@
 """Draws docs/images/frozen.png from the JSON of the frozen study: `python docs/figures/frozen.py`."""
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -12,11 +11,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
 from _evidence import class_changes
+from _figures import plain, save
 from _harness import RESULTS
 from matplotlib.figure import Figure
 
 SOURCE = RESULTS / "label_correction_frozen.json"
-PICTURE = Path(__file__).parents[1] / "images" / "frozen.png"
 FIXED, BROKEN, BLUE = "#009E73", "#D55E00", "#0072B2"
 
 
@@ -44,13 +43,9 @@ def draw() -> Figure:
     for axis, rows in ((gains, len(sides)), (counts, len(sides)), (classes, len(names))):
         axis.set_ylim(rows - 0.4, -0.6)
         axis.axvline(0, color="0.5", lw=0.8)
-        axis.grid(axis="x", color="0.92", lw=0.7)
-        axis.set_axisbelow(True)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
+        plain(axis, "x")
     return figure
 
 
 if __name__ == "__main__":
-    checksum = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    draw().savefig(PICTURE, dpi=110, metadata={"Source": checksum})
+    save(draw(), "frozen", [SOURCE])

@@ -1,6 +1,5 @@
 """Draws docs/images/noise.png from the JSON of the noise study: `python docs/figures/noise.py`."""
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -11,11 +10,11 @@ matplotlib.use("Agg")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
+from _figures import plain, save
 from _harness import RESULTS
 from matplotlib.figure import Figure
 
 SOURCE = RESULTS / "label_correction_noise.json"
-PICTURE = Path(__file__).parents[1] / "images" / "noise.png"
 OURS = {"paper": ("refiner, paper", "#0072B2"), "cautious": ("refiner, cautious", "#009E73")}
 
 
@@ -40,9 +39,7 @@ def draw() -> Figure:
                 right = [100 * result["sides"][name]["right"] for result in found]
                 axis.plot(wrong, right, "o-", ms=4, color=color, label=label)
             axis.set_title(f"{problem}, {kind}", fontsize=10)
-            axis.grid(color="0.92", lw=0.7)
-            for side in ("top", "right"):
-                axis.spines[side].set_visible(False)
+            plain(axis)
     for axis in panels[-1]:
         axis.set_xlabel("labels made wrong, %")
     for axis in panels[:, 0]:
@@ -52,5 +49,4 @@ def draw() -> Figure:
 
 
 if __name__ == "__main__":
-    checksum = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    draw().savefig(PICTURE, dpi=110, metadata={"Source": checksum})
+    save(draw(), "noise", [SOURCE])

@@ -3,7 +3,6 @@
 The picture carries the checksum of the JSON that it shows, so that a test can tell when it is out of date.
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,12 +13,12 @@ matplotlib.use("Agg")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
+from _figures import plain, save
 from _harness import RESULTS, Case
 from matplotlib.figure import Figure
 from scaling import LINEAR, fits
 
 SOURCE = RESULTS / "scaling.json"
-PICTURE = Path(__file__).parents[1] / "images" / "scaling.png"
 COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 
@@ -37,13 +36,10 @@ def draw() -> Figure:
             axis.plot(nodes, amounts, "o-", color=color, label=f"{name}, exponent {fitted[what][0]:.2f}")
     for axis, label in zip(axes, ("milliseconds", "peak memory above the inputs, MiB"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel="nodes", ylabel=label)
-        axis.grid(which="both", color="0.92", lw=0.7)
+        plain(axis, which="both")
         axis.legend(frameon=False)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
     return figure
 
 
 if __name__ == "__main__":
-    checksum = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    draw().savefig(PICTURE, dpi=110, metadata={"Source": checksum})
+    save(draw(), "scaling", [SOURCE])

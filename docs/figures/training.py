@@ -1,6 +1,5 @@
 """Draws docs/images/training.png from the JSON of the training studies: `python docs/figures/training.py`."""
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -11,11 +10,11 @@ matplotlib.use("Agg")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
+from _figures import plain, save
 from _harness import RESULTS
 from matplotlib.figure import Figure
 
 STREETS, DIGITS = (RESULTS / f"label_correction_training{ending}.json" for ending in ("", "_digits"))
-PICTURE = Path(__file__).parents[1] / "images" / "training.png"
 PANELS = (
     (STREETS, "student_miou", "street scenes, test"),
     (STREETS, "held_out_student_miou", "street scenes, held out"),
@@ -35,14 +34,11 @@ def draw() -> Figure:
         axis.set_title(title, fontsize=10)
         axis.set_xticks(range(len(methods)), [method.replace("_", "\n") for method in methods])
         axis.margins(x=0.15)
-        axis.grid(axis="y", color="0.92", lw=0.7)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
+        plain(axis, "y")
     axes[0].set_ylabel("mIoU of the student, %")
     axes[-1].legend(frameon=False, loc="upper left")
     return figure
 
 
 if __name__ == "__main__":
-    checksum = hashlib.sha256(STREETS.read_bytes() + DIGITS.read_bytes()).hexdigest()
-    draw().savefig(PICTURE, dpi=110, metadata={"Source": checksum})
+    save(draw(), "training", [STREETS, DIGITS])

@@ -12,7 +12,7 @@ from segmentation.datasets import with_masks
 from segmentation.methods import remember_labeled
 from segmentation.processes import rank_and_ranks
 from segmentation.recipe import as_dict
-from segmentation.state import State, dtype_of, new_anchors, new_refiner
+from segmentation.state import State, dtype_of, new_anchors, new_correction, new_refiner
 
 if TYPE_CHECKING:
     from segmentation.engine import Run
@@ -63,7 +63,8 @@ def pseudo_label_quality(method: str, state: State, run: Run) -> dict[str, float
 
 def measure(method: str, state: State, run: Run) -> dict:
     """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some."""
-    device, num_classes, trained = run.device, len(run.data.class_names), method == "mllc"
+    device, num_classes = run.device, len(run.data.class_names)
+    trained = method == "mllc" and new_correction(run.recipe) is not None
     untrained = evaluation.on_its_own(new_refiner(run.recipe, num_classes).to(device, dtype_of(run.recipe)))
     anchors = fresh_anchors(state, run)  # for every method: the same question to every teacher
     refiner = evaluation.on_its_own(state.teacher.module.refiner) if trained else untrained
