@@ -44,6 +44,8 @@ def test_every_recipe_trains_on_its_layout_with_all_methods(name, tmp_path):
     out = tmp_path / "out"
     results = engine.run(recipe, out)
     assert [*results] == list(methods.METHODS)
+    trained = {method for method in methods.METHODS if results[method]["refiner_trained"]}
+    assert trained == ({"mllc"} if recipe.loss.slg_weight or recipe.loss.clg_weight else set())
     assert json.loads((out / "results.json").read_text())["config"]["network"]["architecture"] == (
         recipe.network.architecture
     )
@@ -60,6 +62,19 @@ def test_every_recipe_trains_on_its_layout_with_all_methods(name, tmp_path):
     assert all(torch.isfinite(torch.tensor(entry["supervised"])) for entry in log if "supervised" in entry)
     assert {"pseudo_before_miou", "pseudo_after_miou"} <= {key for entry in log for key in entry}
     assert not (out / "resume.pt").exists()
+
+
+def test_probabilities_of_one_class_are_learned_as_its_label():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    sure = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
+    labels[0, :2] = 255
+    torch.testing.assert_close(
+        methods.cross_entropy(logits, labels, targets=sure), methods.cross_entropy(logits, labels)
+    )
+    even = torch.full_like(sure, 1 / 3)
+    expected = -logits.log_softmax(1).mean(1)[labels != 255].mean()
+    torch.testing.assert_close(methods.cross_entropy(logits, labels, targets=even), expected)
 
 
 def one_step(recipe, folder):
