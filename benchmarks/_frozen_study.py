@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from _harness import save_record
-from segmentation import engine
+from _outcomes import Outcomes
+from segmentation import engine, paper
 from segmentation.datasets import IGNORE_INDEX, Sample, read_image, read_labels, with_masks
 from segmentation.layouts import open_data
 from segmentation.networks import SegmentationNetwork, upsample
 from segmentation.recipe import Recipe, as_dict, load
+from segmentation.state import new_refiner
 from torch import Tensor
 from tqdm import tqdm
 
@@ -49,15 +51,19 @@ def main(args: argparse.Namespace) -> None:
             splits = {name: samples[:4] for name, samples in splits.items()}
         labeled = [answer(network, sample) for sample in tqdm(data.labeled, f"seed {seed}, labeled")]
         classes = len(data.class_names)
-        sides = corrections(labeled, classes, recipe.network.feature_dim)
+        sides = corrections(labeled, classes, recipe)
         for split, samples in splits.items():
             names = list(sides) if split == "unlabeled" else [name for name in sides if name in HEADLINE]
-            scores = {name: Score(classes) for name in names}
+            scores, outcomes = {name: Score(classes) for name in names}, Outcomes()
             for sample in tqdm(samples, f"seed {seed}, {split}"):
                 said = answer(network, sample)
                 before = pixels(said.probabilities, said)
                 for name in names:
-                    scores[name].add(before, sides[name](said).argmax(1), said.labels)
+                    after = sides[name](said).argmax(1)
+                    scores[name].add(before, after, said.labels)
+                    if name == "whole":
+                        outcomes.add(before.argmax(1)[0], after[0], said.labels[0])
+            outcomes.draw(args.runs / f"seed{seed}" / f"outcomes_{split}.png")
             for name, score in scores.items():
                 results.append({"seed": seed, "split": split, "side": name, "images": len(samples)} | score.result())
                 print(f"seed {seed}, {split}, {name}: {score}", flush=True)
@@ -142,8 +148,9 @@ def filled_bank(labeled: list[Answer], num_classes: int, keys: Callable[[Answer]
 HEADLINE = ("whole", "anchors", "graphs of the paper", "edges alone")
 
 
-def corrections(labeled: list[Answer], num_classes: int, feature_dim: int) -> dict[str, Callable[[Answer], Tensor]]:
+def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict[str, Callable[[Answer], Tensor]]:
     """By name, what turns an answer into probabilities of every pixel (1, C, H, W)."""
+    feature_dim = recipe.network.feature_dim
 
     def both(said: Answer) -> Tensor:
         return said.keys
@@ -194,9 +201,27 @@ def corrections(labeled: list[Answer], num_classes: int, feature_dim: int) -> di
         "graphs of the paper": lambda said: pixels(graphs(paper, said, None), said),
         "edges alone": lambda said: guided(said.probabilities, said),
     }
+    nodes = labeled[0].embedding.flatten(2).shape[-1]
+    for name, module in ablations(recipe, num_classes, nodes).items():
+        sides[f"whole, {name}"] = lambda said, module=module: guided(graphs(module, said, bank), said)
+        sides[f"graphs of the paper, {name}"] = lambda said, module=module: pixels(graphs(module, said, None), said)
     for name, run in torch_geometric_peers().items():
         sides[name] = on_edges_of_the_image_graph(run)
     return {name: torch.no_grad()(side) for name, side in sides.items()}
+
+
+def ablations(recipe: Recipe, num_classes: int, nodes: int) -> dict[str, DualGraphRefiner]:
+    """The rows of the paper's ablations that change the graphs alone, by the name that `reproduce.py` gives them."""
+    found = {}
+    for name, row in paper.rows().items():
+        if row.settings.get("methods") == ["mllc"] and any(key.startswith("refiner.") for key in row.settings):
+            varied = copy.deepcopy(recipe)
+            for key, value in row.settings.items():
+                varied.set(key, value, name)
+            if name == "neighbors_all" or varied.refiner.neighbors >= nodes:  # as many as there are here
+                varied.refiner.neighbors = nodes - 1
+            found[name] = new_refiner(varied, num_classes).eval()
+    return found
 
 
 def torch_geometric_peers() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
@@ -221,12 +246,15 @@ class Score:
     def __init__(self, num_classes: int):
         self.confusion = torch.zeros(2, num_classes, num_classes, dtype=torch.int64)
         self.counts = torch.zeros(len(BINS) - 1, 3, dtype=torch.int64)  # of each bin: fixed, broken, pixels
+        self.by_image: list[list[int]] = []  # fixed, broken
 
     def add(self, before: Tensor, after: Tensor, labels: Tensor) -> None:
         """Counts one image: probabilities before (1, C, H, W), labels after and true ones (1, H, W)."""
         confidence, first = before.max(1)
         for place, predicted in enumerate((first, after)):
             self.confusion[place] += metrics.confusion_matrix(predicted, labels, len(self.confusion[0]))
+        whole = metrics.correction_counts(first, after, labels)
+        self.by_image.append([int(whole.fixed), int(whole.broken)])
         for number, (low, high) in enumerate(zip(BINS, BINS[1:], strict=False)):
             here = labels.masked_fill((confidence < low) | (confidence >= high), IGNORE_INDEX)
             found = metrics.correction_counts(first, after, here)
@@ -245,6 +273,7 @@ class Score:
             "fixed": fixed,
             "broken": broken,
             "by_confidence": self.counts.tolist(),
+            "by_image": self.by_image,
         }
 
     def __str__(self) -> str:

@@ -38,13 +38,18 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="each draws its own labeled images")
     parser.add_argument("--runs", type=Path, default=Path("runs/label_correction"), help="where networks are kept")
-    parser.add_argument("--methods", nargs="+", default=["supervised", "self_training", "fixmatch", "mllc"])
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["supervised", "self_training", "fixmatch", "mllc", "true_labels"],
+        help="methods of the trainer; true_labels: supervised, with the unlabeled images' true labels: a bound",
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over the trainer's recipe")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
     parser.add_argument("--smoke", action="store_true", help="the smallest sizes, for CI")
     args = parser.parse_args()
     if args.smoke:
-        args.seeds, args.runs, args.methods = [0], args.out / "runs", ["mllc"]
+        args.seeds, args.runs, args.methods = [0], args.out / "runs", ["mllc", "true_labels"]
     torch.manual_seed(0)
     for study in args.study or STUDIES:
         STUDIES[study](args)

@@ -1,0 +1,57 @@
+"""Maps of the labels that a correction fixed and broke: the frames it helped most, the one in the middle, the worst."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphcorrect import metrics, plot
+
+
+class Outcome(NamedTuple):
+    """What a correction did to one image; labels are (H, W)."""
+
+    net: int  # pixels fixed less pixels broken
+    before: Tensor
+    after: Tensor
+    truth: Tensor
+
+
+class Outcomes:
+    """Collects what a correction did to every image, and draws three rows of it."""
+
+    def __init__(self) -> None:
+        self.found: list[Outcome] = []
+
+    def add(self, before: Tensor, after: Tensor, truth: Tensor) -> None:
+        """Labels (H, W) of one image before and after correction, and the true ones."""
+        counts = metrics.correction_counts(before, after, truth)
+        small = (labels.to(torch.uint8) for labels in (before, after, truth))
+        self.found.append(Outcome(int(counts.fixed) - int(counts.broken), *small))
+
+    def draw(self, path: Path, columns: int = 4) -> None:
+        """Without the photographs, which are not ours to show: a pixel of a picture is an outcome, never a color."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        ranked = sorted(self.found, key=lambda outcome: -outcome.net)
+        columns = min(columns, len(ranked))
+        middle = (len(ranked) - columns) // 2
+        rows = {
+            "helped most": ranked[:columns],
+            "in the middle": ranked[middle : middle + columns],
+            "helped least": ranked[-columns:],
+        }
+        figure, axes = plt.subplots(3, columns, figsize=(2.6 * columns, 6.4), layout="constrained", squeeze=False)
+        for line, (title, chosen) in zip(axes, rows.items(), strict=True):
+            for axis, outcome in zip(line, chosen, strict=True):
+                plot.corrections(None, outcome.before, outcome.after, outcome.truth, legend=False, ax=axis)
+                known = int((outcome.truth != 255).sum())
+                axis.set_title(f"{title}: {100 * outcome.net / max(1, known):+.1f} % of its pixels", fontsize=8)
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
