@@ -41,7 +41,12 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
     mixed = operator.__matmul__(values)
     if isinstance(alpha, Tensor) or alpha != 1.0:
         mixed = (1.0 - alpha) * values + alpha * mixed
-    return torch.where(has_edges, mixed, values)
+    return mixed if _is_all(has_edges) else torch.where(has_edges, mixed, values)
+
+
+def _is_all(mask: Tensor) -> bool:
+    """Whether a look at a mask, where it costs nothing, finds it True throughout."""
+    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
 
 
 class GraphPropagation(nn.Module):

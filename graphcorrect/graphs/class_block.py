@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphcorrect.graphs.operator import GraphOperator
 
-COLUMNS = 64  # of the values, multiplied at a time on a CPU: what lies between stays in its cache
+TILE = 2**17  # entries of the values multiplied at a time on a CPU: what lies between stays in its cache
 
 
 class ClassBlockOperator(GraphOperator):
@@ -64,21 +64,12 @@ class ClassBlockOperator(GraphOperator):
 
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
-        rows, blocks = self._rows.to(values.dtype), self._blocks
-        loops = self._loops.to(values.dtype)
-
-        def product_of(columns: Tensor) -> Tensor:
-            moments = blocks.sum_by_class(rows.mT @ blocks.gather(columns))  # (blocks, m, F), M_c of each block's class
-            return blocks.join(rows @ moments).addcmul_(loops, columns)
-
-        tile = COLUMNS if values.device.type == "cpu" else flat.shape[1]
-        if flat.shape[1] <= tile or torch.compiler.is_compiling() or torch.is_grad_enabled():
-            return product_of(flat).reshape(values.shape)
-        product = torch.empty_like(flat)
-        for start in range(0, flat.shape[1], tile):
-            columns = slice(start, start + tile)
-            product[:, columns] = product_of(flat[:, columns])
-        return product.reshape(values.shape)
+        rows, blocks, loops = self._rows.to(values.dtype), self._blocks, self._loops.to(values.dtype)
+        is_eager = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
+        if values.device.type == "cpu" and is_eager and flat.numel():
+            return _product_in_tiles(blocks, rows, loops, flat).reshape(values.shape)
+        moments = blocks.sum_by_class(rows.mT @ blocks.gather(flat))  # (blocks, m, F), M_c of each block's class
+        return blocks.join(rows @ moments).addcmul_(loops, flat).reshape(values.shape)
 
     def _row_sums(self) -> Tensor:
         rows = self._blocks.split(self._members)
@@ -97,6 +88,42 @@ class ClassBlockOperator(GraphOperator):
         return target, source, torch.where(target == source, torch.ones_like(weight), weight)
 
 
+def _product_in_tiles(blocks: ClassBlocks, rows: Tensor, loops: Tensor, values: Tensor) -> Tensor:
+    """The product on a CPU, a few blocks at a time in the same room, since the first touch of new memory is slow.
+
+    Args:
+        rows: (blocks, T, m).
+        loops: (B N, 1), the share of its own values that each node keeps.
+        values: (B N, F).
+    """
+    (_, block_rows, rank), width = rows.shape, values.shape[1]
+    last = int(blocks.sorted_slot[-1]) // block_rows + 1  # blocks behind it are empty
+    step = max(1, TILE // (block_rows * width))
+    tiles = [slice(start, min(start + step, last)) for start in range(0, last, step)]
+    room, other = values.new_empty(2, step * block_rows, width)
+    moments = values.new_empty(step, rank, width)
+    total = values.new_zeros(blocks.num_segments, rank, width)  # M_c
+    for tile in tiles:
+        nodes = blocks.node[tile.start * block_rows : tile.stop * block_rows]
+        columns = torch.index_select(values, 0, nodes, out=room[: len(nodes)])
+        count = tile.stop - tile.start
+        torch.bmm(rows[tile].mT, columns.view(count, block_rows, width), out=moments[:count])
+        total.index_add_(0, blocks.segment[tile], moments[:count])
+    product = torch.empty_like(values)
+    # The nodes of a tile, in the order of their slots
+    ends = torch.searchsorted(blocks.sorted_slot, torch.tensor([tile.stop * block_rows for tile in tiles])).tolist()
+    for tile, begin, end in zip(tiles, [0, *ends], ends, strict=False):
+        nodes, count = blocks.order[begin:end], tile.stop - tile.start
+        torch.index_select(total, 0, blocks.segment[tile], out=moments[:count])
+        joined = room[: count * block_rows]
+        torch.bmm(rows[tile], moments[:count], out=joined.view(count, block_rows, width))
+        own = torch.index_select(values, 0, nodes, out=other[: len(nodes)])
+        own *= loops.index_select(0, nodes)
+        own += joined.index_select(0, blocks.sorted_slot[begin:end] - tile.start * block_rows)
+        product.index_copy_(0, nodes, own)
+    return product
+
+
 class ClassBlocks:
     """A batch of nodes sorted into blocks of T rows, each block of one class of one graph.
 
@@ -105,6 +132,7 @@ class ClassBlocks:
 
     Attributes:
         slot: (B N,), the row of each node among the blocks' rows.
+        order: (B N,), the nodes by graph and class, and `sorted_slot` the slots of them, which ascend.
         segment: (blocks,), the (graph, class) pair of each block, graph * (C + 1) + class.
         node: (blocks * T,), the node of each row.
     """
@@ -121,7 +149,8 @@ class ClassBlocks:
 
         if labels.numel() == 0:
             self.num_blocks = 0
-            self.slot = self.segment = self.node = torch.zeros(0, dtype=torch.int64, device=device)
+            nothing = torch.zeros(0, dtype=torch.int64, device=device)
+            self.slot = self.segment = self.node = self.order = self.sorted_slot = nothing
             return
         segment_of_node = (
             labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
@@ -133,8 +162,8 @@ class ClassBlocks:
         last_block = (-(-count // self.block_rows)).cumsum(0)  # one past the last block of each segment
         first_block = last_block - (-(-count // self.block_rows))
         place = torch.arange(len(order), device=device) - start[sorted_segments]
-        slot = first_block[sorted_segments] * self.block_rows + place
-        self.slot = torch.empty_like(slot).scatter_(0, order, slot)
+        self.order, self.sorted_slot = order, first_block[sorted_segments] * self.block_rows + place
+        self.slot = torch.empty_like(order).scatter_(0, order, self.sorted_slot)
         blocks = torch.arange(self.num_blocks, device=device)
         # Blocks behind the last used one hold zeros, and so count as more of the last class in use.
         self.segment = torch.searchsorted(last_block, blocks, right=True)
