@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect._eager import is_seen_full, may_look
 
 _SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
 
@@ -55,7 +56,7 @@ class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
         unit = _unit(rows)
-        if mask is not None:
+        if mask is not None and not is_seen_full(mask):
             unit.masked_fill_(~mask[..., None], 0.0)
         ctx.save_for_backward(rows, unit)
         return unit
@@ -67,7 +68,7 @@ class _UnitRows(torch.autograd.Function):
 
 
 def _unit(rows: Tensor) -> Tensor:
-    if rows.device.type != "cpu" or torch.compiler.is_compiling():  # a look at values would wait, or break the graph
+    if not may_look(rows):
         return _scaled_unit(rows)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     unit: Tensor = rows / norm
@@ -85,13 +86,12 @@ def _scaled_unit(rows: Tensor) -> Tensor:
     return unit
 
 
-def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of :func:`unit_rows` for rows and their unit rows; zero where a unit row is."""
+def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The gradient of :func:`unit_rows` for rows and their unit rows; zero where a unit row is; written to `out`."""
     norm = _dot(unit, rows)
     tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
     # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.
-    gradient: Tensor = tangent / torch.where(norm > 0, norm, torch.inf)
-    return gradient
+    return torch.div(tangent, torch.where(norm > 0, norm, torch.inf), out=out)
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._eager import is_seen_full
 from graphcorrect._precision import full_precision, widen
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.nodes import unit_rows, unit_rows_gradient
@@ -41,12 +42,7 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
     mixed = operator.__matmul__(values)
     if isinstance(alpha, Tensor) or alpha != 1.0:
         mixed = (1.0 - alpha) * values + alpha * mixed
-    return mixed if _is_all(has_edges) else torch.where(has_edges, mixed, values)
-
-
-def _is_all(mask: Tensor) -> bool:
-    """Whether a look at a mask, where it costs nothing, finds it True throughout."""
-    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
+    return mixed if is_seen_full(has_edges) else torch.where(has_edges, mixed, values)
 
 
 class GraphPropagation(nn.Module):
@@ -216,7 +212,7 @@ class _TightenRows(torch.autograd.Function):
                     total += part
             result += propagate(operator, slope)
             for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
-                tile.copy_(unit_rows_gradient(exact, rows, tile))
+                unit_rows_gradient(exact, rows, tile, out=tile)
             return result, None, None, *_where_trained(parameters, totals)
 
 

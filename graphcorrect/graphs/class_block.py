@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from graphcorrect._eager import may_look
 from graphcorrect.graphs.operator import GraphOperator
 
 TILE = 2**17  # entries of the values multiplied at a time on a CPU: what lies between stays in its cache
@@ -65,8 +66,7 @@ class ClassBlockOperator(GraphOperator):
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         rows, blocks, loops = self._rows.to(values.dtype), self._blocks, self._loops.to(values.dtype)
-        is_eager = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
-        if values.device.type == "cpu" and is_eager and flat.numel():
+        if may_look(values) and not torch.is_grad_enabled() and flat.numel():
             return _product_in_tiles(blocks, rows, loops, flat).reshape(values.shape)
         moments = blocks.sum_by_class(rows.mT @ blocks.gather(flat))  # (blocks, m, F), M_c of each block's class
         return blocks.join(rows @ moments).addcmul_(loops, flat).reshape(values.shape)
@@ -91,10 +91,7 @@ class ClassBlockOperator(GraphOperator):
 def _product_in_tiles(blocks: ClassBlocks, rows: Tensor, loops: Tensor, values: Tensor) -> Tensor:
     """The product on a CPU, a few blocks at a time in the same room, since the first touch of new memory is slow.
 
-    Args:
-        rows: (blocks, T, m).
-        loops: (B N, 1), the share of its own values that each node keeps.
-        values: (B N, F).
+    `rows` are the vectors (blocks, T, m), `loops` (B N, 1) what a node takes of its own `values` (B N, F).
     """
     (_, block_rows, rank), width = rows.shape, values.shape[1]
     last = int(blocks.sorted_slot[-1]) // block_rows + 1  # blocks behind it are empty

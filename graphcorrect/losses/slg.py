@@ -171,7 +171,7 @@ class _PairSum(torch.autograd.Function):
             rows = unit_rows(nodes[image, tile], is_labeled[image, tile])
             slope = rows @ slope_of_row[image]
             slope -= slope_of_class[image].index_select(0, slots[image, tile])
-            result[image, tile] = unit_rows_gradient(nodes[image, tile], rows, slope)
+            unit_rows_gradient(nodes[image, tile], rows, slope, out=result[image, tile])
         return result, None, None, None
 
 
