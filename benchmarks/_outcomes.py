@@ -38,6 +38,7 @@ class Outcomes:
 
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
+        from matplotlib.patches import Patch
 
         ranked = sorted(self.found, key=lambda outcome: -outcome.net)
         columns = min(columns, len(ranked))
@@ -53,5 +54,9 @@ class Outcomes:
                 plot.corrections(None, outcome.before, outcome.after, outcome.truth, legend=False, ax=axis)
                 known = int((outcome.truth != 255).sum())
                 axis.set_title(f"{title}: {100 * outcome.net / max(1, known):+.1f} % of its pixels", fontsize=8)
+        colors = {"fixed": plot.FIXED, "broken (striped)": plot.BROKEN, "left wrong": plot.WRONG}
+        colors["changed, truth unknown"] = plot.CHANGED
+        handles = [Patch(color=[part / 255 for part in color], label=name) for name, color in colors.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
         figure.savefig(path, dpi=110)
         plt.close(figure)

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
-from _evidence import class_changes
+from _evidence_frozen import class_changes
 from _figures import plain, save
 from _harness import RESULTS
 from matplotlib.figure import Figure

@@ -27,9 +27,10 @@ def draw() -> Figure:
     figure, axes = plt.subplots(1, len(PANELS), figsize=(10, 3.2), layout="constrained")
     for axis, (source, score, title) in zip(axes, PANELS, strict=True):
         results = json.loads(source.read_text(encoding="utf-8"))["results"]
-        methods = list(dict.fromkeys(result["method"] for result in results))
+        methods = list(dict.fromkeys(result["method"] for result in results if score in result))
         for seed in sorted({result["seed"] for result in results}):
-            found = {result["method"]: 100 * result[score] for result in results if result["seed"] == seed}
+            own = [result for result in results if result["seed"] == seed and score in result]
+            found = {result["method"]: 100 * result[score] for result in own}
             axis.plot(methods, [found[method] for method in methods], "o-", ms=6, lw=1, label=f"seed {seed}")
         axis.set_title(title, fontsize=10)
         axis.set_xticks(range(len(methods)), [method.replace("_", "\n") for method in methods])
