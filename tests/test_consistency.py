@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import probabilities_strategy, random_features, random_labels, random_logits
 
-from graphcorrect.graphs import ClassConsistencyGraph
+from graphcorrect.graphs import ClassConsistencyGraph, class_block
 
 
 def random_probabilities(*shape, seed=1, dtype=torch.float64):
@@ -131,3 +131,17 @@ def test_no_matrix_of_all_pairs_is_made(largest_tensor):
         values = torch.ones(num_nodes, 3, requires_grad=True)
         (ClassConsistencyGraph(differentiable=True)(probabilities) @ values).sum().backward()
     assert seen.entries < 60 * num_nodes
+
+
+@pytest.mark.parametrize("tile", [1, 40, 2**17])
+def test_large_values_are_multiplied_in_tiles_to_the_same_product(monkeypatch, tile):
+    torch.manual_seed(0)
+    graph = ClassConsistencyGraph()((3 * torch.randn(2, 50, 4)).double().softmax(-1))
+    values = torch.randn(2, 50, 5, dtype=torch.float64, requires_grad=True)
+    expected = graph.to_dense() @ values
+    (slope,) = torch.autograd.grad(expected.sin().sum(), values)
+    monkeypatch.setattr(class_block, "LARGE", 0)
+    monkeypatch.setattr(class_block, "TILE", tile)
+    product = graph @ values
+    torch.testing.assert_close(product, expected)
+    torch.testing.assert_close(*torch.autograd.grad(product.sin().sum(), values), slope)

@@ -8,7 +8,9 @@ from torch import Tensor
 from graphcorrect._eager import may_look
 from graphcorrect.graphs.operator import GraphOperator
 
-TILE = 2**17  # entries of the values multiplied at a time on a CPU: what lies between stays in its cache
+COLUMNS = 64  # of the values, multiplied at a time on a CPU: what lies between stays in its cache
+LARGE = 2**22  # entries of values that do not fit it themselves: on from here it is rows
+TILE = 2**17  # entries multiplied at a time then
 
 
 class ClassBlockOperator(GraphOperator):
@@ -66,10 +68,21 @@ class ClassBlockOperator(GraphOperator):
     def _product(self, values: Tensor) -> Tensor:
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         rows, blocks, loops = self._rows.to(values.dtype), self._blocks, self._loops.to(values.dtype)
-        if may_look(values) and not torch.is_grad_enabled() and flat.numel():
+        is_tiled = may_look(values) and not torch.is_grad_enabled()
+        if is_tiled and flat.numel() > LARGE:
             return _product_in_tiles(blocks, rows, loops, flat).reshape(values.shape)
-        moments = blocks.sum_by_class(rows.mT @ blocks.gather(flat))  # (blocks, m, F), M_c of each block's class
-        return blocks.join(rows @ moments).addcmul_(loops, flat).reshape(values.shape)
+
+        def product_of(columns: Tensor) -> Tensor:
+            moments = blocks.sum_by_class(rows.mT @ blocks.gather(columns))  # (blocks, m, F), M_c of each block's class
+            return blocks.join(rows @ moments).addcmul_(loops, columns)
+
+        if not is_tiled or flat.shape[1] <= COLUMNS:
+            return product_of(flat).reshape(values.shape)
+        product = torch.empty_like(flat)
+        for start in range(0, flat.shape[1], COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            product[:, columns] = product_of(flat[:, columns])
+        return product.reshape(values.shape)
 
     def _row_sums(self) -> Tensor:
         rows = self._blocks.split(self._members)
