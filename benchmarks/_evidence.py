@@ -10,8 +10,6 @@ from _evidence_frozen import frozen
 from _harness import RESULTS
 from _tables import spread
 
-TRUE_LABELS = "true_labels"
-
 INTRODUCTION = """# Evidence
 
 Does the correction correct? Every table here is made from the JSON that `python benchmarks/label_correction.py`
@@ -173,10 +171,9 @@ def training(record: dict[str, Any]) -> str:
             spread([test[result["seed"], method] - test[result["seed"], other] for result in found], "+")
             for other in ("supervised", "self_training")
         ]
-        labels = [[100 * result["pseudo_labels"][key]["miou"] for result in found] for key in ("before", "corrected")]
+        judged = [result["pseudo_labels"] for result in found if "pseudo_labels" in result]
+        labels = [[100 * each[key]["miou"] for each in judged] for key in ("before", "corrected")]
         cells = [*map(spread, columns), *gains, *map(spread, labels)]
-        if method == TRUE_LABELS:  # it has no unlabeled images to judge labels on
-            cells[-2:] = ["", ""]
         rows.append(f"| {method} | {' | '.join(cells)} |")
     table = "\n".join(rows) + "\n"
     return f"{text}\n{table}" + ("" if is_digits else f"\nBy class, test frames:\n\n{by_method(results)}")

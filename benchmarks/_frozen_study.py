@@ -65,7 +65,8 @@ def main(args: argparse.Namespace) -> None:
                         outcomes.add(before.argmax(1)[0], after[0], said.labels[0])
             outcomes.draw(args.runs / f"seed{seed}" / f"outcomes_{split}.png")
             for name, score in scores.items():
-                results.append({"seed": seed, "split": split, "side": name, "images": len(samples)} | score.result())
+                result = {"seed": seed, "split": split, "side": name, "images": len(samples)} | score.result()
+                results.append(result | ({"by_image": outcomes.counts()} if name == "whole" else {}))
                 print(f"seed {seed}, {split}, {name}: {score}", flush=True)
     settings = {"magnifications": MAGNIFICATIONS, "warmup": recipe.schedule.warmup, "recipe": as_dict(recipe)}
     content = {"classes": list(data.class_names), "bins": BINS, "results": results}
@@ -246,15 +247,12 @@ class Score:
     def __init__(self, num_classes: int):
         self.confusion = torch.zeros(2, num_classes, num_classes, dtype=torch.int64)
         self.counts = torch.zeros(len(BINS) - 1, 3, dtype=torch.int64)  # of each bin: fixed, broken, pixels
-        self.by_image: list[list[int]] = []  # fixed, broken
 
     def add(self, before: Tensor, after: Tensor, labels: Tensor) -> None:
         """Counts one image: probabilities before (1, C, H, W), labels after and true ones (1, H, W)."""
         confidence, first = before.max(1)
         for place, predicted in enumerate((first, after)):
             self.confusion[place] += metrics.confusion_matrix(predicted, labels, len(self.confusion[0]))
-        whole = metrics.correction_counts(first, after, labels)
-        self.by_image.append([int(whole.fixed), int(whole.broken)])
         for number, (low, high) in enumerate(zip(BINS, BINS[1:], strict=False)):
             here = labels.masked_fill((confidence < low) | (confidence >= high), IGNORE_INDEX)
             found = metrics.correction_counts(first, after, here)
@@ -273,7 +271,6 @@ class Score:
             "fixed": fixed,
             "broken": broken,
             "by_confidence": self.counts.tolist(),
-            "by_image": self.by_image,
         }
 
     def __str__(self) -> str:

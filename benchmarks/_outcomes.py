@@ -14,10 +14,16 @@ from graphcorrect import metrics, plot
 class Outcome(NamedTuple):
     """What a correction did to one image; labels are (H, W)."""
 
-    net: int  # pixels fixed less pixels broken
+    fixed: int  # pixels
+    broken: int
     before: Tensor
     after: Tensor
     truth: Tensor
+
+    @property
+    def net(self) -> int:
+        """Pixels fixed less pixels broken."""
+        return self.fixed - self.broken
 
 
 class Outcomes:
@@ -30,7 +36,11 @@ class Outcomes:
         """Labels (H, W) of one image before and after correction, and the true ones."""
         counts = metrics.correction_counts(before, after, truth)
         small = (labels.to(torch.uint8) for labels in (before, after, truth))
-        self.found.append(Outcome(int(counts.fixed) - int(counts.broken), *small))
+        self.found.append(Outcome(int(counts.fixed), int(counts.broken), *small))
+
+    def counts(self) -> list[list[int]]:
+        """Pixels fixed and broken, by image."""
+        return [[outcome.fixed, outcome.broken] for outcome in self.found]
 
     def draw(self, path: Path, columns: int = 4) -> None:
         """Without the photographs, which are not ours to show: a pixel of a picture is an outcome, never a color."""

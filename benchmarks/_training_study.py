@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
             recipe.schedule.start = str(warm)
         found = engine.run(recipe, folder, resume=Path(folder / "resume.pt").is_file())
         if TRUE_LABELS in args.methods:
-            found = found | {TRUE_LABELS: with_true_labels(recipe, folder)}
+            found[TRUE_LABELS] = with_true_labels(recipe, folder)
         results += [{"seed": seed, "method": method} | scores for method, scores in found.items()]
     save_record(
         "label_correction_training" + ("" if args.data else "_digits"),
@@ -51,4 +51,6 @@ def with_true_labels(recipe: Recipe, folder: Path) -> dict[str, Any]:
     bound.methods, bound.schedule.start = ("supervised",), str(folder / "warmup.pt")
     bound.data.labeled, bound.data.unlabeled, bound.data.held_out = str(out / "all.txt"), str(out / "one.txt"), 0
     bound.schedule.labeled_batch += bound.schedule.unlabeled_batch
-    return engine.run(bound, out)["supervised"]
+    scores = engine.run(bound, out)["supervised"]
+    del scores["pseudo_labels"]  # of that one image
+    return scores

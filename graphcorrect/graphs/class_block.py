@@ -107,7 +107,8 @@ def _product_in_tiles(blocks: ClassBlocks, rows: Tensor, loops: Tensor, values: 
     `rows` are the vectors (blocks, T, m), `loops` (B N, 1) what a node takes of its own `values` (B N, F).
     """
     (_, block_rows, rank), width = rows.shape, values.shape[1]
-    last = int(blocks.sorted_slot[-1]) // block_rows + 1  # blocks behind it are empty
+    slots = blocks.slot.index_select(0, blocks.order)
+    last = int(slots[-1]) // block_rows + 1  # blocks behind it are empty
     step = max(1, TILE // (block_rows * width))
     tiles = [slice(start, min(start + step, last)) for start in range(0, last, step)]
     room, other = values.new_empty(2, step * block_rows, width)
@@ -121,7 +122,7 @@ def _product_in_tiles(blocks: ClassBlocks, rows: Tensor, loops: Tensor, values: 
         total.index_add_(0, blocks.segment[tile], moments[:count])
     product = torch.empty_like(values)
     # The nodes of a tile, in the order of their slots
-    ends = torch.searchsorted(blocks.sorted_slot, torch.tensor([tile.stop * block_rows for tile in tiles])).tolist()
+    ends = torch.searchsorted(slots, torch.tensor([tile.stop * block_rows for tile in tiles])).tolist()
     for tile, begin, end in zip(tiles, [0, *ends], ends, strict=False):
         nodes, count = blocks.order[begin:end], tile.stop - tile.start
         torch.index_select(total, 0, blocks.segment[tile], out=moments[:count])
@@ -129,7 +130,7 @@ def _product_in_tiles(blocks: ClassBlocks, rows: Tensor, loops: Tensor, values: 
         torch.bmm(rows[tile], moments[:count], out=joined.view(count, block_rows, width))
         own = torch.index_select(values, 0, nodes, out=other[: len(nodes)])
         own *= loops.index_select(0, nodes)
-        own += joined.index_select(0, blocks.sorted_slot[begin:end] - tile.start * block_rows)
+        own += joined.index_select(0, slots[begin:end] - tile.start * block_rows)
         product.index_copy_(0, nodes, own)
     return product
 
@@ -142,7 +143,7 @@ class ClassBlocks:
 
     Attributes:
         slot: (B N,), the row of each node among the blocks' rows.
-        order: (B N,), the nodes by graph and class, and `sorted_slot` the slots of them, which ascend.
+        order: (B N,), the nodes by graph and class, in which their slots ascend.
         segment: (blocks,), the (graph, class) pair of each block, graph * (C + 1) + class.
         node: (blocks * T,), the node of each row.
     """
@@ -160,7 +161,7 @@ class ClassBlocks:
         if labels.numel() == 0:
             self.num_blocks = 0
             nothing = torch.zeros(0, dtype=torch.int64, device=device)
-            self.slot = self.segment = self.node = self.order = self.sorted_slot = nothing
+            self.slot = self.segment = self.node = self.order = nothing
             return
         segment_of_node = (
             labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
@@ -172,8 +173,8 @@ class ClassBlocks:
         last_block = (-(-count // self.block_rows)).cumsum(0)  # one past the last block of each segment
         first_block = last_block - (-(-count // self.block_rows))
         place = torch.arange(len(order), device=device) - start[sorted_segments]
-        self.order, self.sorted_slot = order, first_block[sorted_segments] * self.block_rows + place
-        self.slot = torch.empty_like(order).scatter_(0, order, self.sorted_slot)
+        slot = first_block[sorted_segments] * self.block_rows + place
+        self.order, self.slot = order, torch.empty_like(slot).scatter_(0, order, slot)
         blocks = torch.arange(self.num_blocks, device=device)
         # Blocks behind the last used one hold zeros, and so count as more of the last class in use.
         self.segment = torch.searchsorted(last_block, blocks, right=True)
