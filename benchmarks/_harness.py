@@ -101,6 +101,21 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def ceilings(device: torch.device) -> dict[str, float]:
+    """What a GPU does at most, as torch gets it: a large float16 product, a large copy. Empty on a CPU."""
+    if device.type != "cuda":
+        return {}
+    square = torch.randn(8192, 8192, device=device, dtype=torch.float16)
+    block = torch.randn(2**28, device=device)
+    other = torch.empty_like(block)
+    runs = {"product": lambda: square @ square, "copy": lambda: other.copy_(block)}
+    seconds = {name: float(np.median(taken)) for name, taken in time_in_turn(runs, rounds=11, device=device).items()}
+    return {
+        "float16 FLOP/s": 2 * 8192**3 / seconds["product"],
+        "bytes/s": 2 * block.numel() * block.element_size() / seconds["copy"],
+    }
+
+
 def peak_memory(build: Callable[..., Callable[[], Any]], *args: Any, device: torch.device) -> int | None:
     """Peak bytes of `build(*args)()` above what was in use when it was called; None where it ran out of memory.
 

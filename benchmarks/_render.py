@@ -13,9 +13,11 @@ from typing import Any
 
 import _evidence
 from _harness import RESULTS, Case, human_bytes
+from knn_throughput import least_seconds
 from scaling import LINEAR, fits
 
 DOCS = Path(__file__).parent.parent / "docs"
+FOLDERS = {RESULTS: "", RESULTS / "cuda": " --device cuda --out benchmarks/results/cuda"}
 
 TITLES = {
     "class_graph": (
@@ -47,8 +49,7 @@ TITLES = {
 }
 
 
-def load(name: str) -> tuple[dict[str, Any], list[Case]] | None:
-    path = RESULTS / f"{name}.json"
+def load(path: Path) -> tuple[dict[str, Any], list[Case]] | None:
     if not path.is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -63,16 +64,36 @@ def page() -> str:
         "interval. Peak memory is above the inputs. Machines differ: run the scripts on yours.\n",
     ]
     for name, (title, text) in TITLES.items():
-        loaded = load(name)
-        if loaded is None:
-            continue
-        record, cases = loaded
-        device = record["device"]
-        where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
-        versions = f"torch {device['torch']}, {record['settings']['dtype']}"
-        facts = f"{where}; {versions}; {record['date']}, commit {record['commit']}."
-        parts.append(f"## {title}\n\n{text}\n\n`python benchmarks/{name}.py`: {facts}\n\n{rows_of(name, cases)}")
+        parts.append(f"## {title}\n\n{text}\n")
+        for folder, options in FOLDERS.items():
+            loaded = load(folder / f"{name}.json")
+            if loaded is None:
+                continue
+            record, cases = loaded
+            device = record["device"]
+            where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
+            versions = f"torch {device['torch']}, {record['settings']['dtype']}"
+            facts = f"{where}; {versions}; {record['date']}, commit {record['commit']}."
+            parts.append(f"`python benchmarks/{name}.py{options}`: {facts}\n\n{rows_of(name, cases)}")
+            if record["settings"].get("limits"):
+                parts.append(limits_of(record["settings"]["limits"], cases))
     return "\n".join(parts)
+
+
+def limits_of(limits: dict[str, float], cases: list[Case]) -> str:
+    """How far a search is from what the machine can do."""
+    rate, copied = limits["float16 FLOP/s"] / 1e12, limits["bytes/s"] / 1e12
+    rows = [
+        f"Least time: one float16 product of all pairs at the {rate:,.0f} TFLOP/s that a large product reached beside\n"
+        f"these runs, or rows read and neighbors written once at {copied:.1f} TB/s, whichever is longer.\n",
+        "| B x N | least time, ms | auto, ms | times the least |",
+        "|--:|--:|--:|--:|",
+    ]
+    for case in cases:
+        least, taken = least_seconds(case.sizes, limits), case.median_seconds("auto")
+        size = f"{case.sizes['batch']} x {case.sizes['num_nodes']}"
+        rows.append(f"| {size} | {1e3 * least:.3f} | {1e3 * taken:.3f} | {taken / least:.1f} |")
+    return "\n".join(rows) + "\n"
 
 
 def rows_of(name: str, cases: list[Case]) -> str:
@@ -109,10 +130,13 @@ def table(cases: list[Case]) -> str:
             memory = human_bytes(case.peak_bytes[side]) if side in case.peak_bytes else ""
             agreement = agreement_of(case, side)
             name = case.sizes["network"] + ", one step" if side == "training step" else side
-            rows.append(
-                f"| {size} | {name} | {1e3 * case.median_seconds(side):,.1f} | {ratio} | {memory} | {agreement} |"
-            )
+            rows.append(f"| {size} | {name} | {milliseconds(case, side)} | {ratio} | {memory} | {agreement} |")
     return "\n".join(rows) + "\n"
+
+
+def milliseconds(case: Case, side: str) -> str:
+    taken = 1e3 * case.median_seconds(side)
+    return f"{taken:,.1f}" if taken >= 10 else f"{taken:.2f}"
 
 
 def agreement_of(case: Case, side: str) -> str:

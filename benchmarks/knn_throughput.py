@@ -1,7 +1,7 @@
 """Neighbor search: queries a second of every backend at hand, on grids that segmentation networks make.
 
     python benchmarks/knn_throughput.py                      # the committed run, some minutes on a CPU
-    python benchmarks/knn_throughput.py --device cuda        # on a GPU
+    python benchmarks/knn_throughput.py --device cuda --out benchmarks/results/cuda    # on a GPU
     python benchmarks/knn_throughput.py --smoke              # seconds
 
 Run it before you choose a `backend=`. Nodes search among themselves, self excluded, by cosine; features are pixels of
@@ -18,13 +18,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _harness import RESULTS, Case, human_bytes, peak_memory, save, time_in_turn
+from _harness import RESULTS, Case, ceilings, human_bytes, peak_memory, save, time_in_turn
 from torch import Tensor
 
 from graphcorrect import knn
 from graphcorrect.knn import _faiss
 
-SHAPES = [(8, 1089), (8, 4225), (1, 4096), (1, 10000)]
+SHAPES = {
+    "cpu": [(8, 1089), (8, 4225), (1, 4096), (1, 10000)],
+    "cuda": [(8, 1089), (1, 4096), (8, 4096), (8, 9216), (8, 16384), (1, 40000)],
+}
 SMOKE_SHAPES = [(2, 289), (1, 1089)]
 
 
@@ -38,12 +41,22 @@ def inputs(batch: int, num_nodes: int, feature_dim: int, device: torch.device) -
 
 
 def matmul_topk(rows: Tensor, count: int) -> Tensor:
-    """What people write themselves: all scores of an image, then topk."""
+    """What people write themselves: all scores, of an image on a CPU and of all images on a GPU, then topk."""
     found = []
-    for image in rows:
-        scores = image @ image.T
-        found.append(scores.fill_diagonal_(-torch.inf).topk(count).indices)
-    return torch.stack(found)
+    for part in rows.split(len(rows) if rows.is_cuda else 1):
+        scores = part @ part.mT
+        scores.diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
+        found.append(scores.topk(count).indices)
+    return torch.cat(found)
+
+
+def tf32_matmul_topk(rows: Tensor, count: int) -> Tensor:
+    """The same with tf32 products, as many allow them: neighbors close to the last one can be lost."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return matmul_topk(rows, count)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def sides(device: torch.device) -> dict[str, Callable[[Tensor, int], Tensor]]:
@@ -53,7 +66,11 @@ def sides(device: torch.device) -> dict[str, Callable[[Tensor, int], Tensor]]:
     }
     if _faiss.is_installed() and (device.type == "cpu" or _faiss.gpu_works()):
         found["faiss"] = lambda rows, count: knn(rows, None, count, exclude_self=True, backend="faiss").index
+    if device.type == "cuda":
+        found["torch"] = lambda rows, count: knn(rows, None, count, exclude_self=True, backend="torch").index
     found["matmul + topk"] = matmul_topk
+    if device.type == "cuda":
+        found["tf32 matmul + topk"] = tf32_matmul_topk
     return found
 
 
@@ -80,6 +97,14 @@ def recall(index: Tensor, rows: Tensor, count: int, num_queries: int = 256) -> f
     return right / total
 
 
+def least_seconds(sizes: dict[str, Any], limits: dict[str, float]) -> float:
+    """No search of all pairs is faster: one half-precision product, or rows read and results written once."""
+    batch, num_nodes, dim, count = (sizes[key] for key in ("batch", "num_nodes", "feature_dim", "num_neighbors"))
+    operations = 2 * batch * num_nodes**2 * dim
+    moved = batch * num_nodes * (4 * dim + 12 * count)
+    return max(operations / limits["float16 FLOP/s"], moved / limits["bytes/s"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dim", type=int, default=256)
@@ -93,10 +118,11 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    shapes, rounds = (SMOKE_SHAPES, 3) if args.smoke else (SHAPES, args.rounds)
+    shapes, rounds = (SMOKE_SHAPES, 3) if args.smoke else (SHAPES[device.type], args.rounds)
 
     print(f"k={args.neighbors}, D={args.dim}, float32, {device}, {torch.get_num_threads()} threads")
-    print(f"{'B x N':>10}  {'search':<14}{'queries/s':>12}{'peak memory':>16}{'time / auto (95 %)':>26}{'recall':>9}")
+    print(f"{'B x N':>10}  {'search':<20}{'queries/s':>12}{'peak memory':>16}{'time / auto (95 %)':>26}{'recall':>9}")
+    limits = ceilings(device)
     cases = []
     for batch, num_nodes in shapes:
         case = Case({"batch": batch, "num_nodes": num_nodes, "feature_dim": args.dim, "num_neighbors": args.neighbors})
@@ -111,11 +137,16 @@ def main() -> None:
         for name in runs:
             ratio = "" if name == "auto" else "{:.2f} ({:.2f}..{:.2f})".format(*case.ratio(name, "auto"))
             print(
-                f"{batch:>3} x{num_nodes:>6}  {name:<14}{batch * num_nodes / case.median_seconds(name):>12,.0f}"
+                f"{batch:>3} x{num_nodes:>6}  {name:<20}{batch * num_nodes / case.median_seconds(name):>12,.0f}"
                 f"{human_bytes(case.peak_bytes[name]):>16}{ratio:>26}{case.agreement[name]:>9.4f}",
                 flush=True,
             )
-    path = save("knn_throughput", cases, device=device, folder=args.out, dtype="float32", seed=0, rounds=rounds)
+        if limits:
+            least = least_seconds(case.sizes, limits)
+            times = case.median_seconds("auto") / least
+            print(f"{'':>11}  auto takes {times:.1f} times the least time, {1e3 * least:.3f} ms", flush=True)
+    settings = {"dtype": "float32", "seed": 0, "rounds": rounds, "limits": limits}
+    path = save("knn_throughput", cases, device=device, folder=args.out, **settings)
     print(f"wrote {path}")
 
 

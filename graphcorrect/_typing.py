@@ -3,6 +3,6 @@
 from typing import Literal
 
 Backend = Literal["auto", "torch", "faiss", "triton"]
-Scoring = Literal["auto", "float32", "bfloat16", "int8"]
+Scoring = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Reduction = Literal["mean", "sum", "none"]
 Order = Literal["class_first", "semantic_first", "simultaneous"]

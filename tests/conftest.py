@@ -12,6 +12,7 @@ settings.register_profile(
 )
 settings.register_profile("thorough", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch's deterministic mode refuses cuBLAS
 torch.set_num_threads(1)  # small tensors: a second thread costs five times the time on shared cores
 
 

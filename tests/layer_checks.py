@@ -117,9 +117,39 @@ def check_dtype(layer, inputs, dtype):
 
 def check_autocast(layer, inputs, dtype):
     """Under autocast the result is that of full precision, and no less."""
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(tensors_of(inputs)[0].device.type, dtype):
         result = layer(*inputs)
     same(result, layer(*inputs), tolerance=1e-6)
+
+
+def on_device(inputs, device):
+    """`inputs` with all of their tensors on a device."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.to(device)
+    if hasattr(inputs, "_fields"):
+        return type(inputs)(*(on_device(part, device) for part in inputs))
+    return tuple(on_device(part, device) for part in inputs) if isinstance(inputs, tuple | list) else inputs
+
+
+def check_device(layer, inputs, device):
+    """A device gives what the CPU gives, values and gradients, and gives it there."""
+    expected, wanted = values_and_gradients(layer, inputs)
+    there = on_device(inputs, device)
+    result, mine = values_and_gradients(copy.deepcopy(layer).to(device), there)
+    if tensors_of(inputs):
+        assert {tensor.device.type for tensor in tensors_of(result)} == {device}
+    same(on_device(tensors_of(result), "cpu"), tensors_of(expected), 2e-5)
+    same_gradients(on_device(mine, "cpu"), wanted, 2e-5)
+
+
+@contextlib.contextmanager
+def no_waiting():
+    """A wait for the GPU is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def check_state_dict_round_trip(layer, fresh, inputs):

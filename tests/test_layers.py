@@ -52,19 +52,19 @@ def prototypes():
 
 
 def updated_prototypes(features, labels):
-    bank = prototypes().to(torch.promote_types(features.dtype, torch.float32))
+    bank = prototypes().to(features.device, torch.promote_types(features.dtype, torch.float32))
     bank.update(features, labels, round=1)
     return bank(1)
 
 
 def updated_anchors(features, labels):
-    bank = anchors().to(torch.promote_types(features.dtype, torch.float32))
+    bank = anchors().to(features.device, torch.promote_types(features.dtype, torch.float32))
     bank.update(features, labels)
     return bank.features
 
 
 def updated_threshold(probabilities):
-    threshold = DynamicThreshold(3, 0.5, accumulate=True)
+    threshold = DynamicThreshold(3, 0.5, accumulate=True).to(probabilities.device)
     threshold.update(probabilities)
     return threshold(probabilities)
 
@@ -121,6 +121,8 @@ IN_PARTS = {"AnchorBank", "knn, faiss"}
 # What returns a graph, or builds a module inside; and what is a part of another one that takes seconds.
 UNCOMPILED = [name for name in LAYERS if name.split(",")[0] in ("KNNAffinity", "ClassConsistencyGraph")]
 UNCOMPILED += [name for name in LAYERS if name.endswith((", update", ", features first"))]
+# What has to know values on the way, and so waits for a GPU.
+WAITING = {"AnchorBank", "AnchorBank, update", "PrototypeBank, update", "DynamicThreshold, update", "knn, faiss"}
 UNCOMPILED += ["DualGraphRefiner", "EMATeacher", "slg_loss", "clg_loss", "CLGLoss", "SLGLoss, images"]
 
 
@@ -215,6 +217,53 @@ def test_channels_last_images_are_read_right(name):
 def test_compiled_layers_answer_the_same_in_one_graph(name):
     build, inputs = LAYERS[name]
     layer_checks.check_compiles(build().eval(), inputs, whole=name not in IN_PARTS)
+
+
+@pytest.mark.gpu
+def test_a_gpu_answers_as_the_cpu(build_and_inputs):
+    build, inputs = build_and_inputs
+    layer_checks.check_device(build().eval(), inputs, "cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", WITH_FLOATS)
+def test_every_precision_on_a_gpu_gives_what_float64_gives(name, dtype):
+    build, inputs = LAYERS[name]
+    layer_checks.check_dtype(build().eval().cuda(), layer_checks.on_device(inputs, "cuda"), dtype)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", WITH_FLOATS)
+def test_autocast_on_a_gpu_narrows_nothing(name):
+    build, inputs = LAYERS[name]
+    layer_checks.check_autocast(build().eval().cuda(), layer_checks.on_device(inputs, "cuda"), torch.float16)
+
+
+@pytest.mark.gpu
+def test_deterministic_mode_is_no_obstacle_on_a_gpu(build_and_inputs):
+    build, inputs = build_and_inputs
+    layer_checks.check_deterministic_mode(build().eval().cuda(), layer_checks.on_device(inputs, "cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in WAITING])
+def test_no_layer_waits_for_the_gpu(name):
+    build, inputs = LAYERS[name]
+    layer, inputs = build().eval().cuda(), layer_checks.on_device(inputs, "cuda")
+    layer_checks.gradients(layer, inputs)  # libraries set themselves up, which may wait
+    with layer_checks.no_waiting():
+        layer_checks.gradients(layer, inputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["DualGraphRefiner", "LabelCorrectionLoss", "knn"])
+def test_compiled_layers_answer_the_same_on_a_gpu(name):
+    build, inputs = LAYERS[name]
+    layer_checks.check_compiles(
+        build().eval().cuda(), layer_checks.on_device(inputs, "cuda"), backend="inductor", whole=True
+    )
 
 
 @pytest.mark.parametrize(

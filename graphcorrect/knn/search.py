@@ -1,5 +1,7 @@
 """`knn`: the most similar keys of each query, by whichever backend."""
 
+import functools
+import importlib.util
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -15,6 +17,7 @@ from graphcorrect.nodes import unit_rows
 _BACKENDS, _SCORINGS = get_args(Backend), get_args(Scoring)
 # Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill.
 DEFAULT_MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+MOST_TRITON_NEIGHBORS = 60  # that "auto" leaves to triton: beyond, it does not sift
 LEAST_DIM, LEAST_ROWS, LEAST_GROUP = 64, 128, 16  # of a search that "auto" sifts by coarse scores
 
 
@@ -51,12 +54,13 @@ def knn(
         keys: (..., M, D) with the same leading dimensions, dtype and device; None searches among the queries.
         num_neighbors: k, at most M (M - 1 with `exclude_self`).
         backend: "torch" (tiled matrix product; CPU and CUDA), "faiss" (CPU or GPU build; computes in float32),
-            "triton" (one fused kernel; CUDA, float32 or half precision, k at most 128), or "auto", which is "torch":
-            on no size of DeepLab grids measured is faiss the faster one (`benchmarks/knn_throughput.py`), and triton
-            has not been timed yet. A named backend is used or refused, never replaced.
-        scoring: how the "torch" backend sifts the keys before it scores in float32 what is left: "int8" or "bfloat16"
-            (CPU, float32 or half precision), "float32" for all keys, or "auto", which is the fastest that the processor
-            has instructions for. The answer is that of "float32" whatever is chosen, up to its rounding.
+            "triton" (fused kernels; CUDA, float32 or half precision, k at most 128), or "auto": "triton" on a Hopper
+            GPU or newer, where it serves, and else "torch". These are the fastest at every size of DeepLab grids
+            measured (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
+        scoring: how keys are sifted before what is left is scored in float32: "int8" or "bfloat16" ("torch" on the CPU,
+            float32 or half precision), "float16" ("triton"), "float32" for no sifting, or "auto", which is the fastest
+            that the processor has instructions for. The answer is that of "float32" whatever is chosen, up to its
+            rounding.
         exclude_self: query i does not find key i; needs N = M. By index, so that duplicates of i are still found.
         normalize: True compares cosines (rows are normalised here, a zero row has cosine 0 with all), False inner
             products as they are.
@@ -79,6 +83,7 @@ def knn(
     _checks.integer_at_least("num_neighbors", num_neighbors, 0)
     _checks.one_of("backend", backend, _BACKENDS)
     _checks.one_of("scoring", scoring, _SCORINGS)
+    backend = _chosen(backend, queries, num_neighbors)
     if memory_budget is None:
         memory_budget = DEFAULT_MEMORY_BUDGET.get(queries.device.type, DEFAULT_MEMORY_BUDGET["cuda"])
     _checks.integer_at_least("memory_budget", memory_budget, 1)
@@ -110,15 +115,22 @@ def knn(
                 memory_budget,
                 options,
             )
+        elif backend == "triton":
+            from graphcorrect.knn import _triton  # not above: it imports triton
+
+            similarity, index = _triton.search(
+                widen(queries_of),
+                None if keys is queries else widen(keys_of),
+                num_neighbors,
+                normalize=normalize,
+                sift=scoring != "float32",
+                **options,
+            )
         else:
             rows = _unit_or_as_given(queries_of, normalize)
             key_rows = rows if keys is queries else _unit_or_as_given(keys_of, normalize)
             if backend == "faiss":
                 similarity, index = _faiss.search(rows, key_rows, num_neighbors, **options)
-            elif backend == "triton":
-                from graphcorrect.knn import _triton  # not above: it imports triton
-
-                similarity, index = _triton.search(rows, key_rows, num_neighbors, **options)
             else:
                 similarity, index = _torch.search(rows, key_rows, num_neighbors, memory_budget=memory_budget, **options)
     index = index.masked_fill(similarity == -torch.inf, 0)
@@ -126,17 +138,33 @@ def knn(
     return Neighbors(similarity.to(queries.dtype).reshape(shape), index.reshape(shape))
 
 
+def _chosen(backend: Backend, queries: Tensor, num_neighbors: int) -> Backend:
+    """What "auto" stands for."""
+    if backend != "auto":
+        return backend
+    is_served = queries.is_cuda and queries.dtype != torch.float64 and num_neighbors <= MOST_TRITON_NEIGHBORS
+    if not is_served or torch.compiler.is_compiling() or not _has_triton():
+        return "torch"
+    return "triton" if torch.cuda.get_device_capability(queries.device) >= (9, 0) else "torch"
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 def _coarse_dtypes(
     scoring: Scoring, backend: Backend, queries: Tensor, num_keys: int, num_neighbors: int
 ) -> list[torch.dtype]:
-    """The dtypes whose scores sift the keys, in turn; none for a search in the dtype of the rows."""
-    is_served = backend in ("auto", "torch") and queries.device.type == "cpu" and queries.dtype != torch.float64
-    if scoring == "float32":
+    """The dtypes whose scores sift the keys of the "torch" backend, in turn; none for a search in that of the rows."""
+    is_served = backend == "torch" and queries.device.type == "cpu" and queries.dtype != torch.float64
+    if scoring == "float32" or (scoring == "float16" and backend == "triton"):
         return []
     if scoring != "auto":
-        if not is_served:
+        if not is_served or scoring == "float16":
             raise ValueError(
-                'expected `scoring` of "auto" or "float32" for anything but backend="torch" on the CPU, below float64, '
+                'expected `scoring` of "auto" or "float32" for anything but backend="triton" ("float16") and '
+                'backend="torch" on the CPU below float64 ("int8", "bfloat16"), '
                 f'got "{scoring}" for backend="{backend}", {queries.dtype} on {queries.device}'
             )
         is_large = _screen.group_size(num_keys, num_neighbors) > 0
