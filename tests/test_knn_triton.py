@@ -256,7 +256,7 @@ def test_without_triton_the_install_line_is_given_and_other_backends_work(monkey
 FLOATS, HALVES, INTS, LONGS, BYTES, SIZE = "*fp32", "*fp16", "*i32", "*i64", "*i8", "i32"
 TILE = [True, 256, 128, 64, 256]
 KERNELS = {  # the types of their arguments, then the values of those that the compiler needs
-    "_round_kernel": ([FLOATS, FLOATS, FLOATS, HALVES, FLOATS, FLOATS, INTS, SIZE, SIZE, SIZE], [256, 256, 8]),
+    "_round_kernel": ([FLOATS, FLOATS, FLOATS, HALVES, FLOATS, FLOATS, INTS, *[SIZE] * 6], [256, 256, 8]),
     "_sample_kernel": ([HALVES, HALVES, BYTES, FLOATS, *[SIZE] * 5], TILE),
     "_threshold_kernel": ([FLOATS, FLOATS, FLOATS, INTS, FLOATS, SIZE, SIZE, SIZE, "fp32"], [64, 32]),
     "_collect_kernel": ([HALVES, HALVES, BYTES, FLOATS, LONGS, INTS, *[SIZE] * 5], [*TILE[:2], 64, *TILE[2:]]),

@@ -23,6 +23,7 @@ except ImportError as error:
         'backend="triton" needs triton: pip install triton (torch for CUDA on Linux brings it)'
     ) from error
 
+from graphcorrect._precision import widen
 from graphcorrect.knn import _triton_sift
 from graphcorrect.knn._triton_sift import order_of, store_best
 from graphcorrect.nodes import unit_rows
@@ -121,13 +122,11 @@ def search(
 ) -> tuple[Tensor, Tensor]:
     """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
 
-    keys None: the queries. With `normalize` by cosine. float32 on CUDA, k at most 128; all images in one launch. Time
-    O(B N M D), extra memory O(B N k), and with `sift` float16 copies of the rows and up to 1024 maxima of groups of
-    keys for a query. A score of NaN counts as the largest, as in torch.
+    keys None: the queries. With `normalize` by cosine. On CUDA, float32 or half precision, in any layout; the
+    similarity is float32. k at most 128; all images in one launch. Time O(B N M D), extra memory O(B N (D + k)), with
+    `sift` also up to 1024 maxima of groups of keys for a query. A score of NaN counts as the largest, as in torch.
     """
     _check_served(queries, num_neighbors)
-    queries = queries.contiguous()
-    keys = None if keys is None else keys.contiguous()
     mask = None if key_mask is None else key_mask.contiguous().view(torch.int8)
     if num_neighbors == 0 or queries.shape[0] * queries.shape[1] == 0:
         return _empty(queries, num_neighbors)
@@ -137,12 +136,17 @@ def search(
                 queries, keys, num_neighbors, normalize=normalize, exclude_self=exclude_self, key_mask=mask
             )
         else:
-            if normalize:
-                queries, keys = unit_rows(queries), None if keys is None else unit_rows(keys)
+            queries = _as_compared(queries, normalize)
+            keys = None if keys is None else _as_compared(keys, normalize)
             similarity, index = _empty(queries, num_neighbors)
             todo = None
         _search(queries, queries if keys is None else keys, similarity, index, todo, exclude_self, mask)
     return similarity, index
+
+
+def _as_compared(rows: Tensor, normalize: bool) -> Tensor:
+    rows = widen(rows)
+    return (unit_rows(rows) if normalize else rows).contiguous()
 
 
 def _search(
@@ -180,11 +184,12 @@ def _search(
 
 def _empty(queries: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
     shape = (*queries.shape[:2], num_neighbors)
-    return queries.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=queries.device)
+    similarity = torch.empty(shape, dtype=torch.float32, device=queries.device)
+    return similarity, torch.empty(shape, dtype=torch.int64, device=queries.device)
 
 
 def _check_served(queries: Tensor, num_neighbors: int) -> None:
-    if queries.dtype != torch.float32:
+    if queries.dtype == torch.float64:
         raise TypeError(
             f'expected `queries` in float32 or half precision for backend="triton", got {queries.dtype}; '
             'use backend="torch"'

@@ -39,7 +39,7 @@ _NOTHING = tl.constexpr(-2139095041)  # -inf as an int32 of the same order
 _LOWEST = tl.constexpr(-3.4e38)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def order_of(scores):  # type: ignore[no-untyped-def]
     """float32 scores as int32 of the same order; NaN is the largest, as in torch."""
     bits = scores.to(tl.int32, bitcast=True)
@@ -61,7 +61,7 @@ def store_best(  # type: ignore[no-untyped-def]
     tl.store(index + place, (entries & 0xFFFFFFFF) ^ _INT32_MAX, mask=wanted)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _store_largest(place, values):  # type: ignore[no-untyped-def]
     """Raises the float32 at `place` to the largest of these, none of them negative; NaN is the largest of all."""
     bits = values.to(tl.int32, bitcast=True) & _INT32_MAX
@@ -70,9 +70,9 @@ def _store_largest(place, values):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _round_kernel(  # type: ignore[no-untyped-def]
-    rows,  # (B, N, D) float32
+    rows,  # (B, N, D), of any floating dtype and layout
     largest,  # (B,) float32, the largest magnitude in each image; or None, for rows to be made unit rows
-    unit,  # (B, N, D) float32, written: unit rows; or None
+    exact,  # (B, N, D) float32, written: the rows that are compared
     rounded,  # (B, padded_rows, WIDTH) float16, written: rows times the image's scale, and zeros
     off,  # (B, N) float32, written: norm of what rounding took away, scaled
     size,  # (B, N) float32, written: norm, scaled
@@ -80,6 +80,9 @@ def _round_kernel(  # type: ignore[no-untyped-def]
     num_rows,
     padded_rows,
     width,
+    image_stride,
+    row_stride,
+    entry_stride,
     WIDTH: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ROWS: tl.constexpr,
@@ -89,6 +92,7 @@ def _round_kernel(  # type: ignore[no-untyped-def]
     row = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
     is_row = row < num_rows
     depth = tl.arange(0, BLOCK_D)
+    source = rows + image * image_stride + row.to(tl.int64)[:, None] * row_stride + depth[None, :] * entry_stride
     place = (image * num_rows + row)[:, None] * width + depth[None, :]
     top = tl.full((ROWS,), 1.0, tl.float32)
     norm = tl.full((ROWS,), 1.0, tl.float32)
@@ -97,12 +101,13 @@ def _round_kernel(  # type: ignore[no-untyped-def]
         top = tl.zeros((ROWS,), tl.float32)
         for done in range(0, WIDTH, BLOCK_D):
             inside = is_row[:, None] & (depth < width - done)[None, :]
-            top = tl.maximum(top, tl.max(tl.abs(tl.load(rows + place + done, mask=inside, other=0.0)), 1))
+            value = tl.load(source + done * entry_stride, mask=inside, other=0.0).to(tl.float32)
+            top = tl.maximum(top, tl.max(tl.abs(value), 1))
         top = tl.where(top > 0, top, 1.0)
         squares = tl.zeros((ROWS,), tl.float32)
         for done in range(0, WIDTH, BLOCK_D):
             inside = is_row[:, None] & (depth < width - done)[None, :]
-            value = tl.load(rows + place + done, mask=inside, other=0.0) / top[:, None]
+            value = tl.load(source + done * entry_stride, mask=inside, other=0.0).to(tl.float32) / top[:, None]
             squares += tl.sum(value * value, 1)
         norm = tl.where(squares == 0, 1.0, tl.sqrt(squares))
         scale = 8192.0
@@ -114,10 +119,9 @@ def _round_kernel(  # type: ignore[no-untyped-def]
     total = tl.zeros((ROWS,), tl.float32)
     for done in range(0, WIDTH, BLOCK_D):
         inside = is_row[:, None] & (depth < width - done)[None, :]
-        value = tl.load(rows + place + done, mask=inside, other=0.0)
-        if largest is None:
-            value = value / top[:, None] / norm[:, None]
-            tl.store(unit + place + done, value, mask=inside)
+        value = tl.load(source + done * entry_stride, mask=inside, other=0.0).to(tl.float32)
+        value = value / top[:, None] / norm[:, None]
+        tl.store(exact + place + done, value, mask=inside)
         value = value * scale
         short = value.to(tl.float16)
         rest = value - short.to(tl.float32)
@@ -151,7 +155,7 @@ def _score_tile(  # type: ignore[no-untyped-def]
     return scores
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _is_allowed(column, key_mask, image, num_keys):  # type: ignore[no-untyped-def]
     allowed = column < num_keys
     if key_mask is not None:
@@ -284,7 +288,7 @@ def _collect_kernel(  # type: ignore[no-untyped-def]
     tl.store(counts + segment, held, mask=row < num_queries)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _bits_in(words):  # type: ignore[no-untyped-def]
     words = words - ((words >> 1) & 0x55555555)
     words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
@@ -382,7 +386,7 @@ def search(
     exclude_self: bool,
     key_mask: Tensor | None,
 ) -> Sifted:
-    """As `knn._triton.search`, for contiguous rows and an int8 mask, save for the rows that it leaves open."""
+    """As `knn._triton.search`, for an int8 mask, save for the rows that it leaves open."""
     (batch, num_queries, width), device = queries.shape, queries.device
     cores, is_large = _resources(device)
     whole, piece = (_WHOLE, _PIECE) if is_large else (64, 64)
@@ -408,10 +412,10 @@ def search(
     splits = _num_splits(programs, num_keys, cores)
     keys_per_split = triton.cdiv(triton.cdiv(num_keys, splits), 128) * 128
     groups = splits * slots
-    maxima = queries.new_empty(batch, num_queries, groups)
+    maxima = of_queries.off.new_empty(batch, num_queries, groups)
     stages = 192 // slots
     _sample_kernel[(programs, splits)](*rows, maxima, *sizes, keys_per_split, BLOCK_M=slots, num_stages=stages, **tile)
-    threshold = queries.new_empty(batch, num_queries)
+    threshold = torch.empty_like(of_queries.off)
     rows_each = max(1, 2048 // groups)
     _threshold_kernel[(triton.cdiv(batch * num_queries, rows_each),)](
         maxima,
@@ -441,7 +445,7 @@ def search(
         num_stages=3,
         **tile,
     )
-    similarity = queries.new_empty(batch, num_queries, num_neighbors)
+    similarity = maxima.new_empty(batch, num_queries, num_neighbors)
     index = torch.empty(batch, num_queries, num_neighbors, dtype=torch.int64, device=device)
     is_open = torch.empty(batch, num_queries, dtype=torch.int8, device=device)
     _select_kernel[(triton.cdiv(batch * num_queries, _SELECTED_ROWS),)](
@@ -490,18 +494,20 @@ def _num_splits(programs: int, num_keys: int, cores: int) -> int:
 def _round(rows: Tensor, block_d: int, normalize: bool) -> _Rounded:
     batch, num_rows, width = rows.shape
     padded_rows, padded_width = triton.cdiv(num_rows, 128) * 128, max(1, triton.cdiv(width, block_d)) * block_d
+    exact = torch.empty(batch, num_rows, width, dtype=torch.float32, device=rows.device)
     rounded = torch.empty(batch, padded_rows, padded_width, dtype=torch.float16, device=rows.device)
-    off, size = rows.new_empty(batch, num_rows), rows.new_empty(batch, num_rows)
+    off, size = exact.new_empty(batch, num_rows), exact.new_empty(batch, num_rows)
     most = torch.zeros(batch, 2, dtype=torch.int32, device=rows.device)
-    unit = torch.empty_like(rows) if normalize else None
     largest = None
     if not normalize:
-        largest = torch.linalg.vector_norm(rows, torch.inf, dim=(1, 2)) if width else rows.new_zeros(batch)
-    rows_each = min(128, max(1, 2048 // block_d))
+        values = rows if width else rows.new_zeros(batch, 1, 1)
+        largest = torch.linalg.vector_norm(values, torch.inf, dim=(1, 2), dtype=torch.float32)
+    # Neighboring entries of memory together, be they of a row or, as pixels of an image, of a column
+    rows_each = 32 if rows.stride(-1) > 1 else min(128, max(1, 2048 // block_d))
     _round_kernel[(batch * padded_rows // rows_each,)](
         rows,
         largest,
-        unit,
+        exact,
         rounded,
         off,
         size,
@@ -509,9 +515,10 @@ def _round(rows: Tensor, block_d: int, normalize: bool) -> _Rounded:
         num_rows,
         padded_rows,
         width,
+        *rows.stride(),
         WIDTH=padded_width,
         BLOCK_D=block_d,
         ROWS=rows_each,
         enable_fp_fusion=True,
     )
-    return _Rounded(rows if unit is None else unit, rounded, off, size, most)
+    return _Rounded(exact, rounded, off, size, most)

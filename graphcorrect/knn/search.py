@@ -119,8 +119,8 @@ def knn(
             from graphcorrect.knn import _triton  # not above: it imports triton
 
             similarity, index = _triton.search(
-                widen(queries_of),
-                None if keys is queries else widen(keys_of),
+                queries_of,
+                None if keys is queries else keys_of,
                 num_neighbors,
                 normalize=normalize,
                 sift=scoring != "float32",
@@ -133,7 +133,8 @@ def knn(
                 similarity, index = _faiss.search(rows, key_rows, num_neighbors, **options)
             else:
                 similarity, index = _torch.search(rows, key_rows, num_neighbors, memory_budget=memory_budget, **options)
-    index = index.masked_fill(similarity == -torch.inf, 0)
+    if backend != "triton":  # which sees to it
+        index = index.masked_fill(similarity == -torch.inf, 0)
     shape = (*leading, num_queries, num_neighbors)
     return Neighbors(similarity.to(queries.dtype).reshape(shape), index.reshape(shape))
 
