@@ -8,31 +8,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from _harness import RESULTS, Case, human_bytes, peak_memory, relative_error, save, time_in_turn
+from _harness import (
+    RESULTS,
+    Case,
+    human_bytes,
+    peak_memory,
+    reference_of,
+    relative_error,
+    save,
+    time_in_turn,
+    with_captured,
+)
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Two functions of (constant, features) that should agree; both are run forward and backward."""
+    """Two or more functions of features that should agree, made for a constant; all run forward and backward."""
 
     name: str
     title: str
     inputs: Callable[[int, int, int, torch.device], tuple[Tensor, Tensor]]
-    sides: dict[str, Callable[[Tensor, Tensor], Tensor]]
+    sides: dict[str, Callable[[Tensor], Callable[[Tensor], Tensor]]]
 
     def build(
         self, side: str, sizes: tuple[int, int, int], device: torch.device
     ) -> Callable[[], tuple[Tensor, Tensor]]:
         """A call that computes value and gradient of one side."""
         constant, features = self.inputs(*sizes, device)
+        function = self.sides[side](constant)
         # A fixed random weight for each entry of the result: a plain sum would hide errors that cancel.
         with torch.no_grad():
             probe = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(device)
 
         def run() -> tuple[Tensor, Tensor]:
             leaf = features.detach().requires_grad_()
-            value = self.sides[side](constant, leaf)
+            value = function(leaf)
             (gradient,) = torch.autograd.grad(value, leaf, probe if value.ndim else None)
             return value.detach(), gradient
 
@@ -58,7 +69,7 @@ def main(problem: Problem, description: str | None) -> None:
     device = torch.device(args.device)
 
     print(f"{problem.title}; C={args.classes}, D={args.dim}, float32, {device}, {torch.get_num_threads()} threads")
-    print(f"{'N':>7}  {'side':<16}{'median ms':>11}{'peak memory':>16}{'time / ours (95 %)':>26}{'rel. error':>12}")
+    print(f"{'N':>7}  {'side':<24}{'median ms':>11}{'peak memory':>16}{'time / ours (95 %)':>26}{'rel. error':>12}")
     cases = []
     for num_nodes in args.nodes:
         sizes = (num_nodes, args.classes, args.dim)
@@ -72,17 +83,16 @@ def main(problem: Problem, description: str | None) -> None:
             if max(errors) > 1e-4:
                 raise SystemExit(f"graphcorrect and {name} disagree at N={num_nodes}: {errors} (value, gradient)")
         del results
-        case.seconds = time_in_turn(runs, rounds=args.rounds, device=device)
+        case.seconds = time_in_turn(with_captured(runs, device), rounds=args.rounds, device=device)
         case.peak_bytes = {name: peak_memory(problem.build, name, sizes, device, device=device) for name in names}
         cases.append(case)
-        for name in names:
-            ratio = (
-                "" if name == "graphcorrect" else "{:.1f} ({:.1f}..{:.1f})".format(*case.ratio(name, "graphcorrect"))
-            )
+        for name in case.seconds:
+            ours = reference_of(name, "graphcorrect")
+            ratio = "" if name == ours else "{:.1f} ({:.1f}..{:.1f})".format(*case.ratio(name, ours))
             error = f"{case.agreement[name]:.1e}" if name in case.agreement else ""
+            memory = human_bytes(case.peak_bytes[name]) if name in case.peak_bytes else ""
             print(
-                f"{num_nodes:>7}  {name:<16}{1e3 * case.median_seconds(name):>11.2f}"
-                f"{human_bytes(case.peak_bytes[name]):>16}{ratio:>26}{error:>12}",
+                f"{num_nodes:>7}  {name:<24}{1e3 * case.median_seconds(name):>11.2f}{memory:>16}{ratio:>26}{error:>12}",
                 flush=True,
             )
     path = save(problem.name, cases, device=device, folder=args.out, dtype="float32", seed=0, rounds=args.rounds)

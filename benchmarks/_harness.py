@@ -101,6 +101,42 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+CAPTURED = ", captured"
+
+
+def with_captured(sides: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, Callable[[], Any]]:
+    """Beside each side, on a GPU, the same work captured."""
+    if device.type != "cuda":
+        return sides
+    return sides | {name + CAPTURED: captured(run, device) for name, run in sides.items()}
+
+
+def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """On a GPU, the same work as one CUDA graph: what is left is the GPU's own time, no launches."""
+    if device.type != "cuda":
+        return run
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # libraries set themselves up, which no graph may hold
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return results
+
+    return replay
+
+
+def reference_of(side: str, ours: str) -> str:
+    """The side that a ratio is against: a captured one against ours, captured."""
+    return ours + CAPTURED if side.endswith(CAPTURED) else ours
+
+
 def ceilings(device: torch.device) -> dict[str, float]:
     """What a GPU does at most, as torch gets it: a large float16 product, a large copy. Empty on a CPU."""
     if device.type != "cuda":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import _evidence
-from _harness import RESULTS, Case, human_bytes
+from _harness import RESULTS, Case, human_bytes, reference_of
 from knn_throughput import least_seconds
 from scaling import LINEAR, fits
 
@@ -126,10 +126,11 @@ def table(cases: list[Case]) -> str:
     for case in cases:
         size = f"{case.sizes.get('batch', 1)} x {case.sizes['num_nodes']}"
         for side in case.seconds:
-            ratio = "" if side == ours else "{:.2f} ({:.2f} to {:.2f})".format(*case.ratio(side, ours))
+            reference = reference_of(side, ours)
+            ratio = "" if side == reference else "{:.2f} ({:.2f} to {:.2f})".format(*case.ratio(side, reference))
             memory = human_bytes(case.peak_bytes[side]) if side in case.peak_bytes else ""
             agreement = agreement_of(case, side)
-            name = case.sizes["network"] + ", one step" if side == "training step" else side
+            name = side.replace("training step", f"{case.sizes.get('network')}, one step")
             rows.append(f"| {size} | {name} | {milliseconds(case, side)} | {ratio} | {memory} | {agreement} |")
     return "\n".join(rows) + "\n"
 

@@ -17,7 +17,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _harness import RESULTS, Case, human_bytes, peak_memory, relative_error, save, time_in_turn
+from _harness import (
+    RESULTS,
+    Case,
+    human_bytes,
+    peak_memory,
+    reference_of,
+    relative_error,
+    save,
+    time_in_turn,
+    with_captured,
+)
 from torch import Tensor, nn
 
 from graphcorrect import DualGraphRefiner
@@ -134,7 +144,7 @@ def main() -> None:
     device = torch.device(args.device)
 
     print(f"refiner forward + backward; C={NUM_CLASSES}, D={FEATURE_DIM}, K=2, k=20, float32, {device}")
-    print(f"{'B x N':>9}  {'side':<16}{'median ms':>11}{'peak memory':>16}{'time / ours (95 %)':>26}{'rel. error':>12}")
+    print(f"{'B x N':>9}  {'side':<24}{'median ms':>11}{'peak memory':>16}{'time / ours (95 %)':>26}{'rel. error':>12}")
     cases = []
     for num_nodes in args.nodes:
         case = Case(
@@ -149,7 +159,7 @@ def main() -> None:
         del ours, theirs
         if max(errors) > 1e-9:
             raise SystemExit(f"the two sides disagree at N={num_nodes}: {case.agreement}")
-        case.seconds = time_in_turn(runs, rounds=args.rounds, device=device)
+        case.seconds = time_in_turn(with_captured(runs, device), rounds=args.rounds, device=device)
         case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in runs}
         cases.append(case)
         show(case)
@@ -158,7 +168,7 @@ def main() -> None:
             {"batch": args.batch, "num_nodes": args.nodes[-1], "image": 512, "network": "DeepLabV3+ ResNet-101"}
         )
         runs = {name: build(name, args.batch, args.nodes[-1], device) for name in ("graphcorrect", "training step")}
-        case.seconds = time_in_turn(runs, rounds=args.training_rounds, device=device)
+        case.seconds = time_in_turn(with_captured(runs, device), rounds=args.training_rounds, device=device)
         cases.append(case)
         show(case)
     path = save("refiner_step", cases, device=device, folder=args.out, dtype="float32", seed=0, rounds=args.rounds)
@@ -167,11 +177,12 @@ def main() -> None:
 
 def show(case: Case) -> None:
     for name in case.seconds:
-        ratio = "" if name == "graphcorrect" else "{:.1f} ({:.1f}..{:.1f})".format(*case.ratio(name, "graphcorrect"))
+        ours = reference_of(name, "graphcorrect")
+        ratio = "" if name == ours else "{:.1f} ({:.1f}..{:.1f})".format(*case.ratio(name, ours))
         memory = human_bytes(case.peak_bytes[name]) if name in case.peak_bytes else ""
         error = f"{max(case.agreement.values()):.1e}" if name == "dense" else ""
         print(
-            f"{case.sizes['batch']:>2} x{case.sizes['num_nodes']:>6}  {name:<16}"
+            f"{case.sizes['batch']:>2} x{case.sizes['num_nodes']:>6}  {name:<24}"
             f"{1e3 * case.median_seconds(name):>11.1f}{memory:>16}{ratio:>26}{error:>12}",
             flush=True,
         )

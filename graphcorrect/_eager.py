@@ -1,4 +1,7 @@
-"""Where a look at values costs nothing: on a CPU, outside a compiler. Elsewhere it waits, or breaks the graph."""
+"""What may be done outside a compiler: a look at values, on a CPU, where nothing waits for it; Triton, on a GPU."""
+
+import functools
+import importlib.util
 
 import torch
 from torch import Tensor
@@ -12,3 +15,16 @@ def may_look(tensor: Tensor) -> bool:
 def is_seen_full(mask: Tensor) -> bool:
     """Whether a look, where it is free, finds a mask True throughout: what it guards can then be left out."""
     return may_look(mask) and bool(mask.all())
+
+
+def may_fuse(tensor: Tensor) -> bool:
+    """Whether a Triton kernel for float32 can do the work of several launches: on a GPU that Triton compiles for."""
+    if not tensor.is_cuda or tensor.dtype != torch.float32 or torch.compiler.is_compiling() or not has_triton():
+        return False
+    return torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether triton is installed; it is imported where it is used."""
+    return importlib.util.find_spec("triton") is not None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._eager import is_seen_full, may_look
+from graphcorrect._eager import is_seen_full, may_fuse, may_look
 
 _SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
 
@@ -68,6 +68,11 @@ class _UnitRows(torch.autograd.Function):
 
 
 def _unit(rows: Tensor) -> Tensor:
+    if may_fuse(rows):
+        from graphcorrect import _triton_rows  # not above: it imports triton
+
+        if rows.shape[-1] <= _triton_rows.MOST_ENTRIES:
+            return _triton_rows.unit(rows)
     if not may_look(rows):
         return _scaled_unit(rows)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
@@ -88,6 +93,11 @@ def _scaled_unit(rows: Tensor) -> Tensor:
 
 def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The gradient of :func:`unit_rows` for rows and their unit rows; zero where a unit row is; written to `out`."""
+    if may_fuse(grad) and not torch.is_grad_enabled():  # a second derivative needs torch's own steps
+        from graphcorrect import _triton_rows
+
+        if rows.shape[-1] <= _triton_rows.MOST_ENTRIES:
+            return _triton_rows.gradient(rows, unit, grad, out=out)
     norm = _dot(unit, rows)
     tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
     # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.
@@ -120,13 +130,27 @@ def pool_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None = None) -
     A cell with no pixel under the mask is zero.
     """
     if mask is None:
-        return F.adaptive_avg_pool2d(maps, size)
-    share = F.adaptive_avg_pool2d(mask[:, None].to(maps.dtype), size)
+        return _averages(maps, size)
+    share = _averages(mask[:, None].to(maps.dtype), size)
     # where, not a product: a masked-out NaN must not reach its cell
-    total = F.adaptive_avg_pool2d(
-        torch.where(mask[:, None], maps, torch.zeros((), dtype=maps.dtype, device=maps.device)), size
-    )
+    total = _averages(torch.where(mask[:, None], maps, torch.zeros((), dtype=maps.dtype, device=maps.device)), size)
     return total / torch.where(share > 0, share, torch.ones_like(share))
+
+
+def _averages(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if not (maps.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return F.adaptive_avg_pool2d(maps, size)
+    # Its gradient is refused on a GPU in torch's deterministic mode, that of products is not
+    down, across = (_cells(*pair, maps) for pair in zip(maps.shape[-2:], size, strict=True))
+    return down @ maps @ across.mT
+
+
+def _cells(length: int, count: int, like: Tensor) -> Tensor:
+    """The matrix (count, length) that averages over the cells of adaptive pooling."""
+    cell = torch.arange(count, device=like.device)[:, None] * length
+    place = torch.arange(length, device=like.device)
+    inside = (place >= cell // count) & (place < -(-(cell + length) // count))
+    return inside.to(like.dtype) / inside.sum(1, keepdim=True)
 
 
 def pool_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

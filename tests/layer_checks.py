@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import pickle
+import warnings
 
 import torch
 from torch import nn
@@ -145,8 +146,10 @@ def check_device(layer, inputs, device):
 @contextlib.contextmanager
 def no_waiting():
     """A wait for the GPU is an error."""
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the mode does not find them all
+            torch.cuda.set_sync_debug_mode("error")
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -13,7 +13,7 @@ PACKAGE = Path(graphcorrect.__file__).parent
 
 # A file imports only from files above it.
 LAYOUT = """
-_typing _checks _eager _precision
+_typing _checks _eager _precision _triton_rows
 nodes labels distributed
 knn._torch knn._screen knn._triton_sift knn._triton knn._faiss knn.search
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency

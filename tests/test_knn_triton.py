@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from layer_checks import no_waiting
 from strategies import identical_features, random_features
 from test_knn import check
 
@@ -50,11 +51,12 @@ def take(found, image):
     return type(found)(found.similarity[image], found.index[image])
 
 
-def test_under_the_interpreter():
+def run_interpreted(path):
+    """Runs the functions `interpreted_*` of a test file."""
     pytest.importorskip("triton")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "python_functions=interpreted_*"]
-        + [__file__],
+        + [path],
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         cwd=os.path.dirname(os.path.dirname(__file__)),
         capture_output=True,
@@ -64,6 +66,10 @@ def test_under_the_interpreter():
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert " passed" in run.stdout
     assert "skipped" not in run.stdout
+
+
+def test_under_the_interpreter():
+    run_interpreted(__file__)
 
 
 @pytest.mark.parametrize(
@@ -337,11 +343,8 @@ def test_ties_and_what_is_not_finite_are_searched_again_on_the_gpu():
 def test_the_gpu_is_not_waited_for_and_can_be_captured():
     features = features_of(2, 1089, 64).cuda()
     expected = knn(features, None, 20, backend="triton", exclude_self=True)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         knn(features, None, 20, backend="triton", exclude_self=True)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         found = knn(features, None, 20, backend="triton", exclude_self=True)

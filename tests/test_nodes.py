@@ -48,6 +48,14 @@ def test_unit_rows_gradcheck():
     assert torch.autograd.gradcheck(nodes.unit_rows, rows)
 
 
+@given(st.integers(1, 12), st.integers(1, 12), st.data())
+def test_products_average_over_the_cells_of_adaptive_pooling(height, width, data):
+    size = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    maps = random_features(2, 3, height, width)
+    averages = nodes._cells(height, size[0], maps) @ maps @ nodes._cells(width, size[1], maps).mT
+    torch.testing.assert_close(averages, F.adaptive_avg_pool2d(maps, size))
+
+
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 5000))
 def test_the_grid_fits_the_budget_and_never_enlarges(height, width, max_nodes):
     rows, columns = nodes.grid_size(height, width, max_nodes)

@@ -1,13 +1,12 @@
 """`knn`: the most similar keys of each query, by whichever backend."""
 
-import functools
-import importlib.util
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect._eager import has_triton
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend, Scoring
 from graphcorrect.knn import _faiss, _screen, _torch
@@ -144,14 +143,9 @@ def _chosen(backend: Backend, queries: Tensor, num_neighbors: int) -> Backend:
     if backend != "auto":
         return backend
     is_served = queries.is_cuda and queries.dtype != torch.float64 and num_neighbors <= MOST_TRITON_NEIGHBORS
-    if not is_served or torch.compiler.is_compiling() or not _has_triton():
+    if not is_served or torch.compiler.is_compiling() or not has_triton():
         return "torch"
     return "triton" if torch.cuda.get_device_capability(queries.device) >= (9, 0) else "torch"
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def _coarse_dtypes(
