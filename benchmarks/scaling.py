@@ -6,7 +6,7 @@
 
 Each is run forward and backward (the search forward) at sizes that double. What is reported is the exponent e of
 amount = constant * N^e, by least squares over the larger sizes, with its 95 % interval. The search is quadratic; its
-memory is measured against `memory_budget`. On a GPU the timed work is one CUDA graph: launches take no time that counts.
+memory is measured against `memory_budget`. On a GPU the timed work is a CUDA graph, in which launches take no time.
 """
 
 from __future__ import annotations
