@@ -127,7 +127,7 @@ def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
 
     def replay() -> Any:
         graph.replay()
-        return results
+        return results, run  # which holds the tensors that the graph reads
 
     return replay
 

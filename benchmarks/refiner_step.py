@@ -46,7 +46,7 @@ class DenseRefiner(nn.Module):
         probabilities = logits.softmax(-1)
         flat = probabilities.detach().reshape(-1, NUM_CLASSES)
         is_confident = self.refiner.threshold.is_confident(flat).reshape(probabilities.shape[:-1])[..., None]
-        alpha = logits.new_tensor(self.refiner.alpha)
+        alpha = logits.new_full((), self.refiner.alpha)
         share = torch.where(is_confident, alpha, 1 - alpha)
         rounds, feature_rounds = [probabilities], [features]
         for label_map, feature_map in zip(self.refiner.label_maps, self.refiner.feature_maps, strict=True):

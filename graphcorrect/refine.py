@@ -304,7 +304,7 @@ class DualGraphRefiner(nn.Module):
         # A graph of one dimension of nodes, whatever the leading ones: the threshold is over the whole batch.
         flat = probabilities.detach().reshape(-1, self.num_classes)
         is_confident = self.threshold.is_confident(flat, mask=None if mask is None else mask.reshape(-1))
-        alpha = probabilities.new_tensor(self.alpha)  # a where of two numbers would be float32, whatever p is
+        alpha = probabilities.new_full((), self.alpha)  # a where of two numbers would be float32, whatever p is
         share = torch.where(is_confident, alpha, 1.0 - alpha)
         return share.reshape(probabilities.shape[:-1])[..., None]
 
