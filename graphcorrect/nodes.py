@@ -57,7 +57,9 @@ class _UnitRows(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
         unit = _unit(rows)
         if mask is not None and not is_seen_full(mask):
-            unit.masked_fill_(~mask[..., None], 0.0)
+            # Changed in place and compiled by torch 2.11, what is returned would have a gradient of zero
+            fill = unit.masked_fill if torch.compiler.is_compiling() else unit.masked_fill_
+            unit = fill(~mask[..., None], 0.0)
         ctx.save_for_backward(rows, unit)
         return unit
 
@@ -87,8 +89,7 @@ def _scaled_unit(rows: Tensor) -> Tensor:
     largest = rows.abs().amax(-1, keepdim=True)
     scaled = rows / torch.where(largest == 0, 1.0, largest)
     norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
-    unit: Tensor = scaled.div_(torch.where(largest == 0, 1.0, norm))
-    return unit
+    return scaled / torch.where(largest == 0, 1.0, norm)
 
 
 def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor, *, out: Tensor | None = None) -> Tensor:

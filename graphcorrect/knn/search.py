@@ -54,8 +54,8 @@ def knn(
         num_neighbors: k, at most M (M - 1 with `exclude_self`).
         backend: "torch" (tiled matrix product; CPU and CUDA), "faiss" (CPU or GPU build; computes in float32),
             "triton" (fused kernels; CUDA, float32 or half precision, k at most 128), or "auto": "triton" on a Hopper
-            GPU or newer, where it serves, and else "torch". These are the fastest at every size of DeepLab grids
-            measured (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
+            GPU or newer for k up to 60, and else "torch", the faster ones of the three on grids of DeepLab's sizes
+            (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
         scoring: how keys are sifted before what is left is scored in float32: "int8" or "bfloat16" ("torch" on the CPU,
             float32 or half precision), "float16" ("triton"), "float32" for no sifting, or "auto", which is the fastest
             that the processor has instructions for. The answer is that of "float32" whatever is chosen, up to its
