@@ -150,6 +150,8 @@ def main() -> None:
             times = case.median_seconds("auto") / least
             print(f"{'':>11}  auto takes {times:.1f} times the least time, {1e3 * least:.3f} ms", flush=True)
     settings = {"dtype": "float32", "seed": 0, "rounds": rounds, "limits": limits}
+    if _faiss.is_installed():
+        settings["faiss"] = _faiss.version()
     path = save("knn_throughput", cases, device=device, folder=args.out, **settings)
     print(f"wrote {path}")
 

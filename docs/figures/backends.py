@@ -1,4 +1,5 @@
-"""Draws docs/images/backends.png from benchmarks/results/knn_throughput.json alone: `python docs/figures/backends.py`.
+"""Draws docs/images/backends.png and backends_gpu.png from the results of benchmarks/knn_throughput.py on a CPU and on
+a GPU: `python docs/figures/backends.py`.
 
 The picture carries the checksum of the JSON that it shows, so that a test can tell when it is out of date.
 """
@@ -18,16 +19,16 @@ from _harness import RESULTS, Case
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-SOURCE = RESULTS / "knn_throughput.json"
-COLORS = ("#0072B2", "#E69F00", "#7A7A7A", "#009E73", "#CC79A7")
+SOURCES = {"backends": RESULTS / "knn_throughput.json", "backends_gpu": RESULTS / "cuda" / "knn_throughput.json"}
+COLORS = ("#0072B2", "#E69F00", "#7A7A7A", "#009E73", "#CC79A7", "#56B4E9")
 
 
-def draw() -> Figure:
+def draw(source: Path) -> Figure:
     """Time and peak memory of every side at every size: large dots are medians, small ones samples."""
-    record = json.loads(SOURCE.read_text(encoding="utf-8"))
+    record = json.loads(source.read_text(encoding="utf-8"))
     cases = [Case(**case) for case in record["cases"]]
     sides = list(dict.fromkeys(side for case in cases for side in case.seconds))
-    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 1 + 0.7 * len(cases)), layout="constrained")
     height = 0.6 / len(sides)
     for number, side in enumerate(sides):
         color = COLORS[number % len(COLORS)]
@@ -43,8 +44,9 @@ def draw() -> Figure:
     sizes = [f"{case.sizes['batch']} x {case.sizes['num_nodes']:,}" for case in cases]
     for axis, label in ((time, "milliseconds"), (memory, "peak memory above the inputs, MiB")):
         axis.set(xscale="log", xlabel=label, yticks=range(len(sizes)), yticklabels=sizes)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter("{x:,.0f}")
+        low, high = axis.get_xlim()
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1, 3)))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
         axis.xaxis.set_minor_formatter("")
         axis.invert_yaxis()
         plain(axis, "x", "both")
@@ -56,4 +58,5 @@ def draw() -> Figure:
 
 
 if __name__ == "__main__":
-    save(draw(), "backends", [SOURCE])
+    for name, source in SOURCES.items():
+        save(draw(source), name, [source])

@@ -27,6 +27,10 @@ def is_installed() -> bool:
     return importlib.util.find_spec("faiss") is not None
 
 
+def version() -> str:
+    return str(_import().__version__)
+
+
 def search(
     queries: Tensor, keys: Tensor, num_neighbors: int, *, exclude_self: bool, key_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
