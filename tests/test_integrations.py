@@ -60,7 +60,7 @@ def test_a_lightning_checkpoint_holds_the_bank_and_the_teacher(monkeypatch):
 
 
 def test_a_weak_to_strong_trainer_and_the_lines_that_correct_its_labels(monkeypatch):
-    plain = example("weak_to_strong", monkeypatch=monkeypatch).main(steps=2)
+    plain = example("weak_to_strong", "sklearn", monkeypatch=monkeypatch).main(steps=2)
     assert all(counts.changed == 0 for counts in plain.values())
     counts = example("weak_to_strong_corrected", monkeypatch=monkeypatch).main(steps=2)
     assert counts[40].fixed > 1.1 * counts[40].broken

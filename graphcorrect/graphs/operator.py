@@ -122,14 +122,11 @@ class GraphOperator(ABC):
         if self._scale is not None:
             flat = self._scale.reshape(-1)
             weight = weight * flat[target] * flat[source]
-        total = self.shape[:-1].numel()
-        matrix = torch.sparse_coo_tensor(
-            torch.stack([target, source]), weight, (total, total), check_invariants=False
-        ).coalesce()
-        target, source = matrix.indices()
-        weight = matrix.values()
+        total = max(1, self.shape[:-1].numel())
+        pairs, place = torch.unique(target * total + source, return_inverse=True)  # in ascending order
+        weight = weight.new_zeros(len(pairs)).index_add(0, place, weight)
         kept = weight != 0
-        return torch.stack([source[kept], target[kept]]), weight[kept]
+        return torch.stack([pairs[kept] % total, pairs[kept] // total]), weight[kept]
 
     def __repr__(self) -> str:
         state = "normalized" if self.is_normalized else "unnormalized"
