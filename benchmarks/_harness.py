@@ -9,6 +9,7 @@ A side's peak memory is measured in a process of its own, above what it took bef
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -155,7 +156,8 @@ def ceilings(device: torch.device) -> dict[str, float]:
 def peak_memory(build: Callable[..., Callable[[], Any]], *args: Any, device: torch.device) -> int | None:
     """Peak bytes of `build(*args)()` above what was in use when it was called; None where it ran out of memory.
 
-    On CUDA by the allocator's own count; on the CPU by the operating system's, in a process of its own.
+    On CUDA by the allocator's own count; on the CPU by the operating system's, of the second call in a process of its
+    own.
     """
     if device.type == "cuda":
         run = build(*args)
@@ -184,6 +186,8 @@ def peak_memory(build: Callable[..., Callable[[], Any]], *args: Any, device: tor
 def _measure(sender: Any, threads: int, build: Callable[..., Callable[[], Any]], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(threads)
     run = build(*args)
+    run()  # what libraries load and set up at their first call is no cost of the work
+    _return_free_memory()
     # Building the inputs left a peak of its own, which hides a lower one: Linux can reset it.
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -195,6 +199,13 @@ def _measure(sender: Any, threads: int, build: Callable[..., Callable[[], Any]],
         run()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     sender.send(max(0, peak - before))
+
+
+def _return_free_memory() -> None:
+    """To the system, which glibc does when asked: memory that the first call left would be used unseen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _status(key: str) -> int:
