@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+PAUSE = 0.02  # seconds
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -63,6 +64,8 @@ def time_in_turn(sides: dict[str, Callable[[], Any]], *, rounds: int, device: to
         this_round = {}
         before, start_of_round = _ticks_of_others(), time.perf_counter()
         for name in names:
+            if device.type == "cpu":
+                time.sleep(PAUSE)  # threads of the last side, which wait busily for more work, go to sleep
             synchronize(device)
             start = time.perf_counter()
             result = sides[name]()

@@ -2,6 +2,8 @@
 
 import functools
 import importlib.util
+import os
+import shutil
 
 import torch
 from torch import Tensor
@@ -26,5 +28,7 @@ def may_fuse(tensor: Tensor) -> bool:
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether triton is installed; it is imported where it is used."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether triton is installed, and the C compiler that it needs at its first launch; it is imported where used."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    return "CC" in os.environ or any(shutil.which(name) for name in ("gcc", "clang", "cc"))

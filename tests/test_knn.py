@@ -1,12 +1,15 @@
 """Every backend against a full sort in float64; ties are compared by similarity, since any order of them is right."""
 
+import types
+
 import pytest
 import reference
 import torch
 from hypothesis import given
 from strategies import features_strategy, identical_features, orthogonal_clusters, random_features
 
-from graphcorrect.knn import knn
+from graphcorrect import _eager
+from graphcorrect.knn import knn, search
 
 BACKENDS = ["torch", "faiss", "auto"]
 
@@ -191,3 +194,37 @@ def test_on_the_gpu_as_on_the_cpu(num_nodes):
 def test_no_keys_under_a_mask_are_found_by_nobody():
     found = knn(torch.ones(2, 3, 4), torch.ones(2, 0, 4), 0, key_mask=torch.ones(2, 0, dtype=torch.bool))
     assert found.similarity.shape == found.index.shape == (2, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "num_neighbors", "triton", "expected"),
+    [
+        ((9, 0), torch.float32, 20, True, "triton"),
+        ((10, 0), torch.bfloat16, 60, True, "triton"),
+        ((9, 0), torch.float64, 20, True, "torch"),
+        ((9, 0), torch.float32, 61, True, "torch"),
+        ((9, 0), torch.float32, 20, False, "torch"),
+        ((8, 6), torch.float32, 20, True, "torch"),
+        ((12, 0), torch.float32, 20, True, "torch"),
+    ],
+)
+def test_on_a_gpu_auto_is_triton_where_it_serves_and_was_timed(
+    monkeypatch, capability, dtype, num_neighbors, triton, expected
+):
+    monkeypatch.setattr(search, "has_triton", lambda: triton)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    queries = types.SimpleNamespace(is_cuda=True, dtype=dtype, device="cuda")
+    assert search._chosen("auto", queries, num_neighbors) == expected
+    assert search._chosen("faiss", queries, num_neighbors) == "faiss"
+
+
+def test_triton_counts_as_there_with_a_compiler_alone(monkeypatch):
+    find = _eager.has_triton.__wrapped__
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not find()
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/cc" if name == "cc" else None)
+    assert find()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not find()

@@ -149,14 +149,14 @@ def test_automatic_scoring_depends_on_the_processor_and_the_size(monkeypatch):
     seen = []
     monkeypatch.setattr(_screen, "is_fast", lambda dtype: dtype == torch.bfloat16)
     monkeypatch.setattr(_screen, "round_rows", lambda queries, keys, dtype: seen.append(dtype))
-    for num_nodes, dim in ((NUM_KEYS, 64), (NUM_KEYS, 32), (100, 64)):
+    for num_nodes, dim in ((NUM_KEYS, 32), (NUM_KEYS, 31), (100, 64), (240, 64), (240, 1100)):
         features = smooth(num_nodes, dim)
         check(knn(features, None, 5), features.double(), features.double(), 5, tolerance=2e-6)
     knn(smooth(NUM_KEYS, 64).double(), None, 5)
     knn(smooth(NUM_KEYS, 64), None, 5, scoring="float32")
-    assert seen == [torch.bfloat16]
+    assert seen == 2 * [torch.bfloat16]
     knn(smooth(NUM_KEYS, 64), None, 5, scoring="int8")
-    assert seen == [torch.bfloat16, torch.int8]
+    assert seen[2:] == [torch.int8]
 
 
 @pytest.mark.parametrize(("backend", "dtype"), [("faiss", torch.float32), ("torch", torch.float64)])

@@ -17,7 +17,9 @@ _BACKENDS, _SCORINGS = get_args(Backend), get_args(Scoring)
 # Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill.
 DEFAULT_MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 MOST_TRITON_NEIGHBORS = 60  # that "auto" leaves to triton: beyond, it does not sift
-LEAST_DIM, LEAST_ROWS, LEAST_GROUP = 64, 128, 16  # of a search that "auto" sifts by coarse scores
+# Of a search that "auto" sifts by coarse scores: its queries; entries of a key where groups are large, of all keys
+# where they are small
+LEAST_ROWS, LEAST_DIM, LEAST_GROUP, LEAST_ENTRIES = 128, 32, 16, 2**18
 
 
 class Neighbors(NamedTuple):
@@ -53,9 +55,9 @@ def knn(
         keys: (..., M, D) with the same leading dimensions, dtype and device; None searches among the queries.
         num_neighbors: k, at most M (M - 1 with `exclude_self`).
         backend: "torch" (tiled matrix product; CPU and CUDA), "faiss" (CPU or GPU build; computes in float32),
-            "triton" (fused kernels; CUDA, float32 or half precision, k at most 128), or "auto": "triton" on a Hopper
-            GPU or newer for k up to 60, and else "torch", the faster ones of the three on grids of DeepLab's sizes
-            (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
+            "triton" (fused kernels; CUDA, float32 or half precision, k at most 128), or "auto": "triton" on GPUs
+            of Hopper's and Blackwell's data-center kind for k up to 60, and else "torch": on grids of DeepLab's sizes
+            faster than faiss (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
         scoring: how keys are sifted before what is left is scored in float32: "int8" or "bfloat16" ("torch" on the CPU,
             float32 or half precision), "float16" ("triton"), "float32" for no sifting, or "auto", which is the fastest
             that the processor has instructions for. The answer is that of "float32" whatever is chosen, up to its
@@ -145,7 +147,7 @@ def _chosen(backend: Backend, queries: Tensor, num_neighbors: int) -> Backend:
     is_served = queries.is_cuda and queries.dtype != torch.float64 and num_neighbors <= MOST_TRITON_NEIGHBORS
     if not is_served or torch.compiler.is_compiling() or not has_triton():
         return "torch"
-    return "triton" if torch.cuda.get_device_capability(queries.device) >= (9, 0) else "torch"
+    return "triton" if torch.cuda.get_device_capability(queries.device)[0] in (9, 10) else "torch"
 
 
 def _coarse_dtypes(
@@ -166,8 +168,10 @@ def _coarse_dtypes(
         return [torch.int8 if scoring == "int8" else torch.bfloat16] if is_large else []
     # By benchmarks/knn_throughput.py: products over fewer entries, or for few queries, do not earn what sifting costs
     # (and a compiler needs shapes that do not depend on the data)
-    pays = queries.shape[-1] >= LEAST_DIM and queries.shape[-2] >= LEAST_ROWS
-    pays = pays and _screen.group_size(num_keys, num_neighbors) >= LEAST_GROUP
+    num_queries, dim = queries.shape[-2:]
+    group = _screen.group_size(num_keys, num_neighbors)
+    is_large = (group >= LEAST_GROUP and dim >= LEAST_DIM) or (group > 0 and num_keys * dim >= LEAST_ENTRIES)
+    pays = num_queries >= LEAST_ROWS and is_large
     if not (is_served and pays) or torch.compiler.is_compiling():
         return []
     return [dtype for dtype in (torch.int8, torch.bfloat16) if _screen.is_fast(dtype)]
