@@ -110,6 +110,7 @@ VALUE_ERRORS = {
     "contrast without temperature": (lambda: SLGLoss(temperature=0.0), "temperature", "(0", "0.0"),
     "contrast of endless temperature": (lambda: SLGLoss(temperature=float("inf")), "temperature", "inf)", "inf"),
     "features without entries": (lambda: DualGraphRefiner(3, 0), "feature_dim", "at least 1", "0"),
+    "balance below zero": (lambda: SLGLoss(balance=-0.5), "balance", "[0, 1]", "-0.5"),
     "balance above one": (lambda: slg_loss(X, Y, balance=2.0), "balance", "[0, 1]", "2.0"),
     "prototypes of another width": (lambda: slg_loss(X, Y, torch.randn(3, 5)), "prototypes", "4", "5"),
     "prototypes of all rounds at once": (

@@ -5,6 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -247,6 +248,13 @@ def test_what_it_does_not_serve_is_refused(search):
 def test_a_cpu_tensor_is_refused(search):
     with pytest.raises(ValueError, match=r"`queries` on a CUDA device.*got cpu.*TRITON_INTERPRET=1"):
         knn(features_of(5, 4), None, 3, backend="triton")
+
+
+def test_an_old_gpu_is_refused(search, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    queries = types.SimpleNamespace(dtype=torch.float32, is_cuda=True, device="cuda:0")
+    with pytest.raises(ValueError, match=r"capability 8.0 or more.*got cuda:0 with 7.5; use backend=\"torch\""):
+        search._check_served(queries, 20)
 
 
 def test_without_triton_the_install_line_is_given_and_other_backends_work(monkeypatch):

@@ -25,16 +25,12 @@ except ImportError as error:
 
 from graphcorrect._precision import widen
 from graphcorrect.knn import _triton_sift
-from graphcorrect.knn._triton_sift import order_of, store_best
+from graphcorrect.knn._triton_entries import INT32_MAX, INT64_MAX, NOTHING, order_of, store_best
 from graphcorrect.nodes import unit_rows
 
 MOST_NEIGHBORS = 128  # longer lists leave too few registers for a tile
 
 _BLOCK_N, _BLOCK_M, _BLOCK_D = 64, 128, 32
-
-# Entries as in `_triton_sift`; no two of a list are equal
-_INT32_MAX, _INT64_MAX = tl.constexpr(0x7FFFFFFF), tl.constexpr(0x7FFFFFFFFFFFFFFF)
-_NOTHING = tl.constexpr(-2139095041)  # -inf as an int32 of the same order
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -68,9 +64,9 @@ def _search_kernel(  # type: ignore[no-untyped-def]
 
     # Empty slots are above any entry of score -inf, so that none enters, and differ, so that one at a time is replaced
     slot = tl.arange(0, SLOTS)
-    empty = (tl.full((SLOTS,), _NOTHING, tl.int64) << 32) + (0xFFFFFFFF - slot.to(tl.int64))
+    empty = (tl.full((SLOTS,), NOTHING, tl.int64) << 32) + (0xFFFFFFFF - slot.to(tl.int64))
     # Slots not in use hold an entry that nothing beats
-    best = tl.zeros((BLOCK_N, SLOTS), tl.int64) + tl.where(slot < count, empty, _INT64_MAX)[None, :]
+    best = tl.zeros((BLOCK_N, SLOTS), tl.int64) + tl.where(slot < count, empty, INT64_MAX)[None, :]
     lowest = tl.min(best, 1)
     for start in range(0, last, BLOCK_M):
         column = start + tl.arange(0, BLOCK_M)
@@ -88,22 +84,22 @@ def _search_kernel(  # type: ignore[no-untyped-def]
         allowed = searched[:, None] & found[None, :]
         if EXCLUDE_SELF:
             allowed = allowed & (row[:, None] != column[None, :])
-        order = tl.where(allowed, order_of(scores), _NOTHING)
+        order = tl.where(allowed, order_of(scores), NOTHING)
 
         largest = tl.max(order, 1)
         enters = largest > (lowest >> 32).to(tl.int32)
         while tl.max(enters.to(tl.int32), 0) > 0:
-            at = tl.min(tl.where(order == largest[:, None], column[None, :], _INT32_MAX), 1)
-            entry = (largest.to(tl.int64) << 32) + (at ^ _INT32_MAX).to(tl.int64)
+            at = tl.min(tl.where(order == largest[:, None], column[None, :], INT32_MAX), 1)
+            entry = (largest.to(tl.int64) << 32) + (at ^ INT32_MAX).to(tl.int64)
             best = tl.where(enters[:, None] & (best == lowest[:, None]), entry[:, None], best)
             lowest = tl.min(best, 1)
-            order = tl.where(column[None, :] == at[:, None], _NOTHING, order)
+            order = tl.where(column[None, :] == at[:, None], NOTHING, order)
             largest = tl.max(order, 1)
             enters = largest > (lowest >> 32).to(tl.int32)
 
     # An empty slot has score -inf and column 0
-    empty = (tl.full((SLOTS,), _NOTHING, tl.int64) << 32) + _INT32_MAX
-    best = tl.where((slot < count)[None, :] & ((best >> 32) > _NOTHING), best, empty[None, :])
+    empty = (tl.full((SLOTS,), NOTHING, tl.int64) << 32) + INT32_MAX
+    best = tl.where((slot < count)[None, :] & ((best >> 32) > NOTHING), best, empty[None, :])
     store_best(best, similarity, index, image * num_queries + row, searched, count, SLOTS)
 
 
@@ -198,6 +194,11 @@ def _check_served(queries: Tensor, num_neighbors: int) -> None:
         raise ValueError(
             f'expected `num_neighbors` of at most {MOST_NEIGHBORS} for backend="triton", got {num_neighbors}; '
             'use backend="torch"'
+        )
+    if queries.is_cuda and torch.cuda.get_device_capability(queries.device) < (8, 0):
+        raise ValueError(
+            f'expected a GPU of compute capability 8.0 or more for backend="triton", got {queries.device} with '
+            f'{".".join(map(str, torch.cuda.get_device_capability(queries.device)))}; use backend="torch"'
         )
     if not (queries.is_cuda or _INTERPRETED):
         raise ValueError(

@@ -21,6 +21,8 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
+from graphcorrect.knn._triton_entries import INT32_MAX, NOTHING, order_of, store_best
+
 MOST_NEIGHBORS = 60
 
 # Chosen on an H200 at D = 256: what the next larger or smaller tiles, and more or fewer warps and stages, do not beat
@@ -32,39 +34,13 @@ _LEAST_KEYS, _MOST_SPLITS = 1024, 8
 _WORD = tl.constexpr(32)
 _TURN = tl.constexpr(79)  # 0.618 of 128: pixels one over the other fall into different groups
 
-# An entry is one int64: above, the score as an int32 of the same order; below, INT32_MAX less the column. So comparing
-# entries compares scores first, then columns.
-_INT32_MAX = tl.constexpr(0x7FFFFFFF)
-_NOTHING = tl.constexpr(-2139095041)  # -inf as an int32 of the same order
 _LOWEST = tl.constexpr(-3.4e38)
-
-
-@triton.jit
-def order_of(scores):  # type: ignore[no-untyped-def]
-    """float32 scores as int32 of the same order; NaN is the largest, as in torch."""
-    bits = scores.to(tl.int32, bitcast=True)
-    return tl.where(scores != scores, _INT32_MAX, bits ^ ((bits >> 31) & _INT32_MAX))
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def store_best(  # type: ignore[no-untyped-def]
-    entries, similarity, index, row, is_row, count, SLOTS: tl.constexpr
-):
-    """Sorts the entries (ROWS, SLOTS) of each row, and writes score and column of the first `count`."""
-    entries = tl.sort(entries, descending=True)
-    order = (entries >> 32).to(tl.int32)
-    score = (order ^ ((order >> 31) & _INT32_MAX)).to(tl.float32, bitcast=True)
-    slot = tl.arange(0, SLOTS)[None, :]
-    place = row[:, None] * count + slot
-    wanted = is_row[:, None] & (slot < count)
-    tl.store(similarity + place, score, mask=wanted)
-    tl.store(index + place, (entries & 0xFFFFFFFF) ^ _INT32_MAX, mask=wanted)
 
 
 @triton.jit
 def _store_largest(place, values):  # type: ignore[no-untyped-def]
     """Raises the float32 at `place` to the largest of these, none of them negative; NaN is the largest of all."""
-    bits = values.to(tl.int32, bitcast=True) & _INT32_MAX
+    bits = values.to(tl.int32, bitcast=True) & INT32_MAX
     tl.atomic_max(place, tl.max(bits, 0))
 
 
@@ -354,8 +330,8 @@ def _select_kernel(  # type: ignore[no-untyped-def]
         query = tl.load(query_rows, mask=is_row[:, None] & inside[None, :], other=0.0)
         key = tl.load(key_rows + done, mask=taken[:, :, None] & inside[None, None, :], other=0.0)
         total += tl.sum(query[:, None, :] * key, 2)
-    order = tl.where(taken, order_of(total), _NOTHING)
-    entries = (order.to(tl.int64) << 32) + (tl.where(taken, column, 0) ^ _INT32_MAX).to(tl.int64)
+    order = tl.where(taken, order_of(total), NOTHING)
+    entries = (order.to(tl.int64) << 32) + (tl.where(taken, column, 0) ^ INT32_MAX).to(tl.int64)
     store_best(entries, similarity, index, row, is_row, count, SLOTS)
 
 
