@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-PAUSE = 0.02  # seconds
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -50,8 +49,13 @@ class Case:
         return float(np.median(ratios)), float(ratios[low]), float(ratios[high])
 
 
-def time_in_turn(sides: dict[str, Callable[[], Any]], *, rounds: int, device: torch.device) -> dict[str, list[float]]:
+def time_in_turn(
+    sides: dict[str, Callable[[], Any]], *, rounds: int, device: torch.device, pause: float = 0.0
+) -> dict[str, list[float]]:
     """Seconds of each side, one round after the other, after one uncounted round.
+
+    `pause` is for sides whose libraries have threads of their own, which for some milliseconds wait busily for more
+    work and take the cores from the side that follows.
 
     A round during which other processes took more than a tenth of a core is repeated, up to three times as many rounds
     in all: two sides that use the cores differently do not suffer alike. (Linux; elsewhere all rounds count.)
@@ -64,8 +68,7 @@ def time_in_turn(sides: dict[str, Callable[[], Any]], *, rounds: int, device: to
         this_round = {}
         before, start_of_round = _ticks_of_others(), time.perf_counter()
         for name in names:
-            if device.type == "cpu":
-                time.sleep(PAUSE)  # threads of the last side, which wait busily for more work, go to sleep
+            time.sleep(pause)
             synchronize(device)
             start = time.perf_counter()
             result = sides[name]()

@@ -133,8 +133,7 @@ def main() -> None:
         runs |= with_captured({"auto": runs["auto"]}, device)
         rows = inputs(batch, num_nodes, args.dim, device)
         case.agreement = {name: recall(run(), rows, args.neighbors) for name, run in runs.items()}
-        # Fewer rounds where one takes seconds
-        case.seconds = time_in_turn(runs, rounds=rounds if num_nodes < 20000 else max(3, rounds // 3), device=device)
+        case.seconds = time_in_turn(runs, rounds=rounds, device=device, pause=0.02 if device.type == "cpu" else 0.0)
         case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in sides(device)}
         cases.append(case)
         for name in runs:

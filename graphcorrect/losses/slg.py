@@ -8,11 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._eager import is_seen_full
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
 from graphcorrect.nodes import unit_rows, unit_rows_gradient
+
+GRAM_BLOCK = (
+    64  # columns of a symmetric product made at a time on a CPU; launches of a GPU cost more than half a product
+)
 
 
 def slg_loss(
@@ -126,7 +131,7 @@ def _pair_term(nodes: Tensor, is_labeled: Tensor, labels: Tensor, num_classes: i
     return pairs, counts.sum(1)
 
 
-def _pairs_of(nodes: Tensor, is_labeled: Tensor, slots: Tensor, num_classes: int) -> Tensor:
+def _pairs_of(nodes: Tensor, is_labeled: Tensor | None, slots: Tensor, num_classes: int) -> Tensor:
     """|V^T V|^2 - 2 sum_c |sum_{i in c} v_i|^2 of each image, (B,)."""
     gram, sums = _moments(unit_rows(nodes, is_labeled), slots, num_classes)
     return gram.square().sum((1, 2)) - 2.0 * sums.square().sum((1, 2))
@@ -134,8 +139,19 @@ def _pairs_of(nodes: Tensor, is_labeled: Tensor, slots: Tensor, num_classes: int
 
 def _moments(rows: Tensor, slots: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """V^T V (..., D, D) and the sum of each class's rows (..., C + 1, D); ignored rows are zero."""
-    membership = F.one_hot(slots, num_classes + 1).to(rows.dtype)
-    return rows.mT @ rows, membership.mT @ rows
+    return rows.mT @ rows, _class_sums(rows, slots, num_classes)
+
+
+def _class_sums(rows: Tensor, slots: Tensor, num_classes: int) -> Tensor:
+    return F.one_hot(slots, num_classes + 1).to(rows.dtype).mT @ rows
+
+
+def _add_gram(total: Tensor, rows: Tensor) -> None:
+    """Adds V^T V of rows (n, D) to the blocks of `total` (D, D) on and above the diagonal: it is symmetric."""
+    width = GRAM_BLOCK if rows.device.type == "cpu" else max(1, rows.shape[1])
+    for start in range(0, rows.shape[1], width):
+        block = slice(start, start + width)
+        total[block, start:].addmm_(rows[:, block].mT, rows[:, start:])
 
 
 class _PairSum(torch.autograd.Function):
@@ -150,25 +166,26 @@ class _PairSum(torch.autograd.Function):
     def forward(ctx: Any, nodes: Tensor, is_labeled: Tensor, slots: Tensor, num_classes: int) -> Tensor:
         batch, _, dim = nodes.shape
         gram, sums = nodes.new_zeros(batch, dim, dim), nodes.new_zeros(batch, num_classes + 1, dim)
+        mask = None if is_seen_full(is_labeled) else is_labeled
         for image, tile in _tiles(nodes):
-            rows = unit_rows(nodes[image, tile], is_labeled[image, tile])
-            tile_gram, tile_sums = _moments(rows, slots[image, tile], num_classes)
-            gram[image] += tile_gram
-            sums[image] += tile_sums
+            rows = unit_rows(nodes[image, tile], None if mask is None else mask[image, tile])
+            _add_gram(gram[image], rows)
+            sums[image] += _class_sums(rows, slots[image, tile], num_classes)
+        gram = gram.triu() + gram.triu(1).mT
         ctx.num_classes = num_classes
-        ctx.save_for_backward(nodes, is_labeled, slots, gram, sums)
+        ctx.save_for_backward(nodes, mask, slots, gram, sums)
         return gram.square().sum((1, 2)) - 2.0 * sums.square().sum((1, 2))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        nodes, is_labeled, slots, gram, sums = ctx.saved_tensors
+        nodes, mask, slots, gram, sums = ctx.saved_tensors
         if torch.is_grad_enabled():  # second derivatives are wanted: by the form that autograd can read
-            pairs = _pairs_of(nodes, is_labeled, slots, ctx.num_classes)
+            pairs = _pairs_of(nodes, mask, slots, ctx.num_classes)
             return *torch.autograd.grad(pairs, nodes, grad, create_graph=True), None, None, None
         slope_of_row, slope_of_class = 4.0 * grad[:, None, None] * gram, 4.0 * grad[:, None, None] * sums
         result = torch.empty_like(nodes)
         for image, tile in _tiles(nodes):
-            rows = unit_rows(nodes[image, tile], is_labeled[image, tile])
+            rows = unit_rows(nodes[image, tile], None if mask is None else mask[image, tile])
             slope = rows @ slope_of_row[image]
             slope -= slope_of_class[image].index_select(0, slots[image, tile])
             unit_rows_gradient(nodes[image, tile], rows, slope, out=result[image, tile])
