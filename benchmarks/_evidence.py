@@ -71,6 +71,15 @@ off, for reasons that the trials below show.
 `python benchmarks/label_correction.py training --data CamVid`
 """
 
+FEW = """### A quarter of the labels
+
+The same with {labeled} labeled frames in place of 46, {seeds} seeds, {warmup} supervised steps and {steps} further
+ones.
+
+`python benchmarks/label_correction.py training --data CamVid --labeled {labeled} --methods supervised self_training
+mllc true_labels`
+"""
+
 LONGER = """### Five times as many steps
 
 Seed 0 alone, {warmup} supervised steps and {steps} further ones. The gap between supervised training and true labels
@@ -109,6 +118,7 @@ def page() -> str:
         "noise": noise,
         "frozen": frozen,
         "training": training,
+        "training_few": few,
         "training_longer": longer,
         "trials": trials,
         "training_digits": training,
@@ -155,6 +165,22 @@ def training(record: dict[str, Any]) -> str:
     seeds = len({result["seed"] for result in results})
     text = DIGITS if is_digits else TRAINING
     text = text.format(warmup=schedule["warmup"], steps=schedule["steps"], seeds=seeds)
+    table = by_gain(results, is_digits)
+    return f"{text}\n{table}" + ("" if is_digits else f"\nBy class, test frames:\n\n{by_method(results)}")
+
+
+def few(record: dict[str, Any]) -> str:
+    """The same from fewer labeled frames."""
+    results, recipe = record["results"], record["settings"]["recipe"]
+    seeds, schedule = len({result["seed"] for result in results}), recipe["schedule"]
+    text = FEW.format(
+        labeled=recipe["data"]["labeled"], seeds=seeds, warmup=schedule["warmup"], steps=schedule["steps"]
+    )
+    return f"{text}\n{by_gain(results, is_digits=False)}"
+
+
+def by_gain(results: list[dict[str, Any]], is_digits: bool) -> str:
+    """The scores of each method and its gains, mean and deviation over seeds."""
     scores = {"": "test"} | ({} if is_digits else {"held_out_": "held out"})
     rows = [
         f"| method | {' | '.join(scores.values())} | over supervised | over self_training | its labels | corrected |",
@@ -175,8 +201,7 @@ def training(record: dict[str, Any]) -> str:
         labels = [[100 * each[key]["miou"] for each in judged] for key in ("before", "corrected")]
         cells = [*map(spread, columns), *gains, *map(spread, labels)]
         rows.append(f"| {method} | {' | '.join(cells)} |")
-    table = "\n".join(rows) + "\n"
-    return f"{text}\n{table}" + ("" if is_digits else f"\nBy class, test frames:\n\n{by_method(results)}")
+    return "\n".join(rows) + "\n"
 
 
 def longer(record: dict[str, Any]) -> str:
