@@ -74,7 +74,9 @@ off, for reasons that the trials below show.
 FEW = """### A quarter of the labels
 
 The same with {labeled} labeled frames in place of 46, {seeds} seeds, {warmup} supervised steps and {steps} further
-ones.
+ones. Where true labels are worth more, correction is too: 2.2 points over supervised training, in every seed, of the
+9.0 that they are worth, and 4.3 over self-training, which loses to supervised training again. What is left of the 9.0
+lies in the labels: those of the last teacher are at 46 in mIoU after correction.
 
 `python benchmarks/label_correction.py training --data CamVid --labeled {labeled} --methods supervised self_training
 mllc true_labels`
