@@ -70,19 +70,26 @@ class _UnitRows(torch.autograd.Function):
 
 
 def _unit(rows: Tensor) -> Tensor:
-    if may_fuse(rows):
-        from graphcorrect import _triton_rows  # not above: it imports triton
-
-        if rows.shape[-1] <= _triton_rows.MOST_ENTRIES:
-            return _triton_rows.unit(rows)
+    if (fused := _fused(rows)) is not None:
+        unit: Tensor = fused.unit(rows)
+        return unit
     if not may_look(rows):
         return _scaled_unit(rows)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    unit: Tensor = rows / norm
+    unit = rows / norm
     is_safe = ((norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1]))[..., 0]
     if not bool(is_safe.all()):
         unit[~is_safe] = _scaled_unit(rows[~is_safe])
     return unit
+
+
+def _fused(rows: Tensor) -> Any:
+    """The file of fused kernels where they serve such rows, or None."""
+    if not may_fuse(rows):
+        return None
+    from graphcorrect import _triton_rows  # not above: it imports triton
+
+    return _triton_rows if rows.shape[-1] <= _triton_rows.MOST_ENTRIES else None
 
 
 def _scaled_unit(rows: Tensor) -> Tensor:
@@ -94,11 +101,9 @@ def _scaled_unit(rows: Tensor) -> Tensor:
 
 def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor, *, out: Tensor | None = None) -> Tensor:
     """The gradient of :func:`unit_rows` for rows and their unit rows; zero where a unit row is; written to `out`."""
-    if may_fuse(grad) and not torch.is_grad_enabled():  # a second derivative needs torch's own steps
-        from graphcorrect import _triton_rows
-
-        if rows.shape[-1] <= _triton_rows.MOST_ENTRIES:
-            return _triton_rows.gradient(rows, unit, grad, out=out)
+    if (fused := _fused(grad)) is not None and not torch.is_grad_enabled():  # second derivatives need torch's own steps
+        slope: Tensor = fused.gradient(rows, unit, grad, out=out)
+        return slope
     norm = _dot(unit, rows)
     tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
     # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.

@@ -218,6 +218,13 @@ def test_on_a_gpu_auto_is_triton_where_it_serves_and_was_timed(
     assert search._chosen("faiss", queries, num_neighbors) == "faiss"
 
 
+def test_auto_leaves_to_triton_what_triton_sifts():
+    pytest.importorskip("triton")
+    from graphcorrect.knn import _triton_sift
+
+    assert search.MOST_TRITON_NEIGHBORS == _triton_sift.MOST_NEIGHBORS
+
+
 def test_triton_counts_as_there_with_a_compiler_alone(monkeypatch):
     find = _eager.has_triton.__wrapped__
     monkeypatch.delenv("CC", raising=False)

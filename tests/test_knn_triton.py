@@ -1,6 +1,7 @@
 """The triton backend. Functions `interpreted_*` are run by `test_under_the_interpreter` in a process of its own, where
 TRITON_INTERPRET=1 lets the kernels run on the CPU; triton reads it on import, so it would bind the whole session."""
 
+import importlib
 import itertools
 import os
 import subprocess
@@ -9,7 +10,6 @@ import types
 
 import pytest
 import torch
-from layer_checks import no_waiting
 from strategies import identical_features, random_features
 from test_knn import check
 
@@ -31,11 +31,11 @@ def search():
 def sift(monkeypatch):
     """The sifting kernels, with as many rows a program as the interpreter, which runs one after the other, likes."""
     pytest.importorskip("triton")
-    from graphcorrect.knn import _triton_sift
+    from graphcorrect.knn import _triton_select, _triton_sift
 
     if "TRITON_INTERPRET" in os.environ:
-        monkeypatch.setattr(_triton_sift, "_SELECTED_ROWS", 16)
-        monkeypatch.setattr(_triton_sift, "_SELECTED_ENTRIES", 2**16)
+        monkeypatch.setattr(_triton_select, "_ROWS", 16)
+        monkeypatch.setattr(_triton_select, "_ENTRIES", 2**16)
     return _triton_sift
 
 
@@ -192,7 +192,7 @@ def interpreted_only_what_sifting_cannot_answer_is_left_open(sift):
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e10])
 def interpreted_the_bound_holds(sift, scale):
     rows = torch.nn.functional.normalize(features_of(2, 70, 40), dim=-1) * scale
-    rounded = sift._round(rows, 64, normalize=False)
+    rounded = sift.round_rows(rows, 64, normalize=False)
     threshold = rows.new_empty(2, 70)
     sift._threshold_kernel[(9,)](
         rows.new_zeros(2, 70, 64), *rounded[2:5], threshold, 140, 70, 1, 2 * 48 * 2.0**-23, GROUPS=64, ROWS=16
@@ -284,14 +284,16 @@ KERNELS = {  # the types of their arguments, then the values of those that the c
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET is set: nothing is compiled")
 @pytest.mark.parametrize("name", KERNELS)
-def test_the_kernels_compile_for_an_h100(search, sift, name, tmp_path, monkeypatch):
+def test_the_kernels_compile_for_an_h100(name, tmp_path, monkeypatch):
     """Down to machine code, which needs no GPU; the interpreter accepts programs that the compiler does not."""
     triton = pytest.importorskip("triton", minversion="3.6")  # the compiler's own interface changes with versions
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    kernel, (types, constants) = getattr(sift, name, None) or getattr(search, name), KERNELS[name]
+    files = [importlib.import_module(f"graphcorrect.knn._triton{part}") for part in ("", "_round", "_sift", "_select")]
+    kernel = next(getattr(file, name) for file in files if hasattr(file, name))
+    types, constants = KERNELS[name]
     types = types + ["constexpr"] * len(constants)
     values = {(len(types) - len(constants) + place,): value for place, value in enumerate(constants)}
     source = ASTSource(kernel, dict(zip(kernel.arg_names, types, strict=True)), constexprs=values)
@@ -300,74 +302,3 @@ def test_the_kernels_compile_for_an_h100(search, sift, name, tmp_path, monkeypat
     assert compiled.asm["cubin"]
     assert compiled.metadata.shared <= 227 * 2**10
     assert ("wgmma" in compiled.asm["ptx"]) == (name in ("_sample_kernel", "_collect_kernel", "_search_kernel"))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("scoring", ["float16", "float32"])
-@pytest.mark.parametrize(
-    "size",
-    # images, queries, keys, width, k
-    [
-        (1, 1, 2500, 33, 7),
-        (1, 1000, 1000, 24, 20),
-        (2, 70, 129, 300, 128),
-        (2, 300, 3000, 352, 60),
-        (2, 4225, 4225, 256, 20),
-        (1, 9000, 9000, 64, 24),
-    ],
-)
-def test_on_the_gpu_as_in_float64(scoring, size):
-    batch, num_queries, num_keys, width, num_neighbors = size
-    queries = features_of(batch, num_queries, width, seed=1).cuda()
-    keys = None if num_queries == num_keys else features_of(batch, num_keys, width, seed=2).cuda()
-    mask = None if num_neighbors == 128 else torch.rand(batch, num_keys, device="cuda") < 0.9
-    options = {"exclude_self": keys is None, "key_mask": mask}
-    found = knn(queries, keys, num_neighbors, backend="triton", scoring=scoring, **options)
-    unit = torch.nn.functional.normalize(queries.double(), dim=-1)
-    unit_keys = unit if keys is None else torch.nn.functional.normalize(keys.double(), dim=-1)
-    scores = unit @ unit_keys.mT
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None], -torch.inf)
-    if keys is None:
-        scores.diagonal(dim1=-2, dim2=-1).fill_(-torch.inf)
-    best = scores.topk(num_neighbors).values
-    torch.testing.assert_close(found.similarity.double(), best, rtol=0, atol=5e-6)
-    torch.testing.assert_close(scores.gather(-1, found.index), best, rtol=0, atol=5e-6)
-    ordered = found.index.sort(-1).values
-    assert (ordered[..., 1:] > ordered[..., :-1]).all()
-
-
-@pytest.mark.gpu
-def test_ties_and_what_is_not_finite_are_searched_again_on_the_gpu():
-    features = torch.nn.functional.normalize(1 + 1e-2 * features_of(3, 700, 64), dim=-1).cuda()
-    features[:, 300:400] = features[:, :1]  # more ties than there is room for
-    features[2, 5, 3] = torch.nan
-    found = knn(features, None, 20, backend="triton", exclude_self=True)
-    exact = knn(features, None, 20, backend="triton", scoring="float32", exclude_self=True)
-    torch.testing.assert_close(found.similarity, exact.similarity, rtol=0, atol=1e-6, equal_nan=True)
-
-
-@pytest.mark.gpu
-def test_the_gpu_is_not_waited_for_and_can_be_captured():
-    features = features_of(2, 1089, 64).cuda()
-    expected = knn(features, None, 20, backend="triton", exclude_self=True)
-    with no_waiting():
-        knn(features, None, 20, backend="triton", exclude_self=True)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = knn(features, None, 20, backend="triton", exclude_self=True)
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(found.index, expected.index)
-
-
-@pytest.mark.gpu
-def test_memory_on_the_gpu_is_linear():
-    def peak(num_nodes):
-        features = features_of(1, num_nodes, 64).cuda()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        knn(features, None, 20, backend="triton", exclude_self=True)
-        return torch.cuda.max_memory_allocated() - before
-
-    assert peak(40000) < 1.2 * 2 * peak(20000)

@@ -15,9 +15,8 @@ from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
 from graphcorrect.nodes import unit_rows, unit_rows_gradient
 
-GRAM_BLOCK = (
-    64  # columns of a symmetric product made at a time on a CPU; launches of a GPU cost more than half a product
-)
+# Columns of a symmetric product that a CPU makes at a time; launches of a GPU cost more than half a product
+GRAM_BLOCK = 64
 
 
 def slg_loss(
