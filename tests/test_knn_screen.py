@@ -18,6 +18,12 @@ def scoring(request):
     return request.param
 
 
+@pytest.fixture(autouse=True)
+def _sifts_small_images(monkeypatch):
+    """Which are searched in full otherwise where more than a few keys are left."""
+    monkeypatch.setattr(_screen, "FEW_CANDIDATES", 128)
+
+
 def smooth(num_nodes=NUM_KEYS, dim=32, seed=0, noise=0.3):
     """Pixels of a field that varies slowly, as of a real feature map."""
     walk = random_features(num_nodes, dim, seed=seed).cumsum(0) / 4
@@ -143,6 +149,19 @@ def test_smooth_maps_are_sifted_and_ties_are_searched_in_full(scoring):
 
     assert rows_in_full(smooth()) < 10
     assert rows_in_full(smooth(2).repeat(NUM_KEYS // 2, 1)) == NUM_KEYS
+
+
+def test_what_int8_cannot_tell_apart_is_left_to_bfloat16_at_once(monkeypatch):
+    monkeypatch.setattr(_screen, "FEW_CANDIDATES", 0)
+    tried, round_rows = [], _screen.round_rows
+    monkeypatch.setattr(_screen, "is_fast", lambda dtype: True)
+    monkeypatch.setattr(_screen, "round_rows", lambda *rows: tried.append(rows[2]) or round_rows(*rows))
+    crowded = torch.stack([10 + random_features(2048, 32, seed=seed).float() for seed in range(3)])
+    found = knn(crowded, None, 5, exclude_self=True)
+    assert tried == [torch.int8, torch.bfloat16, torch.bfloat16, torch.bfloat16]  # int8 for the first image alone
+    for number, features in enumerate(crowded.double()):
+        one = type(found)(found.similarity[number], found.index[number])
+        check(one, features, features, 5, tolerance=2e-6, exclude_self=True)
 
 
 def test_automatic_scoring_depends_on_the_processor_and_the_size(monkeypatch):

@@ -14,7 +14,6 @@ are read off a tile at the speed of the cache. The same way leads to the keys th
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -25,9 +24,12 @@ from torch import Tensor
 from graphcorrect.knn._torch import GROUP, best_of_scores
 
 FINE = 8  # keys whose maximum says whether to look at each of them
-LEAST_GROUPS = 5  # groups of keys for each neighbor: fewer would put T far below the k-th largest score
-MOST_CANDIDATES = 128  # keys left for each query, on average, beyond which scoring them all is faster
-CHUNK = 256  # rows rounded, and queries scored, at a time
+LEAST_GROUPS = 3  # groups of keys for each neighbor: fewer would put T far below the k-th largest score
+MOST_CANDIDATES = 1024  # keys left for one query, beyond which it is searched in full
+FEW_CANDIDATES = 32  # more than the k that are wanted, which are always worth their while
+CANDIDATE = 2**13  # entries of a float32 product that take as long as one candidate
+CHUNK = 256  # rows rounded at a time
+QUERIES = 512  # scored at a time
 ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
 
 
@@ -72,20 +74,21 @@ def search(
     key_mask: Tensor | None,
     memory_budget: int,
     dtypes: Sequence[torch.dtype],
-) -> tuple[Tensor, Tensor]:
-    """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
+) -> tuple[Tensor, Tensor, Sequence[torch.dtype]]:
+    """Finds the keys of largest inner product for queries (N, D) among keys (M, D): similarity, index (N, k).
 
-    float32 on the CPU, contiguous, :func:`group_size` above 0. `dtypes` are those of the coarse scores, tried in
-    turn: int8, bfloat16. Extra memory: `memory_budget`, the rounded rows, and O(B N k).
+    float32 on the CPU, contiguous, :func:`group_size` above 0; `key_mask` is (M,). `dtypes` are those of the coarse
+    scores, tried in turn, the finer one last: int8, bfloat16. Extra memory: `memory_budget`, the rounded rows, and
+    O(N k).
+
+    Returns:
+        Similarity and index, and the dtypes to try on an image like this one: without the first if it was too coarse.
     """
-    batch, num_queries, _ = queries.shape
-    similarity = queries.new_empty(batch, num_queries, num_neighbors)
-    index = torch.empty(batch, num_queries, num_neighbors, dtype=torch.int64)
-    for image in range(batch):
-        hidden = None if key_mask is None else ~key_mask[image]
-        one = _ImageSearch(queries[image], keys[image], exclude_self, hidden, memory_budget)
-        one.run(dtypes, similarity[image], index[image])
-    return similarity, index
+    similarity = queries.new_empty(len(queries), num_neighbors)
+    index = torch.empty(similarity.shape, dtype=torch.int64)
+    hidden = None if key_mask is None else ~key_mask
+    dtypes = _ImageSearch(queries, keys, exclude_self, hidden, memory_budget).run(dtypes, similarity, index)
+    return similarity, index, dtypes
 
 
 class _ImageSearch:
@@ -99,23 +102,32 @@ class _ImageSearch:
         self.exclude_self = exclude_self
         self.hidden = hidden
         # A tile of scores takes half of the budget, with its maxima, and lists of candidates the rest
-        self.tile_rows = min(CHUNK, len(queries), max(1, memory_budget // (10 * len(keys))))
+        self.tile_rows = min(QUERIES, len(queries), max(1, memory_budget // (10 * len(keys))))
         self.list_length = memory_budget // 128
         self.room: Tensor | None = None
 
-    def run(self, dtypes: Sequence[torch.dtype], similarity: Tensor, index: Tensor) -> None:
-        """Writes similarity and index (N, k)."""
-        done, left = 0, []
-        for dtype in dtypes:
-            done, unsettled = self._sift(dtype, done, similarity, index)
+    def run(self, dtypes: Sequence[torch.dtype], similarity: Tensor, index: Tensor) -> Sequence[torch.dtype]:
+        """Writes similarity and index (N, k); the dtypes from the first on that was of use."""
+        done, left, useful = 0, [], dtypes
+        for number, dtype in enumerate(dtypes):
+            is_last = number == len(dtypes) - 1
+            settled, unsettled = self._sift(dtype, done, similarity, index, is_last=is_last)
+            if settled == 0 and not is_last:
+                useful = dtypes[number + 1 :]
+            done = settled
             left.append(unsettled)
         left.append(torch.arange(done, len(similarity)))
         for rows in _tiles(torch.cat(left), self.tile_rows):
             similarity[rows], index[rows] = self._search_in_full(rows, similarity.shape[1])
+        return useful
 
-    def _sift(self, dtype: torch.dtype, first: int, similarity: Tensor, index: Tensor) -> tuple[int, Tensor]:
+    def _sift(
+        self, dtype: torch.dtype, first: int, similarity: Tensor, index: Tensor, *, is_last: bool = True
+    ) -> tuple[int, Tensor]:
         """Answers rows from `first` on by coarse scores; the row at which it no longer pays, and those left out."""
         num_queries, count = similarity.shape
+        # The next dtype's product takes about half as long as that of float32
+        most = count + max(FEW_CANDIDATES, self.keys.numel() // (CANDIDATE if is_last else 2 * CANDIDATE))
         nothing = torch.zeros(0, dtype=torch.int64)
         coarse = round_rows(self.queries, self.keys, dtype) if first < num_queries else None
         if coarse is None:
@@ -124,7 +136,7 @@ class _ImageSearch:
         left, found, length = [nothing], [], 0
         for start in range(first, num_queries, self.tile_rows):
             stop = min(start + self.tile_rows, num_queries)
-            sifted = candidates(*self._coarse_scores(coarse, start, stop), count, group)
+            sifted = candidates(*self._coarse_scores(coarse, start, stop), count, group, most)
             if sifted is None:  # what follows is alike, most likely
                 stop = start
             else:
@@ -160,7 +172,7 @@ class _ImageSearch:
         if len(coarse.order) > num_keys or self.hidden is not None:
             scores.index_fill_(1, missing.nonzero()[:, 0], lowest)
         if self.exclude_self:
-            scores.scatter_(1, coarse.place[start:stop, None], lowest)
+            _fill_one_a_row(scores, coarse.place[start:stop, None], lowest)
         return scores, coarse.slack[start:stop]
 
     def _search_in_full(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -177,19 +189,19 @@ class _ImageSearch:
         return best_of_scores(scores, count)
 
 
-def candidates(scores: Tensor, slack: Tensor, count: int, group: int) -> tuple[Tensor, Tensor] | None:
+def candidates(scores: Tensor, slack: Tensor, count: int, group: int, most: int) -> tuple[Tensor, Tensor] | None:
     """The columns of scores (rows, M') that may be among the `count` largest true ones of their row, row by row.
 
     Returns:
-        How many each row has, and the columns; none for a row with too few, or so many that a search in full is
-        faster. None where that holds for the rows on average.
+        How many each row has, and the columns; none for a row with too few, or too many. None where rows have more
+        than `most` on average.
     """
     num_rows, width = scores.shape
     fine = scores.view(num_rows, FINE, -1).amax(1)  # column c stands for c, c + M' / FINE, c + 2 M' / FINE, ...
     threshold = fine.view(num_rows, group // FINE, -1).amax(1).topk(count, sorted=False).values.amin(1, keepdim=True)
     threshold = _lower(threshold, slack[:, None])
     row, first = (fine >= threshold).nonzero().unbind(1)
-    if len(row) > MOST_CANDIDATES * num_rows:
+    if len(row) > most * num_rows:
         return None
     reach = scores.view(num_rows, FINE, -1)[row, :, first] >= threshold.index_select(0, row)  # (hits, FINE)
     # Flags looked at eight at a time, as one number
@@ -198,11 +210,11 @@ def candidates(scores: Tensor, slack: Tensor, count: int, group: int) -> tuple[T
     hit = word.index_select(0, inner)
     row, column = row.index_select(0, hit), first.index_select(0, hit) + place * fine.shape[1]
     counts = torch.searchsorted(row, torch.arange(num_rows + 1)).diff()
-    settled = (counts >= count) & (counts <= 8 * MOST_CANDIDATES)
+    settled = (counts >= count) & (counts <= MOST_CANDIDATES)
     if not bool(settled.all()):
         column = column[settled[row]]
         counts = torch.where(settled, counts, 0)
-    return None if len(column) > MOST_CANDIDATES * num_rows or len(column) == 0 else (counts, column)
+    return None if len(column) > most * num_rows or len(column) == 0 else (counts, column)
 
 
 def best_of_lists(scores: Tensor, columns: Tensor, counts: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -259,20 +271,25 @@ def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | No
     return Coarse(rounded, rounded_keys, order, place, torch.where(usable, slack / (query_step * step), torch.inf))
 
 
+def _fill_one_a_row(scores: Tensor, column: Tensor, value: float) -> None:
+    """Sets scores (N, M') at a column (N, 1) of each row; as bits, since torch copies all of a bfloat16 to do it."""
+    bits = {torch.int32: torch.int32, torch.bfloat16: torch.int16}[scores.dtype]
+    number = torch.tensor(value).to(scores.dtype).view(bits)
+    scores.view(bits).scatter_(1, column, int(number))
+
+
 def _tiles(rows: Tensor, size: int) -> Iterator[Tensor]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _scattered(num_keys: int) -> Tensor:
-    """An order of the keys in which neighboring pixels are far apart, so that they fall into different groups.
+    """An order of the keys in which neighboring pixels fall into different groups; its length is whole groups.
 
-    Steps of the golden section round the circle. Its length is a whole number of groups.
+    A random one, always the same: any rule has some width of an image at which it sends a pixel and the one two rows
+    below to one group, where only the nearer of them counts.
     """
     length = num_keys + -num_keys % 64
-    step = int(0.618 * length) | 1
-    while math.gcd(step, length) != 1:
-        step += 2
-    return torch.arange(length) * step % length
+    return torch.randperm(length, generator=torch.Generator().manual_seed(0))
 
 
 def _round(

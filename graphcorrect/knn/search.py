@@ -1,5 +1,6 @@
 """`knn`: the most similar keys of each query, by whichever backend."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -19,7 +20,7 @@ DEFAULT_MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 MOST_TRITON_NEIGHBORS = 60  # that "auto" leaves to triton: beyond, it does not sift
 # Of a search that "auto" sifts by coarse scores: its queries; entries of a key where groups are large, of all keys
 # where they are small
-LEAST_ROWS, LEAST_DIM, LEAST_GROUP, LEAST_ENTRIES = 128, 32, 16, 2**18
+LEAST_ROWS, LEAST_DIM, LEAST_GROUP, LEAST_ENTRIES = 128, 32, 32, 2**18
 
 
 class Neighbors(NamedTuple):
@@ -187,19 +188,23 @@ def _sifted(
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """By coarse scores, an image at a time, so that no copy of all images is made; keys None: the queries."""
-    found = []
+    similarities, indices = [], []
+    dtypes: Sequence[torch.dtype] = coarse
     for image in range(len(queries)):
-        rows = _unit_or_as_given(queries[image : image + 1], normalize)
-        key_rows = rows if keys is None else _unit_or_as_given(keys[image : image + 1], normalize)
+        rows = _unit_or_as_given(queries[image], normalize)
+        key_rows = rows if keys is None else _unit_or_as_given(keys[image], normalize)
         mask = options["key_mask"]
-        one = {**options, "key_mask": None if mask is None else mask[image : image + 1]}
-        found.append(_screen.search(rows, key_rows, num_neighbors, dtypes=coarse, memory_budget=memory_budget, **one))
-    similarity, index = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return similarity, index
+        one = {**options, "key_mask": None if mask is None else mask[image]}
+        similarity, index, dtypes = _screen.search(
+            rows, key_rows, num_neighbors, dtypes=dtypes, memory_budget=memory_budget, **one
+        )
+        similarities.append(similarity)
+        indices.append(index)
+    return torch.stack(similarities), torch.stack(indices)
 
 
 def _unit_or_as_given(rows: Tensor, normalize: bool) -> Tensor:
-    """Rows (B, N, D) in float32 or better."""
+    """Rows (..., N, D) in float32 or better."""
     rows = widen(rows).contiguous()  # pixels of an image are its columns, which every backend reads slowly
     return unit_rows(rows) if normalize else rows
 
