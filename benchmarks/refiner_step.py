@@ -103,10 +103,8 @@ def build(
     def run() -> tuple[Tensor, ...]:
         leaves = features.detach().requires_grad_(), logits.detach().requires_grad_()
         rounds, feature_rounds = step(*leaves)[:2]
-        loss = sum((each * probes[0]).sum() for each in rounds) + sum(
-            (each * probes[1]).sum() for each in feature_rounds
-        )
-        return torch.autograd.grad(loss, [*leaves, *refiner.parameters()])[:2]
+        slopes = [probes[0]] * len(rounds) + [probes[1]] * len(feature_rounds)
+        return torch.autograd.grad([*rounds, *feature_rounds], [*leaves, *refiner.parameters()], slopes)[:2]
 
     return run
 

@@ -77,8 +77,9 @@ def _unit(rows: Tensor) -> Tensor:
         return _scaled_unit(rows)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     unit = rows / norm
-    is_safe = ((norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1]))[..., 0]
-    if not bool(is_safe.all()):
+    least, largest = norm.aminmax() if norm.numel() else (1.0, 1.0)
+    if not (least > _SAFE_NORMS[0] and largest < _SAFE_NORMS[1]):  # a NaN is neither
+        is_safe = ((norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1]))[..., 0]
         unit[~is_safe] = _scaled_unit(rows[~is_safe])
     return unit
 

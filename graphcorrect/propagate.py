@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._eager import is_seen_full
+from graphcorrect._eager import is_seen_full, may_look
 from graphcorrect._precision import full_precision, widen
+from graphcorrect._row_maps import MapRows, MoveUnitRows, MoveUnitRowsInTiles
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.nodes import unit_rows, unit_rows_gradient
-
-# Entries of values mapped at a time: what lies between stays in a CPU's cache; launches of a GPU are worth their while
-TILE = {"cpu": 2**17, "cuda": 2**23}
+from graphcorrect.nodes import unit_rows
 
 
 def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -117,10 +114,19 @@ class LabelPropagation(GraphPropagation):
         """Corrects the probabilities (..., N, C) of each node by its neighbors'."""
         with full_precision(values):
             wide = widen(values)
-            propagated = to_simplex(propagate(operator, wide), otherwise=wide)
-            bounded = self.bound * torch.tanh(self.residual(wide, propagated) / self.bound)
-            corrected = propagated * (bounded - bounded.amax(-1, keepdim=True)).exp()
-            return to_simplex(corrected, otherwise=wide).to(values.dtype)
+            propagated = propagate(operator, wide)
+            if may_look(wide) and wide.numel():
+                corrected: Tensor = MapRows.apply(wide, propagated, self.correct, *self.parameters())
+            else:
+                corrected = self.correct(wide, propagated)
+            return corrected.to(values.dtype)
+
+    def correct(self, own: Tensor, propagated: Tensor) -> Tensor:
+        """The map of probabilities and their propagated values, row by row."""
+        propagated = to_simplex(propagated, otherwise=own)
+        bounded = self.bound * torch.tanh(self.residual(own, propagated) / self.bound)
+        corrected = propagated * (bounded - bounded.amax(-1, keepdim=True)).exp()
+        return to_simplex(corrected, otherwise=own)
 
 
 class FeaturePropagation(GraphPropagation):
@@ -153,80 +159,22 @@ class FeaturePropagation(GraphPropagation):
         with full_precision(values):
             wide = widen(values)
             # A compiler derives the backward itself; weights with a gradient need what lies between.
-            if operator.requires_grad or torch.compiler.is_compiling() or wide.shape[-1] == 0:
+            if operator.requires_grad or torch.compiler.is_compiling() or wide.numel() == 0:
                 own = unit_rows(wide)
                 return self.tighten(own, propagate(operator, own)).to(values.dtype)
-            moved: Tensor = _TightenRows.apply(wide, self, operator, *self.parameters())
+            spread, tiled = partial(propagate, operator), operator._tiled(wide)
+            moved: Tensor
+            if tiled is None:
+                moved = MoveUnitRows.apply(wide, self.tighten, spread, *self.parameters())
+            else:
+                moved = MoveUnitRowsInTiles.apply(wide, self.tighten, spread, tiled, *self.parameters())
             return moved.to(values.dtype)
 
     def tighten(self, own: Tensor, propagated: Tensor) -> Tensor:
         """The map of unit rows and their propagated values, row by row."""
         propagated = unit_rows(propagated)
-        moved: Tensor = unit_rows((1 - self.share) * own + self.share * propagated) + self.residual(own, propagated)
+        moved: Tensor = unit_rows(torch.lerp(own, propagated, self.share)) + self.residual(own, propagated)
         return moved
-
-
-class _TightenRows(torch.autograd.Function):
-    """f_S with nothing kept but its input: what lies between is computed again, a tile of rows at a time.
-
-    The graph is symmetric, so that the gradient takes one more product with it, and all else concerns single rows.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, layer: FeaturePropagation, operator: GraphOperator, *parameters: Tensor
-    ) -> Tensor:
-        ctx.layer, ctx.operator = layer, operator
-        ctx.save_for_backward(values, *parameters)
-        own = unit_rows(values.contiguous())
-        result = propagate(operator, own)
-        for rows, moved in zip(_tiles(own), _tiles(result), strict=True):
-            moved.copy_(layer.tighten(rows, moved))
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, *parameters = ctx.saved_tensors
-        layer, operator = ctx.layer, ctx.operator
-        with full_precision(values):
-            trained = [each for each in parameters if each.requires_grad]
-            if torch.is_grad_enabled():  # second derivatives are wanted: by operations that autograd can follow
-                own = unit_rows(values)
-                moved = layer.tighten(own, propagate(operator, own))
-                wanted = [values] * values.requires_grad + trained
-                slopes = list(torch.autograd.grad(moved, wanted, grad, create_graph=True))
-                result = slopes.pop(0) if values.requires_grad else None
-                return result, None, None, *_where_trained(parameters, slopes)
-            own = unit_rows(values.contiguous())
-            slope = propagate(operator, own)  # and then what its gradient is
-            result = torch.empty_like(own)
-            totals = [torch.zeros_like(each) for each in trained]
-            for rows, products, own_slopes, grads in zip(*map(_tiles, (own, slope, result, grad)), strict=True):
-                leaves = [rows.detach().requires_grad_(), products.detach().clone().requires_grad_()]
-                with torch.enable_grad():
-                    moved = layer.tighten(leaves[0], leaves[1])
-                own_slope, product_slope, *slopes = torch.autograd.grad(moved, [*leaves, *trained], grads)
-                own_slopes.copy_(own_slope)
-                products.copy_(product_slope)
-                for total, part in zip(totals, slopes, strict=True):
-                    total += part
-            result += propagate(operator, slope)
-            for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
-                unit_rows_gradient(exact, rows, tile, out=tile)
-            return result, None, None, *_where_trained(parameters, totals)
-
-
-def _where_trained(parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor | None]:
-    """The gradients of the parameters that take one, and None for the others."""
-    found = iter(gradients)
-    return [next(found) if each.requires_grad else None for each in parameters]
-
-
-def _tiles(values: Tensor) -> Iterator[Tensor]:
-    """Rows of values (..., N, D), as views (n, D): `TILE` entries."""
-    flat = values.reshape(-1, values.shape[-1])
-    size = max(1, TILE.get(values.device.type, TILE["cpu"]) // values.shape[-1])
-    return (flat[start : start + size] for start in range(0, len(flat), size))
 
 
 class LinearPropagation(GraphPropagation):

@@ -17,8 +17,8 @@ _typing _checks _eager _precision _triton_rows
 nodes labels distributed
 knn._torch knn._screen knn._triton_entries knn._triton_round knn._triton_select
 knn._triton_sift knn._triton knn._faiss knn.search
-graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
-propagate threshold prototypes anchors guided refined_labels refiner_input refine teacher
+graphs.operator graphs.neighbor graphs._blocks graphs.class_block graphs.affinity graphs.consistency
+_row_maps propagate threshold prototypes anchors guided refined_labels refiner_input refine teacher
 losses._reduce losses.slg losses.clg losses.correction metrics
 pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane

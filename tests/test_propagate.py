@@ -166,7 +166,7 @@ def test_the_gradient_of_the_feature_map_in_tiles_is_that_in_one(layout, monkeyp
     inputs = (values, *layer.parameters())
     own = unit_rows(values)
     whole = torch.autograd.grad(layer.tighten(own, graph @ own), inputs, cotangent)
-    monkeypatch.setattr("graphcorrect.propagate.TILE", {"cpu": 28})
+    monkeypatch.setattr("graphcorrect._row_maps.TILE", {"cpu": 28})
     tiled = torch.autograd.grad(layer(graph, values), inputs, cotangent)
     for one, other in zip(tiled, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

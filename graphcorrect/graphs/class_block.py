@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from graphcorrect._eager import may_look
-from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect._eager import is_seen_full, may_look
+from graphcorrect.graphs._blocks import ClassBlocks
+from graphcorrect.graphs.operator import GraphOperator, Tile, TiledGraph
 
 COLUMNS = 64  # of the values, multiplied at a time on a CPU: what lies between stays in its cache
 LARGE = 2**22  # entries of values that do not fit it themselves: on from here it is rows
@@ -69,8 +72,8 @@ class ClassBlockOperator(GraphOperator):
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         rows, blocks, loops = self._rows.to(values.dtype), self._blocks, self._loops.to(values.dtype)
         is_tiled = may_look(values) and not torch.is_grad_enabled()
-        if is_tiled and flat.numel() > LARGE:
-            return _product_in_tiles(blocks, rows, loops, flat).reshape(values.shape)
+        if is_tiled and flat.numel() > LARGE and flat.dtype == self.dtype:
+            return self._product_in_tiles(flat).reshape(values.shape)
 
         def product_of(columns: Tensor) -> Tensor:
             moments = blocks.sum_by_class(rows.mT @ blocks.gather(columns))  # (blocks, m, F), M_c of each block's class
@@ -83,6 +86,47 @@ class ClassBlockOperator(GraphOperator):
             columns = slice(start, start + COLUMNS)
             product[:, columns] = product_of(flat[:, columns])
         return product.reshape(values.shape)
+
+    def _product_in_tiles(self, values: Tensor) -> Tensor:
+        """The product with values (B N, F)."""
+        tiles = [tile for _, group in self._blocks.tiles(max(1, TILE // values.shape[1])) for tile in group]
+        sums = self.new_sums(values)
+        for tile in tiles:
+            self.add_to_sums(sums, tile, values.index_select(0, tile.nodes))
+        product = torch.empty_like(values)
+        for tile in tiles:
+            own, others = values.index_select(0, tile.nodes), self.from_sums(sums, tile)
+            product.index_copy_(0, tile.nodes, others.addcmul_(self.loops(tile), own))
+        return product
+
+    def _tiled(self, values: Tensor) -> TiledGraph | None:
+        """Itself, for values of its own precision on a CPU, and with degrees that are numbers."""
+        if values.dtype != self.dtype or values.numel() == 0 or not may_look(values):
+            return None
+        return self if is_seen_full(self.degree() > 0) else None
+
+    def tiles(self, rows: int) -> Iterator[tuple[slice, list[Tile]]]:
+        """Tiles of about so many rows: some graphs of the batch, and the tiles of their nodes."""
+        return self._blocks.tiles(rows)
+
+    def new_sums(self, values: Tensor) -> Tensor:
+        """M of no values yet, (graphs * (C + 1), m, F), in the dtype of values (..., F)."""
+        return values.new_zeros(self._blocks.num_segments, self._rows.shape[-1], values.shape[-1])
+
+    def add_to_sums(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
+        """Adds what a tile's values (R, F) add to M."""
+        rows = self._rows[tile.blocks]
+        values = values.index_select(0, tile.node_of_row).view(*rows.shape[:2], -1)
+        sums.index_add_(0, self._blocks.segment[tile.blocks], torch.bmm(rows.mT, values))
+
+    def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
+        """What a tile's nodes get of M, (R, F): the rows of the product but for what they take of themselves."""
+        sums = sums.index_select(0, self._blocks.segment[tile.blocks])
+        return torch.bmm(self._rows[tile.blocks], sums).flatten(0, 1).index_select(0, tile.row)
+
+    def loops(self, tile: Tile) -> Tensor:
+        """And that: the share (R, 1) of their own values."""
+        return self._loops.index_select(0, tile.nodes)
 
     def _row_sums(self) -> Tensor:
         rows = self._blocks.split(self._members)
@@ -99,110 +143,3 @@ class ClassBlockOperator(GraphOperator):
         target, source = graph * self.shape[-1] + target, graph * self.shape[-1] + source
         weight = (self._members[target] * self._members[source]).sum(-1)
         return target, source, torch.where(target == source, torch.ones_like(weight), weight)
-
-
-def _product_in_tiles(blocks: ClassBlocks, rows: Tensor, loops: Tensor, values: Tensor) -> Tensor:
-    """The product on a CPU, a few blocks at a time in the same room, since the first touch of new memory is slow.
-
-    `rows` are the vectors (blocks, T, m), `loops` (B N, 1) what a node takes of its own `values` (B N, F).
-    """
-    (_, block_rows, rank), width = rows.shape, values.shape[1]
-    slots = blocks.slot.index_select(0, blocks.order)
-    last = int(slots[-1]) // block_rows + 1  # blocks behind it are empty
-    step = max(1, TILE // (block_rows * width))
-    tiles = [slice(start, min(start + step, last)) for start in range(0, last, step)]
-    room, other = values.new_empty(2, step * block_rows, width)
-    moments = values.new_empty(step, rank, width)
-    total = values.new_zeros(blocks.num_segments, rank, width)  # M_c
-    for tile in tiles:
-        nodes = blocks.node[tile.start * block_rows : tile.stop * block_rows]
-        columns = torch.index_select(values, 0, nodes, out=room[: len(nodes)])
-        count = tile.stop - tile.start
-        torch.bmm(rows[tile].mT, columns.view(count, block_rows, width), out=moments[:count])
-        total.index_add_(0, blocks.segment[tile], moments[:count])
-    product = torch.empty_like(values)
-    # The nodes of a tile, in the order of their slots
-    ends = torch.searchsorted(slots, torch.tensor([tile.stop * block_rows for tile in tiles])).tolist()
-    for tile, begin, end in zip(tiles, [0, *ends], ends, strict=False):
-        nodes, count = blocks.order[begin:end], tile.stop - tile.start
-        torch.index_select(total, 0, blocks.segment[tile], out=moments[:count])
-        joined = room[: count * block_rows]
-        torch.bmm(rows[tile], moments[:count], out=joined.view(count, block_rows, width))
-        own = torch.index_select(values, 0, nodes, out=other[: len(nodes)])
-        own *= loops.index_select(0, nodes)
-        own += joined.index_select(0, slots[begin:end] - tile.start * block_rows)
-        product.index_copy_(0, nodes, own)
-    return product
-
-
-class ClassBlocks:
-    """A batch of nodes sorted into blocks of T rows, each block of one class of one graph.
-
-    A class that fills no whole number of blocks leaves rows of zeros in its last one, so that B N nodes of C + 1
-    classes take at most B N / T + B (C + 1) blocks: a number known without looking at the labels.
-
-    Attributes:
-        slot: (B N,), the row of each node among the blocks' rows.
-        order: (B N,), the nodes by graph and class, in which their slots ascend.
-        segment: (blocks,), the (graph, class) pair of each block, graph * (C + 1) + class.
-        node: (blocks * T,), the node of each row.
-    """
-
-    def __init__(self, labels: Tensor, num_classes: int) -> None:
-        num_nodes = labels.shape[-1]
-        num_graphs = labels.shape[:-1].numel()
-        classes = num_classes + 1  # one for the nodes outside every class
-        device = labels.device
-        self.num_segments = num_graphs * classes
-        # Long blocks make efficient products, short ones waste fewer rows: about a quarter of a class of even size.
-        self.block_rows = min(128, max(8, 2 ** ((num_nodes // (4 * classes)).bit_length())))
-        self.num_blocks = (num_graphs * num_nodes) // self.block_rows + self.num_segments
-
-        if labels.numel() == 0:
-            self.num_blocks = 0
-            nothing = torch.zeros(0, dtype=torch.int64, device=device)
-            self.slot = self.segment = self.node = self.order = nothing
-            return
-        segment_of_node = (
-            labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
-        )
-        sorted_segments, order = segment_of_node.reshape(-1).sort(stable=True)
-        segments = torch.arange(self.num_segments, device=device)
-        start = torch.searchsorted(sorted_segments, segments)
-        count = torch.searchsorted(sorted_segments, segments, right=True) - start
-        last_block = (-(-count // self.block_rows)).cumsum(0)  # one past the last block of each segment
-        first_block = last_block - (-(-count // self.block_rows))
-        place = torch.arange(len(order), device=device) - start[sorted_segments]
-        slot = first_block[sorted_segments] * self.block_rows + place
-        self.order, self.slot = order, torch.empty_like(slot).scatter_(0, order, slot)
-        blocks = torch.arange(self.num_blocks, device=device)
-        # Blocks behind the last used one hold zeros, and so count as more of the last class in use.
-        self.segment = torch.searchsorted(last_block, blocks, right=True)
-        self.segment = torch.minimum(self.segment, sorted_segments[-1:].expand_as(self.segment))
-        # A row that stands for no node repeats the last one of its class: see `gather`.
-        row = torch.arange(self.num_blocks * self.block_rows, device=device)
-        segment_of_row = self.segment.repeat_interleave(self.block_rows)
-        place_of_row = row - (first_block * self.block_rows)[segment_of_row]
-        self.node = order[start[segment_of_row] + torch.minimum(place_of_row, count[segment_of_row] - 1)]
-
-    def split(self, rows: Tensor) -> Tensor:
-        """Rows (B N, F) laid out as (blocks, T, F), zeros where a block is not full."""
-        padded = rows.new_zeros(self.num_blocks * self.block_rows, rows.shape[-1])
-        return padded.index_copy(0, self.slot, rows).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """As `split`, but with rows of a node of the same class where a block is not full.
-
-        For products with a `split` matrix, whose zeros leave them out, in one pass over memory instead of two. (Of the
-        same class, since 0 * NaN is NaN: what is not finite stays where it would be anyway.)
-        """
-        return rows.index_select(0, self.node).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
-
-    def join(self, blocks: Tensor) -> Tensor:
-        """The inverse of `split`: (blocks, T, F) back to (B N, F)."""
-        return blocks.flatten(0, 1).index_select(0, self.slot)
-
-    def sum_by_class(self, blocks: Tensor) -> Tensor:
-        """Adds up blocks (blocks, m, F) of one class of one graph and gives the sum back to each of them."""
-        total = blocks.new_zeros(self.num_segments, *blocks.shape[1:]).index_add(0, self.segment, blocks)
-        return total.index_select(0, self.segment)

@@ -3,13 +3,49 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
+
+
+class Tile(NamedTuple):
+    """A few nodes of a batch of graphs, R of them, laid out on L rows.
+
+    Attributes:
+        blocks: which parts of the layout.
+        nodes: (R,), counted over the batch.
+        row: (R,), the row of each.
+        node_of_row: (L,), the place in `nodes` of the node on each row.
+    """
+
+    blocks: slice
+    nodes: Tensor
+    row: Tensor
+    node_of_row: Tensor
+
+
+class TiledGraph(Protocol):
+    """A graph whose product goes through the nodes in tiles: once for sums M over them, and again for what M brings."""
+
+    def tiles(self, rows: int) -> Iterator[tuple[slice, list[Tile]]]:
+        """Tiles of about so many rows: some graphs of the batch, and the tiles of their nodes."""
+
+    def new_sums(self, values: Tensor) -> Tensor:
+        """M before any values, for values (..., F)."""
+
+    def add_to_sums(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
+        """Adds a tile's values (R, F) to M."""
+
+    def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
+        """What a tile's nodes get of M, (R, F): the rows of the product but for what they take of themselves."""
+
+    def loops(self, tile: Tile) -> Tensor:
+        """And that: the share (R, 1) of their own values."""
 
 
 class GraphOperator(ABC):
@@ -50,6 +86,10 @@ class GraphOperator(ABC):
     @abstractmethod
     def _normalized_by(self, scale: Tensor, degree: Tensor) -> GraphOperator:
         """The same graph W with `scale` on both sides."""
+
+    def _tiled(self, values: Tensor) -> TiledGraph | None:
+        """The graph as one that multiplies such values (..., N, F) in tiles; None where that is not done."""
+        return None
 
     @property
     def is_normalized(self) -> bool:

@@ -1,0 +1,209 @@
+"""Maps of single nodes with nothing kept for the gradient but their input: the rest is computed again, in tiles.
+
+A map here is a function of rows and of what a graph brought to them. Its gradient is autograd's, of a tile of rows at a
+time, so that what lies between never leaves a CPU's cache and is no memory to speak of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphcorrect._precision import full_precision
+from graphcorrect.graphs.operator import Tile, TiledGraph
+from graphcorrect.nodes import unit_rows, unit_rows_gradient
+
+# Entries mapped at a time: what lies between stays in a CPU's cache; launches of a GPU are worth their while
+TILE = {"cpu": 2**17, "cuda": 2**23}
+
+RowMap = Callable[[Tensor, Tensor], Tensor]  # rows (R, F) and what was propagated to them (R, F) -> (R, F)
+
+
+class MapRows(torch.autograd.Function):
+    """A map of rows (..., F) and propagated values (..., F), a tile at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, propagated: Tensor, function: RowMap, *parameters: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(own, propagated, *parameters)
+        result = torch.empty_like(propagated, memory_format=torch.contiguous_format)
+        for rows, products, out in zip(*map(_tiles, (own, propagated, result)), strict=True):
+            out.copy_(function(rows, products))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        own, propagated, *parameters = ctx.saved_tensors
+        with full_precision(own):
+            if torch.is_grad_enabled():
+                result = ctx.function(own, propagated)
+                own_slope, slope, *rest = _differentiable_slopes(result, [own, propagated], parameters, grad)
+                return own_slope, slope, None, *rest
+            slopes = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in (own, propagated)]
+            total = _ParameterSlopes(parameters)
+            for rows, products, grads, *tiles in zip(*map(_tiles, (own, propagated, grad, *slopes)), strict=True):
+                for out, slope in zip(tiles, total.add(ctx.function, (rows, products), grads), strict=True):
+                    out.copy_(slope)
+            return *slopes, None, *total.found()
+
+
+class MoveUnitRows(torch.autograd.Function):
+    """A map of unit rows (..., F) and of what a symmetric graph brings to them, `spread`.
+
+    For the gradient one more product with the graph is needed, and all else concerns single rows.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, function: RowMap, spread: Callable[[Tensor], Tensor], *parameters: Tensor
+    ) -> Tensor:
+        ctx.function, ctx.spread = function, spread
+        ctx.save_for_backward(values, *parameters)
+        own = unit_rows(values.contiguous())
+        result = spread(own)
+        for rows, moved in zip(_tiles(own), _tiles(result), strict=True):
+            moved.copy_(function(rows, moved))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, *parameters = ctx.saved_tensors
+        with full_precision(values):
+            if torch.is_grad_enabled():
+                own = unit_rows(values)
+                moved = ctx.function(own, ctx.spread(own))
+                slope, *rest = _differentiable_slopes(moved, [values], parameters, grad)
+                return slope, None, None, *rest
+            own = unit_rows(values.contiguous())
+            slope = ctx.spread(own)  # and then what its gradient is
+            result = torch.empty_like(own)
+            total = _ParameterSlopes(parameters)
+            for rows, products, out, grads in zip(*map(_tiles, (own, slope, result, grad)), strict=True):
+                own_slope, product_slope = total.add(ctx.function, (rows, products.clone()), grads)
+                out.copy_(own_slope)
+                products.copy_(product_slope)
+            result += ctx.spread(slope)
+            for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
+                unit_rows_gradient(exact, rows, tile, out=tile)
+            return result, None, None, *total.found()
+
+
+class MoveUnitRowsInTiles(torch.autograd.Function):
+    """The same over a graph that multiplies in tiles too: no unit row and no product is kept.
+
+    The nodes are gone through twice, for the graph's sums and for what is made of them, one image after the other, and
+    each tile is mapped while it is in the cache. For the gradient these sums are kept; it has sums of its own.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        function: RowMap,
+        spread: Callable[[Tensor], Tensor],
+        graph: TiledGraph,
+        *parameters: Tensor,
+    ) -> Tensor:
+        result = values.new_empty(values.shape)
+        sums = graph.new_sums(values)
+        for graphs, tiles in _tiles_by_graph(graph, values):
+            nodes, moved = _rows_of(values, graphs), _rows_of(result, graphs)
+            for tile, place in tiles:
+                graph.add_to_sums(sums, tile, unit_rows(nodes.index_select(0, place)))
+            for tile, place in tiles:
+                own = unit_rows(nodes.index_select(0, place))
+                propagated = graph.from_sums(sums, tile).addcmul_(graph.loops(tile), own)
+                moved.index_copy_(0, place, function(own, propagated))
+        ctx.function, ctx.spread, ctx.graph, ctx.sums = function, spread, graph, sums
+        ctx.save_for_backward(values, *parameters)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, *parameters = ctx.saved_tensors
+        graph = ctx.graph
+        with full_precision(values):
+            if torch.is_grad_enabled():
+                own = unit_rows(values)
+                moved = ctx.function(own, ctx.spread(own))
+                slope, *rest = _differentiable_slopes(moved, [values], parameters, grad)
+                return slope, None, None, None, *rest
+            result = values.new_empty(values.shape)
+            slope_sums = graph.new_sums(values)
+            total = _ParameterSlopes(parameters)
+            for graphs, tiles in _tiles_by_graph(graph, values):
+                nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
+                for tile, place in tiles:
+                    own, loops = unit_rows(nodes.index_select(0, place)), graph.loops(tile)
+                    propagated = graph.from_sums(ctx.sums, tile).addcmul_(loops, own)
+                    own_slope, slope = total.add(ctx.function, (own, propagated), grads.index_select(0, place))
+                    graph.add_to_sums(slope_sums, tile, slope)
+                    slopes.index_copy_(0, place, own_slope.addcmul(loops, slope))
+                for tile, place in tiles:
+                    exact, slope = nodes.index_select(0, place), slopes.index_select(0, place)
+                    slope += graph.from_sums(slope_sums, tile)
+                    slopes.index_copy_(0, place, unit_rows_gradient(exact, unit_rows(exact), slope))
+            return result, None, None, None, *total.found()
+
+
+class _ParameterSlopes:
+    """The gradients of a map's parameters, added up over tiles."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        self.trained = [each for each in parameters if each.requires_grad]
+        self.totals = [torch.zeros_like(each) for each in self.trained]
+
+    def add(self, function: RowMap, rows: tuple[Tensor, Tensor], grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of one tile; returned are the gradients of its rows."""
+        leaves = [each.detach().requires_grad_() for each in rows]
+        with torch.enable_grad():
+            result = function(*leaves)
+        own_slope, slope, *parts = torch.autograd.grad(result, [*leaves, *self.trained], grad)
+        for total, part in zip(self.totals, parts, strict=True):
+            total += part
+        return own_slope, slope
+
+    def found(self) -> list[Tensor | None]:
+        """One for each parameter, None for those that take none."""
+        return _where_trained(self.parameters, self.totals)
+
+
+def _differentiable_slopes(
+    result: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients by operations that autograd can follow, for second derivatives."""
+    wanted = [each for each in (*inputs, *parameters) if each.requires_grad]
+    return _where_trained((*inputs, *parameters), torch.autograd.grad(result, wanted, grad, create_graph=True))
+
+
+def _where_trained(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradients of the parameters that take one, and None for the others."""
+    found = iter(gradients)
+    return [next(found) if each.requires_grad else None for each in parameters]
+
+
+def _tiles(values: Tensor) -> Iterator[Tensor]:
+    """Rows of values (..., N, D), as views (n, D): `TILE` entries."""
+    flat = values.reshape(-1, values.shape[-1])
+    size = _tile_rows(values)
+    return (flat[start : start + size] for start in range(0, len(flat), size))
+
+
+def _tile_rows(values: Tensor) -> int:
+    return max(1, TILE.get(values.device.type, TILE["cpu"]) // values.shape[-1])
+
+
+def _tiles_by_graph(graph: TiledGraph, values: Tensor) -> Iterator[tuple[slice, list[tuple[Tile, Tensor]]]]:
+    """Graphs, and the tiles of their nodes, each with its nodes counted from the first of these graphs on."""
+    num_nodes = values.shape[-2]
+    for graphs, tiles in graph.tiles(_tile_rows(values)):
+        yield graphs, [(tile, tile.nodes - graphs.start * num_nodes) for tile in tiles]
+
+
+def _rows_of(values: Tensor, graphs: slice) -> Tensor:
+    """The rows (n, F) of some graphs of values (..., N, F): a view, or a copy where they do not lie row by row."""
+    return values.reshape(-1, *values.shape[-2:])[graphs].flatten(0, 1).contiguous()

@@ -1,0 +1,106 @@
+"""ClassBlocks: where the nodes of each class lie, so that sums over classes are matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from graphcorrect.graphs.operator import Tile
+
+
+class ClassBlocks:
+    """A batch of nodes sorted into blocks of T rows, each block of one class of one graph.
+
+    A class that fills no whole number of blocks leaves rows of zeros in its last one, so that B N nodes of C + 1
+    classes take at most B N / T + B (C + 1) blocks: a number known without looking at the labels.
+
+    Attributes:
+        slot: (B N,), the row of each node among the blocks' rows.
+        order: (B N,), the nodes by graph and class, in which their slots ascend.
+        segment: (blocks,), the (graph, class) pair of each block, graph * (C + 1) + class.
+        place: (blocks * T,), the place in `order` of the node on each row.
+    """
+
+    def __init__(self, labels: Tensor, num_classes: int) -> None:
+        num_nodes = labels.shape[-1]
+        num_graphs = labels.shape[:-1].numel()
+        classes = num_classes + 1  # one for the nodes outside every class
+        device = labels.device
+        self.num_segments = num_graphs * classes
+        # Long blocks make efficient products, short ones waste fewer rows: about a quarter of a class of even size.
+        self.num_graphs, self.num_nodes = num_graphs, num_nodes
+        self.block_rows = min(128, max(8, 2 ** ((num_nodes // (4 * classes)).bit_length())))
+        self.num_blocks = (num_graphs * num_nodes) // self.block_rows + self.num_segments
+
+        if labels.numel() == 0:
+            self.num_blocks = 0
+            nothing = torch.zeros(0, dtype=torch.int64, device=device)
+            self.slot = self.segment = self.place = self.order = self._ends = nothing
+            return
+        segment_of_node = (
+            labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
+        )
+        sorted_segments, order = segment_of_node.reshape(-1).sort(stable=True)
+        segments = torch.arange(self.num_segments, device=device)
+        start = torch.searchsorted(sorted_segments, segments)
+        count = torch.searchsorted(sorted_segments, segments, right=True) - start
+        last_block = (-(-count // self.block_rows)).cumsum(0)  # one past the last block of each segment
+        first_block = last_block - (-(-count // self.block_rows))
+        place = torch.arange(len(order), device=device) - start[sorted_segments]
+        slot = first_block[sorted_segments] * self.block_rows + place
+        self.order, self.slot = order, torch.empty_like(slot).scatter_(0, order, slot)
+        blocks = torch.arange(self.num_blocks, device=device)
+        # Blocks behind the last used one hold zeros, and so count as more of the last class in use.
+        self.segment = torch.searchsorted(last_block, blocks, right=True)
+        self.segment = torch.minimum(self.segment, sorted_segments[-1:].expand_as(self.segment))
+        # A row that stands for no node repeats the last one of its class: see `gather`.
+        row = torch.arange(self.num_blocks * self.block_rows, device=device)
+        segment_of_row = self.segment.repeat_interleave(self.block_rows)
+        place_of_row = row - (first_block * self.block_rows)[segment_of_row]
+        self.place = start[segment_of_row] + torch.minimum(place_of_row, count[segment_of_row] - 1)
+        self._ends = last_block[num_classes::classes]  # (graphs,), one past the last block of each
+
+    def split(self, rows: Tensor) -> Tensor:
+        """Rows (B N, F) laid out as (blocks, T, F), zeros where a block is not full."""
+        padded = rows.new_zeros(self.num_blocks * self.block_rows, rows.shape[-1])
+        return padded.index_copy(0, self.slot, rows).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """As `split`, but with rows of a node of the same class where a block is not full.
+
+        For products with a `split` matrix, whose zeros leave them out, in one pass over memory instead of two. (Of the
+        same class, since 0 * NaN is NaN: what is not finite stays where it would be anyway.)
+        """
+        return rows.index_select(0, self.order[self.place]).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
+
+    def join(self, blocks: Tensor) -> Tensor:
+        """The inverse of `split`: (blocks, T, F) back to (B N, F)."""
+        return blocks.flatten(0, 1).index_select(0, self.slot)
+
+    def sum_by_class(self, blocks: Tensor) -> Tensor:
+        """Adds up blocks (blocks, m, F) of one class of one graph and gives the sum back to each of them."""
+        total = blocks.new_zeros(self.num_segments, *blocks.shape[1:]).index_add(0, self.segment, blocks)
+        return total.index_select(0, self.segment)
+
+    def tiles(self, rows: int) -> Iterator[tuple[slice, list[Tile]]]:
+        """Graphs and the tiles of their blocks: one graph at a time, or as many as have `rows` nodes; on a CPU.
+
+        A tile has about `rows` rows, and at least one block.
+        """
+        slots = self.slot.index_select(0, self.order)
+        ends = [0, *self._ends.tolist()]
+        step = max(1, rows // self.block_rows)
+        for first in range(0, self.num_graphs, graphs := max(1, rows // self.num_nodes)):
+            last = min(first + graphs, self.num_graphs)
+            starts = range(ends[first], ends[last], step)
+            blocks = [slice(start, min(start + step, ends[last])) for start in starts]
+            edges = torch.tensor([blocks[0].start, *(each.stop for each in blocks)]) * self.block_rows
+            nodes = torch.searchsorted(slots, edges).tolist()
+            yield slice(first, last), [self._tile(*part, slots) for part in zip(blocks, nodes, nodes[1:], strict=False)]
+
+    def _tile(self, blocks: slice, begin: int, end: int, slots: Tensor) -> Tile:
+        """The tile of the nodes `begin` to `end` of `order`."""
+        first, last = blocks.start * self.block_rows, blocks.stop * self.block_rows
+        return Tile(blocks, self.order[begin:end], slots[begin:end] - first, self.place[first:last] - begin)
