@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
+    draw,
     label_spreading_limit,
     orthogonal_clusters,
     probabilities_strategy,
@@ -146,30 +147,61 @@ def test_gradcheck_of_the_learned_maps(layer):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_second_derivatives_of_the_feature_map(frozen):
-    graph = ClassConsistencyGraph()(random_probabilities(5, 3))
-    layer = shaken(FeaturePropagation(3, hidden_dim=4), 0.3)
+@pytest.mark.parametrize("layer", [LabelPropagation, FeaturePropagation])
+@pytest.mark.parametrize("graph", [ClassConsistencyGraph(), KNNAffinity(2)], ids=["class", "neighbors"])
+def test_second_derivatives_of_the_learned_maps(graph, layer, frozen):
+    graph = graph(random_probabilities(5, 3))
+    layer = shaken(layer(3, hidden_dim=4), 0.3)
     layer.residual.last.bias.requires_grad_(not frozen)
     trained = [each for each in layer.parameters() if each.requires_grad]
-    values = random_features(5, 3).requires_grad_()
+    values = random_probabilities(5, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda v, *_: layer(graph, v), (values, *trained))
     assert torch.autograd.gradgradcheck(lambda v, *_: layer(graph, v), (values, *trained))
 
 
+@pytest.mark.parametrize("tile", [1, 28, 1000], ids=["a row", "some rows", "all graphs"])
 @pytest.mark.parametrize("layout", ["rows", "columns"])
-def test_the_gradient_of_the_feature_map_in_tiles_is_that_in_one(layout, monkeypatch):
-    graph = ClassConsistencyGraph()(random_probabilities(2, 50, 3))
+def test_the_map_of_features_in_tiles_is_that_in_one(layout, tile, monkeypatch):
+    mask = torch.rand(2, 3, 50, generator=draw(5)) < 0.8
+    graph = ClassConsistencyGraph()(random_probabilities(2, 3, 50, 3), mask=mask)
     layer = shaken(FeaturePropagation(4, hidden_dim=8), 0.5)
-    values = random_features(2, 50, 4).requires_grad_() if layout == "rows" else random_features(2, 4, 50).mT
+    values = random_features(2, 3, 50, 4) if layout == "rows" else random_features(2, 3, 4, 50).mT
     values.requires_grad_()
-    cotangent = random_features(2, 50, 4, seed=3)
+    cotangent = random_features(2, 3, 50, 4, seed=3)
     inputs = (values, *layer.parameters())
     own = unit_rows(values)
-    whole = torch.autograd.grad(layer.tighten(own, graph @ own), inputs, cotangent)
-    monkeypatch.setattr("graphcorrect._row_maps.TILE", {"cpu": 28})
-    tiled = torch.autograd.grad(layer(graph, values), inputs, cotangent)
-    for one, other in zip(tiled, whole, strict=True):
+    expected = layer.tighten(own, graph @ own)
+    slopes = torch.autograd.grad(expected, inputs, cotangent)
+    monkeypatch.setattr("graphcorrect._row_maps.TILE", {"cpu": tile})
+    moved = layer(graph, values)
+    for one, other in zip((moved, *torch.autograd.grad(moved, inputs, cotangent)), (expected, *slopes), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("tile", [1, 28])
+def test_the_map_of_labels_in_tiles_is_that_in_one(tile, monkeypatch):
+    graph = KNNAffinity(3)(random_features(2, 50, 4))
+    layer = shaken(LabelPropagation(3, hidden_dim=8), 0.5)
+    values = random_probabilities(2, 50, 3).requires_grad_()
+    inputs = (values, *layer.parameters())
+    expected = layer.correct(values, graph @ values)
+    slopes = torch.autograd.grad(expected.square().sum(), inputs)
+    monkeypatch.setattr("graphcorrect._row_maps.TILE", {"cpu": tile})
+    corrected = layer(graph, values)
+    found = torch.autograd.grad(corrected.square().sum(), inputs)
+    for one, other in zip((corrected, *found), (expected, *slopes), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_no_map_keeps_what_lies_between():
+    num_nodes, dim = 4000, 32
+    by_class = ClassConsistencyGraph()(random_probabilities(num_nodes, 5).float())
+    values = random_probabilities(num_nodes, dim).float().requires_grad_()
+    for layer in (FeaturePropagation(dim), LabelPropagation(dim)):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda x: x):  # noqa: B023
+            layer(by_class, values)
+        assert sum(each.numel() for each in kept) < 2.5 * values.numel()
 
 
 def test_a_map_says_what_a_subclass_has_to_define():
