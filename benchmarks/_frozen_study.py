@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from _harness import save_record
 from _outcomes import Outcomes
 from segmentation import engine, paper
 from segmentation.datasets import IGNORE_INDEX, Sample, read_image, read_labels, with_masks
+from segmentation.keys import KeyEncoder
 from segmentation.layouts import open_data
 from segmentation.networks import SegmentationNetwork, upsample
 from segmentation.recipe import Recipe, as_dict, load
@@ -27,7 +29,8 @@ from tqdm import tqdm
 
 from graphcorrect import AnchorBank, DualGraphRefiner, KNNAffinity, guided_upsample, metrics
 
-MAGNIFICATIONS = (1, 2)  # at which the anchors' keys are computed: thin things have keys of their own at 2
+LEVELS, MAGNIFICATIONS = (3, 4), (1.0, 2.0, 3.0)  # of the anchors' keys: thin things are found in a larger image
+CAPACITY = 10_000  # anchors of a class
 BINS = (0.0, 0.5, 0.7, 0.9, 0.99, 1.01)  # of the teacher's confidence
 
 
@@ -38,25 +41,31 @@ class Answer(NamedTuple):
     labels: Tensor  # (1, H, W) int64, 255 void
     probabilities: Tensor  # (1, C, h, w)
     embedding: Tensor  # (1, D, h, w)
-    keys: Tensor  # (1, M, h, w), one block of M / len(MAGNIFICATIONS) for each magnification
+    keys: Tensor  # (1, M, h, w), of the encoder before training, a block of M / len(MAGNIFICATIONS) each
+    trained_keys: Tensor  # (1, M', h, w), of the teacher's encoder, of the image and of one twice its size
 
 
 def main(args: argparse.Namespace) -> None:
     results = []
     for seed in args.seeds:
-        recipe, data, network = frozen_teacher(args, seed)
+        recipe, data, network, encoder = frozen_teacher(args, seed)
         judged = with_masks(data.unlabeled)[:: 1 if args.smoke else 8]
         splits = {"unlabeled": judged, "held_out": with_masks(data.held_out), "test": data.test}
         if args.smoke:
             splits = {name: samples[:4] for name, samples in splits.items()}
-        labeled = [answer(network, sample) for sample in tqdm(data.labeled, f"seed {seed}, labeled")]
+        labeled = [answer(network, encoder, sample) for sample in tqdm(data.labeled, f"seed {seed}, labeled")]
         classes = len(data.class_names)
         sides = corrections(labeled, classes, recipe)
+        everything = itertools.chain(labeled, (answer(network, encoder, each) for each in with_masks(data.unlabeled)))
+        sides[ALL_TRUE] = with_anchors_of(everything, classes, recipe)
         for split, samples in splits.items():
-            names = list(sides) if split == "unlabeled" else [name for name in sides if name in HEADLINE]
+            if split == "unlabeled":  # whose own labels would be among the anchors
+                names = [name for name in sides if name != ALL_TRUE]
+            else:
+                names = [name for name in sides if name in (*HEADLINE, ALL_TRUE)]
             scores, outcomes = {name: Score(classes) for name in names}, Outcomes()
             for sample in tqdm(samples, f"seed {seed}, {split}"):
-                said = answer(network, sample)
+                said = answer(network, encoder, sample)
                 before = pixels(said.probabilities, said)
                 for name in names:
                     after = sides[name](said).argmax(1)
@@ -68,7 +77,13 @@ def main(args: argparse.Namespace) -> None:
                 result = {"seed": seed, "split": split, "side": name, "images": len(samples)} | score.result()
                 results.append(result | ({"by_image": outcomes.counts()} if name == "whole" else {}))
                 print(f"seed {seed}, {split}, {name}: {score}", flush=True)
-    settings = {"magnifications": MAGNIFICATIONS, "warmup": recipe.schedule.warmup, "recipe": as_dict(recipe)}
+    settings = {
+        "levels": LEVELS,
+        "magnifications": MAGNIFICATIONS,
+        "capacity": CAPACITY,
+        "warmup": recipe.schedule.warmup,
+        "recipe": as_dict(recipe),
+    }
     content = {"classes": list(data.class_names), "bins": BINS, "results": results}
     save_record("label_correction_frozen", content, device=torch.device("cpu"), folder=args.out, **settings)
 
@@ -90,31 +105,31 @@ def study_recipe(args: argparse.Namespace, seed: int) -> Recipe:
     return load("camvid_small" if args.data else "digits", given)
 
 
-def frozen_teacher(args: argparse.Namespace, seed: int) -> tuple[Recipe, Any, SegmentationNetwork]:
-    """The teacher after the warm-up; trained here unless `args.runs` has it from an earlier study."""
+def frozen_teacher(args: argparse.Namespace, seed: int) -> tuple[Recipe, Any, SegmentationNetwork, KeyEncoder]:
+    """The teacher after the warm-up; trained here unless `args.runs` has it. And the encoder it began with."""
     recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}"
     recipe.methods = ()
     if not (folder / "warmup.pt").is_file():
         engine.run(recipe, folder)
     data = open_data(recipe.data, seed, folder)
     saved = torch.load(folder / "warmup.pt", map_location="cpu", weights_only=True)["teacher"]
+    torch.manual_seed(seed)
     network, prefix = SegmentationNetwork(len(data.class_names), recipe.network).eval(), "module.network."
+    encoder = KeyEncoder(network, LEVELS, MAGNIFICATIONS)
     network.load_state_dict({key[len(prefix) :]: value for key, value in saved.items() if key.startswith(prefix)})
-    return recipe, data, network.to(memory_format=torch.channels_last)
+    return recipe, data, network.to(memory_format=torch.channels_last), encoder
 
 
 @torch.no_grad()
-def answer(network: SegmentationNetwork, sample: Sample) -> Answer:
+def answer(network: SegmentationNetwork, encoder: KeyEncoder, sample: Sample) -> Answer:
     """Everything the corrections need to know of one image."""
     image = read_image(sample.image)[None].float() / 255
     output = network(image)
-    size, keys = output.logits.shape[-2:], [output.middle]
-    for factor in MAGNIFICATIONS[1:]:
-        larger = network(F.interpolate(image, scale_factor=factor, mode="bicubic").clamp(0, 1)).middle
-        keys.append(F.interpolate(larger, size=size, mode="bilinear", antialias=True))
-    joined = torch.cat([F.normalize(block, dim=1) for block in keys], dim=1)
+    larger = network(F.interpolate(image, scale_factor=2.0, mode="bicubic").clamp(0, 1)).middle
+    larger = F.interpolate(larger, size=output.middle.shape[-2:], mode="bilinear", antialias=True)
+    trained = torch.cat([F.normalize(block, dim=1) for block in (output.middle, larger)], dim=1)
     labels = read_labels(sample)[None].long()
-    return Answer(image, labels, output.logits.softmax(1), output.embedding, joined)
+    return Answer(image, labels, output.logits.softmax(1), output.embedding, encoder(image), trained)
 
 
 def pixels(probabilities: Tensor, said: Answer) -> Tensor:
@@ -138,14 +153,20 @@ class RememberingBank(AnchorBank):
         return self.last[1]
 
 
-def filled_bank(labeled: list[Answer], num_classes: int, keys: Callable[[Answer], Tensor], **settings) -> AnchorBank:
+def filled_bank(
+    labeled: Iterable[Answer], num_classes: int, keys: Callable[[Answer], Tensor], **settings
+) -> AnchorBank:
     """A bank that has seen all labeled images once."""
-    bank = RememberingBank(num_classes, keys(labeled[0]).shape[1], **settings)
+    settings = {"capacity_per_class": CAPACITY} | settings
+    bank = None
     for said in labeled:
-        bank.update(keys(said), said.labels)
+        found = keys(said)
+        bank = bank or RememberingBank(num_classes, found.shape[1], **settings)
+        bank.update(found, said.labels)
     return bank
 
 
+ALL_TRUE = "whole, anchors of all frames"  # the unlabeled ones with their true labels: a bound
 HEADLINE = ("whole", "anchors", "graphs of the paper", "edges alone")
 
 
@@ -153,8 +174,11 @@ def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict
     """By name, what turns an answer into probabilities of every pixel (1, C, H, W)."""
     feature_dim = recipe.network.feature_dim
 
-    def both(said: Answer) -> Tensor:
+    def every(said: Answer) -> Tensor:
         return said.keys
+
+    def trained(said: Answer) -> Tensor:
+        return said.trained_keys
 
     def one(said: Answer) -> Tensor:
         return said.keys[:, : said.keys.shape[1] // len(MAGNIFICATIONS)]
@@ -166,15 +190,16 @@ def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict
     def refiner(preset: str) -> DualGraphRefiner:
         return DualGraphRefiner.from_preset(preset, num_classes, feature_dim).eval()
 
-    bank = filled_bank(labeled, num_classes, both)
-    small = filled_bank(labeled, num_classes, both, capacity_per_class=500)
+    bank = filled_bank(labeled, num_classes, every)
+    small = filled_bank(labeled, num_classes, every, capacity_per_class=1000)
     single = filled_bank(labeled, num_classes, one)
     eighth = filled_bank(labeled, num_classes, coarse)
+    learned = filled_bank(labeled, num_classes, trained)
     mild = copy.copy(bank)
     mild.strength, mild.eps = 0.5, 0.02
     paper, cautious = refiner("paper"), refiner("cautious")
 
-    def graphs(module: DualGraphRefiner, said: Answer, anchors: AnchorBank | None, keys=both) -> Tensor:
+    def graphs(module: DualGraphRefiner, said: Answer, anchors: AnchorBank | None, keys=every) -> Tensor:
         extra = {} if anchors is None else {"anchors": anchors, "anchor_features": keys(said)}
         return module(said.embedding, said.probabilities.clamp_min(1e-8).log(), **extra).soft_labels
 
@@ -193,10 +218,11 @@ def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict
         "whole": lambda said: guided(graphs(paper, said, bank), said),
         "whole, cautious": lambda said: guided(graphs(cautious, said, bank), said),
         "whole, 1 magnification": lambda said: guided(graphs(paper, said, single, one), said),
-        "anchors": lambda said: pixels(bank.correct(said.probabilities, both(said)), said),
-        "anchors, edges": lambda said: guided(bank.correct(said.probabilities, both(said)), said),
+        "anchors": lambda said: pixels(bank.correct(said.probabilities, every(said)), said),
+        "anchors, edges": lambda said: guided(bank.correct(said.probabilities, every(said)), said),
         "anchors, graphs": lambda said: pixels(graphs(paper, said, bank), said),
-        "whole, 500 anchors a class": lambda said: guided(graphs(paper, said, small), said),
+        "whole, 1000 anchors a class": lambda said: guided(graphs(paper, said, small), said),
+        "whole, keys of the trained encoder": lambda said: guided(graphs(paper, said, learned, trained), said),
         "whole, keys at 1/8": lambda said: guided(graphs(paper, said, eighth, coarse), said),
         "whole, strength 0.5, eps 0.02": lambda said: guided(graphs(paper, said, mild), said),
         "graphs of the paper": lambda said: pixels(graphs(paper, said, None), said),
@@ -209,6 +235,19 @@ def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict
     for name, run in torch_geometric_peers().items():
         sides[name] = on_edges_of_the_image_graph(run)
     return {name: torch.no_grad()(side) for name, side in sides.items()}
+
+
+def with_anchors_of(known: Iterable[Answer], num_classes: int, recipe: Recipe) -> Callable[[Answer], Tensor]:
+    """`whole` of `corrections`, with these images as the labeled ones."""
+    bank = filled_bank(known, num_classes, lambda said: said.keys)
+    module = DualGraphRefiner.from_preset("paper", num_classes, recipe.network.feature_dim).eval()
+
+    @torch.no_grad()
+    def corrected(said: Answer) -> Tensor:
+        logits = said.probabilities.clamp_min(1e-8).log()
+        return guided(module(said.embedding, logits, anchors=bank, anchor_features=said.keys).soft_labels, said)
+
+    return corrected
 
 
 def ablations(recipe: Recipe, num_classes: int, nodes: int) -> dict[str, DualGraphRefiner]:

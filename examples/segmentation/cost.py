@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from segmentation import checking
 from segmentation.datasets import Sample, SegmentationData
 from segmentation.engine import number_of_steps
+from segmentation.keys import KeyEncoder
 from segmentation.layouts import number_labeled, open_data
 from segmentation.networks import SegmentationNetwork
 from segmentation.recipe import Recipe
@@ -28,16 +29,18 @@ def estimate(recipe: Recipe) -> str:
     settings.weights = "none"
     network = SegmentationNetwork(len(data.class_names), settings).eval().to("meta")  # shapes: nothing is computed
     refiner = new_refiner(recipe, len(data.class_names))
+    image = torch.zeros(1, 3, *crop, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        output = network(torch.zeros(1, 3, *crop, device="meta"))
+        output = network(image)
     forward = counter.get_total_flops() / 1e9
+    looks = _cost_of_anchors(recipe, network, image, forward)
     nodes = min(recipe.refiner.max_nodes, output.logits.shape[-2] * output.logits.shape[-1])
-    # A backward pass costs two forward ones; the teacher has none, and mllc shows it the labeled images too.
+    # A backward pass costs two forward ones; the teacher has none.
     labeled, unlabeled = schedule.labeled_batch, schedule.unlabeled_batch
     supervised = 3 * forward * labeled
     per_method = {
         method: supervised if method == "supervised" else
-        supervised + 4 * forward * unlabeled + (forward * labeled if method == "mllc" and recipe.anchors.use else 0)
+        supervised + 4 * forward * unlabeled + (looks[0] * labeled + looks[1] * unlabeled if method == "mllc" else 0)
         for method in recipe.methods
     }  # fmt: skip
     total = (supervised * schedule.warmup + sum(per_method.values()) * steps) / 1e6
@@ -53,6 +56,20 @@ def estimate(recipe: Recipe) -> str:
         f"all: {total:,.3f} PFLOP in the network, without graphs and tests",
     ]
     return "\n".join(lines)
+
+
+def _cost_of_anchors(
+    recipe: Recipe, network: SegmentationNetwork, image: torch.Tensor, forward: float
+) -> tuple[float, float]:
+    """GFLOP of the keys of a labeled image and of an unlabeled one."""
+    if not recipe.anchors.use:
+        return 0.0, 0.0
+    if recipe.anchors.keys == "trained":  # the teacher's, which has seen the unlabeled images anyway
+        return forward, 0.0
+    encoder = KeyEncoder(network, recipe.anchors.levels, recipe.anchors.magnifications)
+    with FlopCounterMode(display=False) as counter:
+        encoder(image)
+    return (counter.get_total_flops() / 1e9,) * 2
 
 
 def _counts(recipe: Recipe) -> tuple[SegmentationData, str]:

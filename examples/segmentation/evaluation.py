@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from graphcorrect import AnchorBank, DualGraphRefiner, metrics
+from graphcorrect import DualGraphRefiner, metrics
 from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, read_resized
+from segmentation.keys import LabeledPixels
 from segmentation.methods import SegmentationModel, at_pixels, correct_labels
 from segmentation.networks import NetworkOutput, upsample
 from segmentation.processes import rank_and_ranks, sum_over_ranks
@@ -119,7 +120,7 @@ def test_confusion(
 def judge_pseudo_labels(
     model: SegmentationModel,
     samples: list[Sample],
-    correctors: dict[str, tuple[DualGraphRefiner, AnchorBank | None]],
+    correctors: dict[str, tuple[DualGraphRefiner, LabeledPixels | None]],
     num_classes: int,
     recipe: Recipe,
 ) -> dict[str, dict[str, float]]:
@@ -157,14 +158,14 @@ def plain_labels(output: NetworkOutput, images: Tensor, labels: Tensor) -> Tenso
 def corrected(
     refiner: DualGraphRefiner,
     output: NetworkOutput,
-    anchors: AnchorBank | None,
+    anchors: LabeledPixels | None,
     images: Tensor,
     labels: Tensor,
     *,
     guided: bool = True,
 ) -> Tensor:
     """Corrected labels at the size of the true ones, (B, H', W') int64."""
-    probabilities = at_pixels(correct_labels(refiner, output, anchors=anchors), images, guided=guided)
+    probabilities = at_pixels(correct_labels(refiner, output, images, anchors=anchors), images, guided=guided)
     return resized(probabilities, labels.shape[-2:]).argmax(1)
 
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graphcorrect import AnchorBank, metrics
+from graphcorrect import metrics
 from segmentation import checkpoint, evaluation, figures, report
 from segmentation.datasets import with_masks
+from segmentation.keys import LabeledPixels
 from segmentation.methods import remember_labeled
 from segmentation.processes import rank_and_ranks
 from segmentation.recipe import as_dict
-from segmentation.state import State, dtype_of, new_anchors, new_correction, new_refiner
+from segmentation.state import State, dtype_of, new_correction, new_refiner
 
 if TYPE_CHECKING:
     from segmentation.engine import Run
@@ -90,13 +91,11 @@ def measure(method: str, state: State, run: Run) -> dict:
     return {"refiner_trained": trained, "pseudo_labels": judged}
 
 
-def fresh_anchors(state: State, run: Run) -> AnchorBank | None:
+def fresh_anchors(state: State, run: Run) -> LabeledPixels | None:
     """A bank filled with the labeled images as they are, seen by the teacher as it is now; None without anchors."""
-    key_dim, ranks, device = state.model.network.middle_dim, rank_and_ranks()[1], run.device
-    anchors = new_anchors(run.recipe, len(run.data.class_names), key_dim)
-    if anchors is None:
+    if state.banks.anchors is None:
         return None
-    anchors.to(device, dtype_of(run.recipe))
+    anchors, ranks, device = state.banks.anchors.fresh(), rank_and_ranks()[1], run.device
     own_share = evaluation.batches(run.data.labeled, run.recipe, device, limit=1)
     for _ in range(-(-len(run.data.labeled) // ranks)):
         batch = next(own_share, None)
@@ -104,7 +103,7 @@ def fresh_anchors(state: State, run: Run) -> AnchorBank | None:
             remember_labeled(state.teacher, *batch, anchors)
         else:  # every rank must take part in every update, also the one with an image less
             nothing = (
-                torch.zeros(0, key_dim, device=device, dtype=dtype_of(run.recipe)),
+                torch.zeros(0, anchors.feature_dim, device=device, dtype=dtype_of(run.recipe)),
                 torch.zeros(0, dtype=torch.int64, device=device),
             )
             anchors.update(*nothing)

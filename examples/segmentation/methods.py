@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import (
-    AnchorBank,
     DualGraphRefiner,
     EMATeacher,
     LabelCorrectionLoss,
@@ -26,6 +25,7 @@ from graphcorrect import (
     guided_upsample,
 )
 from segmentation.datasets import IGNORE_INDEX
+from segmentation.keys import LabeledPixels
 from segmentation.networks import NetworkOutput, SegmentationNetwork, upsample
 from segmentation.processes import rank_and_ranks, sum_over_ranks
 
@@ -40,30 +40,42 @@ class SegmentationModel(nn.Module):
         self.network, self.refiner = network, refiner
 
     def forward(
-        self, images: Tensor, *, correct: bool = False, inside: Tensor | None = None, anchors: AnchorBank | None = None
+        self,
+        images: Tensor,
+        *,
+        correct: bool = False,
+        inside: Tensor | None = None,
+        anchors: LabeledPixels | None = None,
     ) -> tuple[NetworkOutput, RefinedLabels | None]:
         """The network's answer for images (B, 3, H, W), and with `correct` what the graphs make of it.
 
         `inside` (B, H, W) bool marks real pixels; what a view padded takes no part in the graphs.
         """
         output = self.network(images)
-        return output, correct_labels(self.refiner, output, inside=inside, anchors=anchors) if correct else None
+        if not correct:
+            return output, None
+        return output, correct_labels(self.refiner, output, images, inside=inside, anchors=anchors)
 
 
 def correct_labels(
-    refiner: DualGraphRefiner, output: NetworkOutput, *, inside: Tensor | None = None, anchors: AnchorBank | None = None
+    refiner: DualGraphRefiner,
+    output: NetworkOutput,
+    images: Tensor,
+    *,
+    inside: Tensor | None = None,
+    anchors: LabeledPixels | None = None,
 ) -> RefinedLabels:
-    """Run a refiner on a network's answer; with `anchors`, labeled pixels are consulted first."""
+    """Run a refiner on what a network says of images (B, 3, H, W); `anchors` are consulted first."""
     size = output.logits.shape[-2:]
     mask = None if inside is None else F.interpolate(inside[:, None].float(), size=size, mode="nearest-exact")[:, 0] > 0
-    keys = None if anchors is None else output.middle
+    keys = None if anchors is None else anchors.keys(images, output)
     return refiner(output.embedding, output.logits, mask=mask, anchors=anchors, anchor_features=keys)
 
 
 class Banks(nn.Module):
     """What a run remembers beside its weights: prototypes for the loss, anchors for the teacher; None without them."""
 
-    def __init__(self, prototypes: PrototypeBank | None, anchors: AnchorBank | None):
+    def __init__(self, prototypes: PrototypeBank | None, anchors: LabeledPixels | None):
         super().__init__()
         self.prototypes, self.anchors = prototypes, anchors
 
@@ -94,10 +106,10 @@ def at_pixels(refined: RefinedLabels, images: Tensor, *, guided: bool) -> Tensor
     return guided_upsample(enlarged, images) if guided else enlarged
 
 
-def remember_labeled(teacher: EMATeacher, images: Tensor, labels: Tensor, anchors: AnchorBank) -> None:
-    """Show labeled images (B, 3, H, W) with labels (B, H, W) to the anchor bank, through the teacher's eyes."""
-    output, _ = teacher(images)
-    anchors.update(output.middle, labels)
+def remember_labeled(teacher: EMATeacher, images: Tensor, labels: Tensor, anchors: LabeledPixels) -> None:
+    """Show labeled images (B, 3, H, W) with labels (B, H, W) to the anchors, if need be through the teacher's eyes."""
+    output = None if anchors.has_own_eyes else teacher(images)[0]
+    anchors.remember(images, output, labels)
 
 
 def training_loss(

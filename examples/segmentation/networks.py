@@ -64,15 +64,31 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> NetworkOutput:
         height, width = images.shape[-2:]
-        # Decoders need whole strides. Zeros after normalization are the mean color; what they produce is cut off again.
-        padded = F.pad((images - self.mean) / self.std, (0, -width % self.multiple, 0, -height % self.multiple))
-        levels = self.encoder(padded)
+        levels = self.encode(images)
         decoded = self.decoder(levels)
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         logits, embedding = (head(decoded)[..., :rows, :columns] for head in (self.classifier, self.embedder))
-        units = (F.normalize(level.detach(), dim=1) for level in levels[2:5])
-        middle = torch.cat([upsample(level, levels[2].shape[-2:]) for level in units], dim=1)
-        return NetworkOutput(logits, embedding, middle[..., : -(-height // 4), : -(-width // 4)])
+        middle = torch.cat(self.on_fine_grid(levels[2:5], (height, width)), dim=1)
+        return NetworkOutput(logits, embedding, middle)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """The encoder's levels, of images padded to whole strides, which decoders need.
+
+        Zeros after normalization are the mean color; what they produce is for the caller to cut off.
+        """
+        height, width = images.shape[-2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        return self.encoder(F.pad((images - self.mean) / self.std, padding))
+
+    def on_fine_grid(self, levels: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """Levels of `encode`, at 1/4 or coarser, as unit vectors a pixel, (B, ..., ceil(H / 4), ceil(W / 4)).
+
+        `size` is that of the images, (H, W). No gradient passes.
+        """
+        padded = tuple((side + -side % self.multiple) // 4 for side in size)
+        rows, columns = (-(-side // 4) for side in size)
+        units = (upsample(F.normalize(level.detach(), dim=1), padded) for level in levels)
+        return [level[..., :rows, :columns] for level in units]
 
     def parameter_groups(self, learning_rate: float, head_factor: float = 10.0) -> list[dict]:
         """Two groups for an optimizer: the pretrained encoder, and everything new at `head_factor` times its rate."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphcorrect import AnchorBank, DualGraphRefiner, DynamicThreshold, EMATeacher, LabelCorrectionLoss, PrototypeBank
+from graphcorrect import DualGraphRefiner, DynamicThreshold, EMATeacher, LabelCorrectionLoss, PrototypeBank
+from segmentation.keys import KeyEncoder, LabeledPixels
 from segmentation.methods import Banks, SegmentationModel
 from segmentation.networks import SegmentationNetwork
 from segmentation.processes import synchronize_batchnorm
@@ -55,7 +56,7 @@ def build(recipe: Recipe, num_classes: int, device: torch.device) -> State:
         )
     else:
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-    banks = Banks(new_prototypes(recipe, num_classes), new_anchors(recipe, num_classes, network.middle_dim))
+    banks = Banks(new_prototypes(recipe, num_classes), new_anchors(recipe, num_classes, network))
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.running.precision == "fp16")
     return State(
         model,
@@ -123,9 +124,15 @@ def new_prototypes(recipe: Recipe, num_classes: int) -> PrototypeBank | None:
     )
 
 
-def new_anchors(recipe: Recipe, num_classes: int, key_dim: int) -> AnchorBank | None:
-    """An empty bank; None without anchors. It forgets: an anchor of 100 steps ago weighs a third at a decay of 0.99."""
-    if not recipe.anchors.use:
+def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) -> LabeledPixels | None:
+    """An empty bank; None without anchors. `network` is the one of which nothing is learned yet.
+
+    It forgets: an anchor of 100 steps ago weighs a third at a decay of 0.99.
+    """
+    settings, encoder, dim = recipe.anchors, None, network.middle_dim
+    if not settings.use:
         return None
-    settings = recipe.anchors
-    return AnchorBank(num_classes, key_dim, capacity_per_class=settings.capacity, decay=settings.decay)
+    if settings.keys == "pretrained":
+        encoder = KeyEncoder(network, settings.levels, settings.magnifications)
+        dim = encoder.dim
+    return LabeledPixels(num_classes, dim, encoder=encoder, capacity_per_class=settings.capacity, decay=settings.decay)
