@@ -37,6 +37,7 @@ def write(tmp_path, text):
         ("views: {crop: [32]}", "expected `views.crop` to be a list of 2, each an integer or null, got [32]"),
         ("views: {scale: [2, 1]}", "expected `views.scale` as two numbers MIN <= MAX, got [2.0, 1.0]"),
         ("methods: [mlcc]", "expected `methods` to be a list, each entry one of supervised"),
+        ("network: {encoder_depth: 4}\nanchors: {keys: initial, levels: 5}", "among the encoder's 4, got [5]"),
         ("anchors: 3", "expected `anchors` to be a section of keys, got 3"),
         ("schedule: {labeled_batch: 6, accumulate: 4}", "at least 2 images for each of 4 part(s), got 6"),
         ("schedule: {steps: null}", "expected `schedule.steps` or `schedule.epochs`, got null for both"),

@@ -122,9 +122,9 @@ class Anchors:
     use: bool = True
     capacity: int = ranged(3000, 1)  # most labeled pixels of a class to remember
     decay: float = ranged(0.99, above=0, high=1)  # odds of an older anchor to stay, a step
-    keys: Literal["trained", "pretrained"] = "trained"  # of the teacher's encoder, or of the encoder before training
-    levels: tuple[int, ...] = ranged((3, 4), 2, 5)  # pretrained: of the encoder, 2 being the one at 1/4
-    magnifications: tuple[float, ...] = ranged((1.0,), above=0)  # pretrained: of the image, to be looked at
+    keys: Literal["trained", "initial"] = "trained"  # of the teacher's encoder, or of the encoder before all training
+    levels: tuple[int, ...] = ranged((3, 4), 2, 5)  # initial: of the encoder, 2 being the one at 1/4
+    magnifications: tuple[float, ...] = ranged((1.0,), above=0)  # initial: of the image, to be looked at
 
 
 @dataclass
@@ -313,12 +313,9 @@ def _check_together(recipe: Recipe) -> None:
             f"got {recipe.schedule.labeled_batch}"
         )
     anchors, network = recipe.anchors, recipe.network
-    if anchors.use and anchors.keys == "pretrained":
-        if network.weights == "none":
-            raise ValueError("expected `network.weights` for `anchors.keys` of 'pretrained', got 'none'")
-        depth = network.encoder_depth if network.architecture == "deeplabv3plus" else 5
-        if max(anchors.levels) > depth:
-            raise ValueError(f"expected `anchors.levels` of the encoder's {depth}, got {list(anchors.levels)}")
+    depth = network.encoder_depth if network.architecture == "deeplabv3plus" else 5
+    if anchors.keys == "initial" and max(anchors.levels) > depth:
+        raise ValueError(f"expected `anchors.levels` among the encoder's {depth}, got {list(anchors.levels)}")
     loss = recipe.loss
     if "mllc" in recipe.methods and loss.slg_weight == loss.clg_weight == loss.pixel_weight == 0:
         raise ValueError(

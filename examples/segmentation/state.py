@@ -132,7 +132,7 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
     settings, encoder, dim = recipe.anchors, None, network.middle_dim
     if not settings.use:
         return None
-    if settings.keys == "pretrained":
+    if settings.keys == "initial":
         encoder = KeyEncoder(network, settings.levels, settings.magnifications)
         dim = encoder.dim
     return LabeledPixels(num_classes, dim, encoder=encoder, capacity_per_class=settings.capacity, decay=settings.decay)
