@@ -21,6 +21,7 @@ class ClassBlocks:
         order: (B N,), the nodes by graph and class, in which their slots ascend.
         segment: (blocks,), the (graph, class) pair of each block, graph * (C + 1) + class.
         place: (blocks * T,), the place in `order` of the node on each row.
+        node: (blocks * T,), that node.
     """
 
     def __init__(self, labels: Tensor, num_classes: int) -> None:
@@ -37,7 +38,7 @@ class ClassBlocks:
         if labels.numel() == 0:
             self.num_blocks = 0
             nothing = torch.zeros(0, dtype=torch.int64, device=device)
-            self.slot = self.segment = self.place = self.order = self._ends = nothing
+            self.slot = self.segment = self.node = self.place = self.order = self._ends = nothing
             return
         segment_of_node = (
             labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
@@ -60,6 +61,7 @@ class ClassBlocks:
         segment_of_row = self.segment.repeat_interleave(self.block_rows)
         place_of_row = row - (first_block * self.block_rows)[segment_of_row]
         self.place = start[segment_of_row] + torch.minimum(place_of_row, count[segment_of_row] - 1)
+        self.node = self.order[self.place]
         self._ends = last_block[num_classes::classes]  # (graphs,), one past the last block of each
 
     def split(self, rows: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ class ClassBlocks:
         For products with a `split` matrix, whose zeros leave them out, in one pass over memory instead of two. (Of the
         same class, since 0 * NaN is NaN: what is not finite stays where it would be anyway.)
         """
-        return rows.index_select(0, self.order[self.place]).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
+        return rows.index_select(0, self.node).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
 
     def join(self, blocks: Tensor) -> Tensor:
         """The inverse of `split`: (blocks, T, F) back to (B N, F)."""
