@@ -32,8 +32,8 @@ class AnchorBank(nn.Module):
 
     Args:
         num_classes: C.
-        feature_dim: D of the keys; any features that tell classes apart, such as the backbone's middle levels, whose
-            neighbors are more honest than those of a classifier that has memorized the labels.
+        feature_dim: D of the keys; any features that tell classes apart. Those of a pretrained backbone's middle levels
+            before it was fine-tuned are the most honest: a network that has memorized the labels tells less of others.
         capacity_per_class: most anchors of one class.
         num_neighbors: k, anchors looked up for a query.
         temperature: tau, divides the cosine.
