@@ -17,9 +17,11 @@ without any training of the graphs. Three seeds, each with its own network and l
 deviation. Fixed / broken counts pixels; the worst class is the largest loss of one class's IoU in the mean over
 seeds.
 
-`whole` looks up labeled pixels ({{class}}`graphcorrect.AnchorBank`, keys from three encoder levels at 1/4, of the
-image as it is and at twice its size), then runs the paper's two graphs, and takes the result to full resolution
-along the image's edges ({{func}}`graphcorrect.guided_upsample`).
+`whole` looks up labeled pixels ({{class}}`graphcorrect.AnchorBank`, 10,000 a class; keys are two middle levels of the
+encoder *as it was before training*, of the image as it is and at twice and three times its size), then runs the paper's
+two graphs, and takes the result to full resolution along the image's edges ({{func}}`graphcorrect.guided_upsample`).
+`whole, anchors of all frames` looks up the pixels of all 319 frames with their true labels: what more labels from the
+same drives would be worth.
 
 The gain comes from the anchors: the published graphs alone average the teacher's own opinions and change nothing,
 and torch-geometric's propagation over the same neighbors (20 layers, share 0.8) smooths thin classes away. The graphs
@@ -67,7 +69,8 @@ def frozen(record: dict[str, Any]) -> str:
     parts = [FROZEN.format(warmup=record["settings"]["warmup"])]
     for split, title in SPLITS.items():
         found = [result for result in results if result["split"] == split]
-        parts.append(f"On {found[0]['images']} {title}:\n\n{gains(found, headline, classes)}")
+        names = [name for name in headline if any(result["side"] == name for result in found)]
+        parts.append(f"On {found[0]['images']} {title}:\n\n{gains(found, names, classes)}")
     judged = [result for result in results if result["split"] == "unlabeled"]
     sides = list(dict.fromkeys(result["side"] for result in judged))
     varied = [side.removeprefix(f"{GRAPHS}, ") for side in sides if side.startswith(f"{GRAPHS}, ")]

@@ -77,15 +77,11 @@ def main(args: argparse.Namespace) -> None:
                 result = {"seed": seed, "split": split, "side": name, "images": len(samples)} | score.result()
                 results.append(result | ({"by_image": outcomes.counts()} if name == "whole" else {}))
                 print(f"seed {seed}, {split}, {name}: {score}", flush=True)
-    settings = {
-        "levels": LEVELS,
-        "magnifications": MAGNIFICATIONS,
-        "capacity": CAPACITY,
-        "warmup": recipe.schedule.warmup,
-        "recipe": as_dict(recipe),
-    }
-    content = {"classes": list(data.class_names), "bins": BINS, "results": results}
-    save_record("label_correction_frozen", content, device=torch.device("cpu"), folder=args.out, **settings)
+        # After each seed: a study that is stopped keeps what it has
+        looks = {"levels": LEVELS, "magnifications": MAGNIFICATIONS, "capacity": CAPACITY}
+        settings = looks | {"warmup": recipe.schedule.warmup, "recipe": as_dict(recipe)}
+        content = {"classes": list(data.class_names), "bins": BINS, "results": results}
+        save_record("label_correction_frozen", content, device=torch.device("cpu"), folder=args.out, **settings)
 
 
 def study_recipe(args: argparse.Namespace, seed: int) -> Recipe:
