@@ -29,7 +29,7 @@ MOST_CANDIDATES = 1024  # keys left for one query, beyond which it is searched i
 FEW_CANDIDATES = 32  # more than the k that are wanted, which are always worth their while
 CANDIDATE = 2**13  # entries of a float32 product that take as long as one candidate
 CHUNK = 256  # rows rounded at a time
-QUERIES = 512  # scored at a time
+SCORES = 2**21  # at a time, or those of 128 queries
 ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
 
 
@@ -101,8 +101,9 @@ class _ImageSearch:
         self.keys = keys
         self.exclude_self = exclude_self
         self.hidden = hidden
-        # A tile of scores takes half of the budget, with its maxima, and lists of candidates the rest
-        self.tile_rows = min(QUERIES, len(queries), max(1, memory_budget // (10 * len(keys))))
+        # A tile of scores takes two thirds of the budget, with its maxima, and lists of candidates the rest
+        rows = min(max(SCORES // len(keys), 128), memory_budget // (7 * len(keys)))
+        self.tile_rows = min(len(queries), max(1, rows))
         self.list_length = memory_budget // 128
         self.room: Tensor | None = None
 
