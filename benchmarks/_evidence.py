@@ -75,10 +75,12 @@ anchors.decay=0.99`
 
 INITIAL = """### Looked up by the initial encoder
 
-`mllc` with the keys that the frozen study prefers, those of the encoder as it was before training, of the image and of
-one twice its size, 2,000 anchors a class: {seeds} seeds, {warmup} supervised steps and {steps} further ones.
+`mllc` with the keys that the frozen study prefers, those of the encoder as it was before training, of the image and
+of one twice its size, 2,000 anchors a class: {warmup} supervised steps and {steps} further ones, seed 0 alone. With
+keys of the trained encoder that seed had 50.1 on test frames and 55.1 on held-out ones, labels of 51.3 and 52.0
+corrected: the labels gain more than the student does, and one seed says no more.
 
-`python benchmarks/label_correction.py training --data CamVid --methods supervised mllc`
+`python benchmarks/label_correction.py training --data CamVid --seeds 0 --methods supervised mllc`
 """
 
 FEW = """### A quarter of the labels

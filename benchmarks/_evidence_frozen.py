@@ -32,7 +32,7 @@ labels into fixed ones. On frames from other drives less is known of what is the
 
 What the anchors are looked up by is worth more than any other setting. An encoder that was trained on 46 frames knows
 them by heart: by its keys (three levels, of the image and at twice its size, 3,000 anchors a class; commit 1d65e00)
-the labels of teachers trained alike gained 3.5 points on unlabeled frames and 2.9 on test frames. Levels, sizes, the
+the labels of these very teachers gained 3.5 points on unlabeled frames and 2.9 on test frames. Levels, sizes, the
 number of anchors, k and the temperature were chosen on the held-out frames of seeds 0 and 1, among twenty settings:
 larger images and more anchors helped, further levels, k = 50 and a temperature of 0.2 did not.
 
