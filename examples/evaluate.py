@@ -200,7 +200,7 @@ def draw(
         rows.append([read_image(sample.image), read_labels(sample), *predictions])
         with torch.no_grad():
             image = read_resized(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
-            refined = correct_labels(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0])
+            refined = correct_labels(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0], image)
         labels = read_labels(sample, tuple(image.shape[-2:]))[None].long()
         features.append((refined.features[0].cpu(), refined.features[-1].cpu(), labels))
     names = ["image", "truth", *(f"{path.parent.name}" for path in given.beside), given.checkpoint.parent.name]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphcorrect._precision import full_precision
 from graphcorrect.graphs.operator import Tile, TiledGraph
@@ -19,19 +19,22 @@ from graphcorrect.nodes import unit_rows, unit_rows_gradient
 # Entries mapped at a time: what lies between stays in a CPU's cache; launches of a GPU are worth their while
 TILE = {"cpu": 2**17, "cuda": 2**23}
 
-RowMap = Callable[[Tensor, Tensor], Tensor]  # rows (R, F) and what was propagated to them (R, F) -> (R, F)
+Learned = Callable[[Tensor, Tensor], Tensor]  # the network in a map, of rows (R, F) and what was propagated to them
+RowMap = Callable[[Tensor, Tensor, Learned], Tensor]  # the same and that network -> (R, F)
 
 
 class MapRows(torch.autograd.Function):
     """A map of rows (..., F) and propagated values (..., F), a tile at a time."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, propagated: Tensor, function: RowMap, *parameters: Tensor) -> Tensor:
-        ctx.function = function
+    def forward(
+        ctx: Any, own: Tensor, propagated: Tensor, function: RowMap, network: nn.Module, *parameters: Tensor
+    ) -> Tensor:
+        ctx.function, ctx.network = function, network
         ctx.save_for_backward(own, propagated, *parameters)
         result = torch.empty_like(propagated, memory_format=torch.contiguous_format)
         for rows, products, out in zip(*map(_tiles, (own, propagated, result)), strict=True):
-            out.copy_(function(rows, products))
+            out.copy_(function(rows, products, network))
         return result
 
     @staticmethod
@@ -39,15 +42,15 @@ class MapRows(torch.autograd.Function):
         own, propagated, *parameters = ctx.saved_tensors
         with full_precision(own):
             if torch.is_grad_enabled():
-                result = ctx.function(own, propagated)
+                result = ctx.function(own, propagated, _with(ctx.network, parameters))
                 own_slope, slope, *rest = _differentiable_slopes(result, [own, propagated], parameters, grad)
-                return own_slope, slope, None, *rest
+                return own_slope, slope, None, None, *rest
             slopes = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in (own, propagated)]
-            total = _ParameterSlopes(parameters)
+            total = _ParameterSlopes(ctx, parameters)
             for rows, products, grads, *tiles in zip(*map(_tiles, (own, propagated, grad, *slopes)), strict=True):
-                for out, slope in zip(tiles, total.add(ctx.function, (rows, products), grads), strict=True):
+                for out, slope in zip(tiles, total.add((rows, products), grads), strict=True):
                     out.copy_(slope)
-            return *slopes, None, *total.found()
+            return *slopes, None, None, *total.found()
 
 
 class MoveUnitRows(torch.autograd.Function):
@@ -58,14 +61,19 @@ class MoveUnitRows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, function: RowMap, spread: Callable[[Tensor], Tensor], *parameters: Tensor
+        ctx: Any,
+        values: Tensor,
+        function: RowMap,
+        network: nn.Module,
+        spread: Callable[[Tensor], Tensor],
+        *parameters: Tensor,
     ) -> Tensor:
-        ctx.function, ctx.spread = function, spread
+        ctx.function, ctx.network, ctx.spread = function, network, spread
         ctx.save_for_backward(values, *parameters)
         own = unit_rows(values.contiguous())
         result = spread(own)
         for rows, moved in zip(_tiles(own), _tiles(result), strict=True):
-            moved.copy_(function(rows, moved))
+            moved.copy_(function(rows, moved, network))
         return result
 
     @staticmethod
@@ -74,21 +82,21 @@ class MoveUnitRows(torch.autograd.Function):
         with full_precision(values):
             if torch.is_grad_enabled():
                 own = unit_rows(values)
-                moved = ctx.function(own, ctx.spread(own))
+                moved = ctx.function(own, ctx.spread(own), _with(ctx.network, parameters))
                 slope, *rest = _differentiable_slopes(moved, [values], parameters, grad)
-                return slope, None, None, *rest
+                return slope, None, None, None, *rest
             own = unit_rows(values.contiguous())
             slope = ctx.spread(own)  # and then what its gradient is
             result = torch.empty_like(own)
-            total = _ParameterSlopes(parameters)
+            total = _ParameterSlopes(ctx, parameters)
             for rows, products, out, grads in zip(*map(_tiles, (own, slope, result, grad)), strict=True):
-                own_slope, product_slope = total.add(ctx.function, (rows, products.clone()), grads)
+                own_slope, product_slope = total.add((rows, products.clone()), grads)
                 out.copy_(own_slope)
                 products.copy_(product_slope)
             result += ctx.spread(slope)
             for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
                 unit_rows_gradient(exact, rows, tile, out=tile)
-            return result, None, None, *total.found()
+            return result, None, None, None, *total.found()
 
 
 class MoveUnitRowsInTiles(torch.autograd.Function):
@@ -103,6 +111,7 @@ class MoveUnitRowsInTiles(torch.autograd.Function):
         ctx: Any,
         values: Tensor,
         function: RowMap,
+        network: nn.Module,
         spread: Callable[[Tensor], Tensor],
         graph: TiledGraph,
         *parameters: Tensor,
@@ -116,8 +125,8 @@ class MoveUnitRowsInTiles(torch.autograd.Function):
             for tile, place in tiles:
                 own = unit_rows(nodes.index_select(0, place))
                 propagated = graph.from_sums(sums, tile).addcmul_(graph.loops(tile), own)
-                moved.index_copy_(0, place, function(own, propagated))
-        ctx.function, ctx.spread, ctx.graph, ctx.sums = function, spread, graph, sums
+                moved.index_copy_(0, place, function(own, propagated, network))
+        ctx.function, ctx.network, ctx.spread, ctx.graph, ctx.sums = function, network, spread, graph, sums
         ctx.save_for_backward(values, *parameters)
         return result
 
@@ -128,40 +137,41 @@ class MoveUnitRowsInTiles(torch.autograd.Function):
         with full_precision(values):
             if torch.is_grad_enabled():
                 own = unit_rows(values)
-                moved = ctx.function(own, ctx.spread(own))
+                moved = ctx.function(own, ctx.spread(own), _with(ctx.network, parameters))
                 slope, *rest = _differentiable_slopes(moved, [values], parameters, grad)
-                return slope, None, None, None, *rest
+                return slope, None, None, None, None, *rest
             result = values.new_empty(values.shape)
             slope_sums = graph.new_sums(values)
-            total = _ParameterSlopes(parameters)
+            total = _ParameterSlopes(ctx, parameters)
             for graphs, tiles in _tiles_by_graph(graph, values):
                 nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
                 for tile, place in tiles:
                     own, loops = unit_rows(nodes.index_select(0, place)), graph.loops(tile)
                     propagated = graph.from_sums(ctx.sums, tile).addcmul_(loops, own)
-                    own_slope, slope = total.add(ctx.function, (own, propagated), grads.index_select(0, place))
+                    own_slope, slope = total.add((own, propagated), grads.index_select(0, place))
                     graph.add_to_sums(slope_sums, tile, slope)
                     slopes.index_copy_(0, place, own_slope.addcmul(loops, slope))
                 for tile, place in tiles:
                     exact, slope = nodes.index_select(0, place), slopes.index_select(0, place)
                     slope += graph.from_sums(slope_sums, tile)
                     slopes.index_copy_(0, place, unit_rows_gradient(exact, unit_rows(exact), slope))
-            return result, None, None, None, *total.found()
+            return result, None, None, None, None, *total.found()
 
 
 class _ParameterSlopes:
     """The gradients of a map's parameters, added up over tiles."""
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, ctx: Any, parameters: Sequence[Tensor]) -> None:
+        self.function, self.network = ctx.function, _with(ctx.network, parameters)
         self.parameters = parameters
         self.trained = [each for each in parameters if each.requires_grad]
         self.totals = [torch.zeros_like(each) for each in self.trained]
 
-    def add(self, function: RowMap, rows: tuple[Tensor, Tensor], grad: Tensor) -> tuple[Tensor, Tensor]:
+    def add(self, rows: tuple[Tensor, Tensor], grad: Tensor) -> tuple[Tensor, Tensor]:
         """Those of one tile; returned are the gradients of its rows."""
         leaves = [each.detach().requires_grad_() for each in rows]
         with torch.enable_grad():
-            result = function(*leaves)
+            result = self.function(*leaves, self.network)
         own_slope, slope, *parts = torch.autograd.grad(result, [*leaves, *self.trained], grad)
         for total, part in zip(self.totals, parts, strict=True):
             total += part
@@ -170,6 +180,14 @@ class _ParameterSlopes:
     def found(self) -> list[Tensor | None]:
         """One for each parameter, None for those that take none."""
         return _where_trained(self.parameters, self.totals)
+
+
+def _with(network: nn.Module, parameters: Sequence[Tensor]) -> Learned:
+    """A network as it was in the forward pass, where `torch.func.functional_call` may have lent it other parameters."""
+    if all(mine is given for mine, given in zip(network.parameters(), parameters, strict=True)):
+        return network
+    lent = dict(zip((name for name, _ in network.named_parameters()), parameters, strict=True))
+    return lambda *rows: torch.func.functional_call(network, lent, rows)
 
 
 def _differentiable_slopes(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._eager import is_seen_full, may_look
 from graphcorrect._precision import full_precision, widen
-from graphcorrect._row_maps import MapRows, MoveUnitRows, MoveUnitRowsInTiles
+from graphcorrect._row_maps import Learned, MapRows, MoveUnitRows, MoveUnitRowsInTiles
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.nodes import unit_rows
 
@@ -116,15 +116,15 @@ class LabelPropagation(GraphPropagation):
             wide = widen(values)
             propagated = propagate(operator, wide)
             if may_look(wide) and wide.numel():
-                corrected: Tensor = MapRows.apply(wide, propagated, self.correct, *self.parameters())
+                corrected: Tensor = MapRows.apply(wide, propagated, self.correct, self.residual, *self.parameters())
             else:
-                corrected = self.correct(wide, propagated)
+                corrected = self.correct(wide, propagated, self.residual)
             return corrected.to(values.dtype)
 
-    def correct(self, own: Tensor, propagated: Tensor) -> Tensor:
-        """The map of probabilities and their propagated values, row by row."""
+    def correct(self, own: Tensor, propagated: Tensor, residual: Learned) -> Tensor:
+        """The map of probabilities and their propagated values, row by row, with a network for the residual."""
         propagated = to_simplex(propagated, otherwise=own)
-        bounded = self.bound * torch.tanh(self.residual(own, propagated) / self.bound)
+        bounded = self.bound * torch.tanh(residual(own, propagated) / self.bound)
         corrected = propagated * (bounded - bounded.amax(-1, keepdim=True)).exp()
         return to_simplex(corrected, otherwise=own)
 
@@ -161,19 +161,19 @@ class FeaturePropagation(GraphPropagation):
             # A compiler derives the backward itself; weights with a gradient need what lies between.
             if operator.requires_grad or torch.compiler.is_compiling() or wide.numel() == 0:
                 own = unit_rows(wide)
-                return self.tighten(own, propagate(operator, own)).to(values.dtype)
+                return self.tighten(own, propagate(operator, own), self.residual).to(values.dtype)
             spread, tiled = partial(propagate, operator), operator._tiled(wide)
             moved: Tensor
             if tiled is None:
-                moved = MoveUnitRows.apply(wide, self.tighten, spread, *self.parameters())
+                moved = MoveUnitRows.apply(wide, self.tighten, self.residual, spread, *self.parameters())
             else:
-                moved = MoveUnitRowsInTiles.apply(wide, self.tighten, spread, tiled, *self.parameters())
+                moved = MoveUnitRowsInTiles.apply(wide, self.tighten, self.residual, spread, tiled, *self.parameters())
             return moved.to(values.dtype)
 
-    def tighten(self, own: Tensor, propagated: Tensor) -> Tensor:
-        """The map of unit rows and their propagated values, row by row."""
+    def tighten(self, own: Tensor, propagated: Tensor, residual: Learned) -> Tensor:
+        """The map of unit rows and their propagated values, row by row, with a network for the residual."""
         propagated = unit_rows(propagated)
-        moved: Tensor = unit_rows(torch.lerp(own, propagated, self.share)) + self.residual(own, propagated)
+        moved: Tensor = unit_rows(torch.lerp(own, propagated, self.share)) + residual(own, propagated)
         return moved
 
 
