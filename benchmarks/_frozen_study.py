@@ -55,14 +55,13 @@ def main(args: argparse.Namespace) -> None:
             splits = {name: samples[:4] for name, samples in splits.items()}
         labeled = [answer(network, encoder, sample) for sample in tqdm(data.labeled, f"seed {seed}, labeled")]
         classes = len(data.class_names)
-        sides = corrections(labeled, classes, recipe)
-        everything = itertools.chain(labeled, (answer(network, encoder, each) for each in with_masks(data.unlabeled)))
-        sides[ALL_TRUE] = with_anchors_of(everything, classes, recipe)
+        unlabeled = (answer(network, encoder, sample) for sample in with_masks(data.unlabeled))
+        sides = corrections(labeled, unlabeled, classes, recipe)
         for split, samples in splits.items():
-            if split == "unlabeled":  # whose own labels would be among the anchors
+            if split == "unlabeled":  # whose own labels are among the anchors
                 names = [name for name in sides if name != ALL_TRUE]
             else:
-                names = [name for name in sides if name in (*HEADLINE, ALL_TRUE)]
+                names = [name for name in sides if name in HEADLINE]
             scores, outcomes = {name: Score(classes) for name in names}, Outcomes()
             for sample in tqdm(samples, f"seed {seed}, {split}"):
                 said = answer(network, encoder, sample)
@@ -109,7 +108,7 @@ def frozen_teacher(args: argparse.Namespace, seed: int) -> tuple[Recipe, Any, Se
         engine.run(recipe, folder)
     data = open_data(recipe.data, seed, folder)
     saved = torch.load(folder / "warmup.pt", map_location="cpu", weights_only=True)["teacher"]
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # as the run did, should its weights have been random
     network, prefix = SegmentationNetwork(len(data.class_names), recipe.network).eval(), "module.network."
     encoder = KeyEncoder(network, LEVELS, MAGNIFICATIONS)
     network.load_state_dict({key[len(prefix) :]: value for key, value in saved.items() if key.startswith(prefix)})
@@ -163,11 +162,16 @@ def filled_bank(
 
 
 ALL_TRUE = "whole, anchors of all frames"  # the unlabeled ones with their true labels: a bound
-HEADLINE = ("whole", "anchors", "graphs of the paper", "edges alone")
+HEADLINE = ("whole", "anchors", "graphs of the paper", "edges alone", ALL_TRUE)
 
 
-def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict[str, Callable[[Answer], Tensor]]:
-    """By name, what turns an answer into probabilities of every pixel (1, C, H, W)."""
+def corrections(
+    labeled: list[Answer], unlabeled: Iterable[Answer], num_classes: int, recipe: Recipe
+) -> dict[str, Callable[[Answer], Tensor]]:
+    """By name, what turns an answer into probabilities of every pixel (1, C, H, W).
+
+    The true labels of `unlabeled` serve a bound alone; its answers, too many to keep, are read once.
+    """
     feature_dim = recipe.network.feature_dim
 
     def every(said: Answer) -> Tensor:
@@ -191,6 +195,7 @@ def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict
     single = filled_bank(labeled, num_classes, one)
     eighth = filled_bank(labeled, num_classes, coarse)
     learned = filled_bank(labeled, num_classes, trained)
+    all_true = filled_bank(itertools.chain(labeled, unlabeled), num_classes, every)
     mild = copy.copy(bank)
     mild.strength, mild.eps = 0.5, 0.02
     paper, cautious = refiner("paper"), refiner("cautious")
@@ -230,20 +235,8 @@ def corrections(labeled: list[Answer], num_classes: int, recipe: Recipe) -> dict
         sides[f"graphs of the paper, {name}"] = lambda said, module=module: pixels(graphs(module, said, None), said)
     for name, run in torch_geometric_peers().items():
         sides[name] = on_edges_of_the_image_graph(run)
+    sides[ALL_TRUE] = lambda said: guided(graphs(paper, said, all_true), said)
     return {name: torch.no_grad()(side) for name, side in sides.items()}
-
-
-def with_anchors_of(known: Iterable[Answer], num_classes: int, recipe: Recipe) -> Callable[[Answer], Tensor]:
-    """`whole` of `corrections`, with these images as the labeled ones."""
-    bank = filled_bank(known, num_classes, lambda said: said.keys)
-    module = DualGraphRefiner.from_preset("paper", num_classes, recipe.network.feature_dim).eval()
-
-    @torch.no_grad()
-    def corrected(said: Answer) -> Tensor:
-        logits = said.probabilities.clamp_min(1e-8).log()
-        return guided(module(said.embedding, logits, anchors=bank, anchor_features=said.keys).soft_labels, said)
-
-    return corrected
 
 
 def ablations(recipe: Recipe, num_classes: int, nodes: int) -> dict[str, DualGraphRefiner]:

@@ -56,7 +56,8 @@ class MapRows(torch.autograd.Function):
 class MoveUnitRows(torch.autograd.Function):
     """A map of unit rows (..., F) and of what a symmetric graph brings to them, `spread`.
 
-    For the gradient one more product with the graph is needed, and all else concerns single rows.
+    For the gradient one more product with the graph is needed, and all else concerns single rows. A graph that
+    multiplies in tiles, `tiled`, is gone through with the map: then no unit row and no product is kept.
     """
 
     @staticmethod
@@ -66,10 +67,14 @@ class MoveUnitRows(torch.autograd.Function):
         function: RowMap,
         network: nn.Module,
         spread: Callable[[Tensor], Tensor],
+        tiled: TiledGraph | None,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.function, ctx.network, ctx.spread = function, network, spread
+        ctx.function, ctx.network, ctx.spread, ctx.tiled = function, network, spread, tiled
         ctx.save_for_backward(values, *parameters)
+        if tiled is not None:
+            result, ctx.sums = _moved_by_graph(tiled, values, function, network)
+            return result
         own = unit_rows(values.contiguous())
         result = spread(own)
         for rows, moved in zip(_tiles(own), _tiles(result), strict=True):
@@ -84,78 +89,63 @@ class MoveUnitRows(torch.autograd.Function):
                 own = unit_rows(values)
                 moved = ctx.function(own, ctx.spread(own), _with(ctx.network, parameters))
                 slope, *rest = _differentiable_slopes(moved, [values], parameters, grad)
-                return slope, None, None, None, *rest
-            own = unit_rows(values.contiguous())
-            slope = ctx.spread(own)  # and then what its gradient is
-            result = torch.empty_like(own)
-            total = _ParameterSlopes(ctx, parameters)
-            for rows, products, out, grads in zip(*map(_tiles, (own, slope, result, grad)), strict=True):
-                own_slope, product_slope = total.add((rows, products.clone()), grads)
-                out.copy_(own_slope)
-                products.copy_(product_slope)
-            result += ctx.spread(slope)
-            for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
-                unit_rows_gradient(exact, rows, tile, out=tile)
-            return result, None, None, None, *total.found()
-
-
-class MoveUnitRowsInTiles(torch.autograd.Function):
-    """The same over a graph that multiplies in tiles too: no unit row and no product is kept.
-
-    The nodes are gone through twice, for the graph's sums and for what is made of them, one image after the other, and
-    each tile is mapped while it is in the cache. For the gradient these sums are kept; it has sums of its own.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        values: Tensor,
-        function: RowMap,
-        network: nn.Module,
-        spread: Callable[[Tensor], Tensor],
-        graph: TiledGraph,
-        *parameters: Tensor,
-    ) -> Tensor:
-        result = values.new_empty(values.shape)
-        sums = graph.new_sums(values)
-        for graphs, tiles in _tiles_by_graph(graph, values):
-            nodes, moved = _rows_of(values, graphs), _rows_of(result, graphs)
-            for tile, place in tiles:
-                graph.add_to_sums(sums, tile, unit_rows(nodes.index_select(0, place)))
-            for tile, place in tiles:
-                own = unit_rows(nodes.index_select(0, place))
-                propagated = graph.from_sums(sums, tile).addcmul_(graph.loops(tile), own)
-                moved.index_copy_(0, place, function(own, propagated, network))
-        ctx.function, ctx.network, ctx.spread, ctx.graph, ctx.sums = function, network, spread, graph, sums
-        ctx.save_for_backward(values, *parameters)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, *parameters = ctx.saved_tensors
-        graph = ctx.graph
-        with full_precision(values):
-            if torch.is_grad_enabled():
-                own = unit_rows(values)
-                moved = ctx.function(own, ctx.spread(own), _with(ctx.network, parameters))
-                slope, *rest = _differentiable_slopes(moved, [values], parameters, grad)
                 return slope, None, None, None, None, *rest
-            result = values.new_empty(values.shape)
-            slope_sums = graph.new_sums(values)
             total = _ParameterSlopes(ctx, parameters)
-            for graphs, tiles in _tiles_by_graph(graph, values):
-                nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
-                for tile, place in tiles:
-                    own, loops = unit_rows(nodes.index_select(0, place)), graph.loops(tile)
-                    propagated = graph.from_sums(ctx.sums, tile).addcmul_(loops, own)
-                    own_slope, slope = total.add((own, propagated), grads.index_select(0, place))
-                    graph.add_to_sums(slope_sums, tile, slope)
-                    slopes.index_copy_(0, place, own_slope.addcmul(loops, slope))
-                for tile, place in tiles:
-                    exact, slope = nodes.index_select(0, place), slopes.index_select(0, place)
-                    slope += graph.from_sums(slope_sums, tile)
-                    slopes.index_copy_(0, place, unit_rows_gradient(exact, unit_rows(exact), slope))
+            if ctx.tiled is not None:
+                result = _slopes_by_graph(ctx.tiled, ctx.sums, values, grad, total)
+            else:
+                result = _slopes(ctx.spread, values, grad, total)
             return result, None, None, None, None, *total.found()
+
+
+def _slopes(spread: Callable[[Tensor], Tensor], values: Tensor, grad: Tensor, total: _ParameterSlopes) -> Tensor:
+    """The gradient of `MoveUnitRows` for its values."""
+    own = unit_rows(values.contiguous())
+    slope = spread(own)  # and then what its gradient is
+    result = torch.empty_like(own)
+    for rows, products, out, grads in zip(*map(_tiles, (own, slope, result, grad)), strict=True):
+        own_slope, product_slope = total.add((rows, products.clone()), grads)
+        out.copy_(own_slope)
+        products.copy_(product_slope)
+    result += spread(slope)
+    for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
+        unit_rows_gradient(exact, rows, tile, out=tile)
+    return result
+
+
+def _moved_by_graph(graph: TiledGraph, values: Tensor, function: RowMap, network: nn.Module) -> tuple[Tensor, Tensor]:
+    """What `MoveUnitRows` makes of its values, and the graph's sums, which the gradient needs again.
+
+    Nodes are gone through twice, for the sums and for what is made of them, one image after the other, and each tile is
+    mapped while it is in the cache.
+    """
+    result, sums = values.new_empty(values.shape), graph.new_sums(values)
+    for graphs, tiles in _tiles_by_graph(graph, values):
+        nodes, moved = _rows_of(values, graphs), _rows_of(result, graphs)
+        for tile, place in tiles:
+            graph.add_to_sums(sums, tile, unit_rows(nodes.index_select(0, place)))
+        for tile, place in tiles:
+            own = unit_rows(nodes.index_select(0, place))
+            moved.index_copy_(0, place, function(own, graph.tile_product(sums, tile, own), network))
+    return result, sums
+
+
+def _slopes_by_graph(graph: TiledGraph, sums: Tensor, values: Tensor, grad: Tensor, total: _ParameterSlopes) -> Tensor:
+    """The gradient of `_moved_by_graph` for its values; it has sums of its own."""
+    result, slope_sums = values.new_empty(values.shape), graph.new_sums(values)
+    for graphs, tiles in _tiles_by_graph(graph, values):
+        nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
+        for tile, place in tiles:
+            own = unit_rows(nodes.index_select(0, place))
+            rows = own, graph.tile_product(sums, tile, own)
+            own_slope, slope = total.add(rows, grads.index_select(0, place))
+            graph.add_to_sums(slope_sums, tile, slope)
+            slopes.index_copy_(0, place, own_slope.addcmul(graph.loops(tile), slope))
+        for tile, place in tiles:
+            exact, slope = nodes.index_select(0, place), slopes.index_select(0, place)
+            slope += graph.from_sums(slope_sums, tile)
+            slopes.index_copy_(0, place, unit_rows_gradient(exact, unit_rows(exact), slope))
+    return result
 
 
 class _ParameterSlopes:

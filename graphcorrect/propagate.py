@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._eager import is_seen_full, may_look
 from graphcorrect._precision import full_precision, widen
-from graphcorrect._row_maps import Learned, MapRows, MoveUnitRows, MoveUnitRowsInTiles
+from graphcorrect._row_maps import Learned, MapRows, MoveUnitRows
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.nodes import unit_rows
 
@@ -163,11 +163,7 @@ class FeaturePropagation(GraphPropagation):
                 own = unit_rows(wide)
                 return self.tighten(own, propagate(operator, own), self.residual).to(values.dtype)
             spread, tiled = partial(propagate, operator), operator._tiled(wide)
-            moved: Tensor
-            if tiled is None:
-                moved = MoveUnitRows.apply(wide, self.tighten, self.residual, spread, *self.parameters())
-            else:
-                moved = MoveUnitRowsInTiles.apply(wide, self.tighten, self.residual, spread, tiled, *self.parameters())
+            moved: Tensor = MoveUnitRows.apply(wide, self.tighten, self.residual, spread, tiled, *self.parameters())
             return moved.to(values.dtype)
 
     def tighten(self, own: Tensor, propagated: Tensor, residual: Learned) -> Tensor:

@@ -30,8 +30,8 @@ class ClassBlocks:
         classes = num_classes + 1  # one for the nodes outside every class
         device = labels.device
         self.num_segments = num_graphs * classes
-        # Long blocks make efficient products, short ones waste fewer rows: about a quarter of a class of even size.
         self.num_graphs, self.num_nodes = num_graphs, num_nodes
+        # Long blocks make efficient products, short ones waste fewer rows: about a quarter of a class of even size.
         self.block_rows = min(128, max(8, 2 ** ((num_nodes // (4 * classes)).bit_length())))
         self.num_blocks = (num_graphs * num_nodes) // self.block_rows + self.num_segments
 

@@ -89,14 +89,13 @@ class ClassBlockOperator(GraphOperator):
 
     def _product_in_tiles(self, values: Tensor) -> Tensor:
         """The product with values (B N, F)."""
-        tiles = [tile for _, group in self._blocks.tiles(max(1, TILE // values.shape[1])) for tile in group]
+        tiles = [tile for _, group in self.tiles(max(1, TILE // values.shape[1])) for tile in group]
         sums = self.new_sums(values)
         for tile in tiles:
             self.add_to_sums(sums, tile, values.index_select(0, tile.nodes))
         product = torch.empty_like(values)
         for tile in tiles:
-            own, others = values.index_select(0, tile.nodes), self.from_sums(sums, tile)
-            product.index_copy_(0, tile.nodes, others.addcmul_(self.loops(tile), own))
+            product.index_copy_(0, tile.nodes, self.tile_product(sums, tile, values.index_select(0, tile.nodes)))
         return product
 
     def _tiled(self, values: Tensor) -> TiledGraph | None:
@@ -119,8 +118,12 @@ class ClassBlockOperator(GraphOperator):
         values = values.index_select(0, tile.node_of_row).view(*rows.shape[:2], -1)
         sums.index_add_(0, self._blocks.segment[tile.blocks], torch.bmm(rows.mT, values))
 
+    def tile_product(self, sums: Tensor, tile: Tile, values: Tensor) -> Tensor:
+        """The rows (R, F) of the product that belong to a tile, whose values are (R, F)."""
+        return self.from_sums(sums, tile).addcmul_(self.loops(tile), values)
+
     def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
-        """What a tile's nodes get of M, (R, F): the rows of the product but for what they take of themselves."""
+        """What a tile's nodes get of M, (R, F): those rows but for what they take of themselves."""
         sums = sums.index_select(0, self._blocks.segment[tile.blocks])
         return torch.bmm(self._rows[tile.blocks], sums).flatten(0, 1).index_select(0, tile.row)
 

@@ -41,8 +41,11 @@ class TiledGraph(Protocol):
     def add_to_sums(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
         """Adds a tile's values (R, F) to M."""
 
+    def tile_product(self, sums: Tensor, tile: Tile, values: Tensor) -> Tensor:
+        """The rows (R, F) of the product that belong to a tile, whose values are (R, F)."""
+
     def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
-        """What a tile's nodes get of M, (R, F): the rows of the product but for what they take of themselves."""
+        """What a tile's nodes get of M, (R, F): those rows but for what they take of themselves."""
 
     def loops(self, tile: Tile) -> Tensor:
         """And that: the share (R, 1) of their own values."""
