@@ -154,7 +154,7 @@ def test_smooth_maps_are_sifted_and_ties_are_searched_in_full(scoring):
 def test_what_int8_cannot_tell_apart_is_left_to_bfloat16_at_once(monkeypatch):
     monkeypatch.setattr(_screen, "FEW_CANDIDATES", 0)
     tried, round_rows = [], _screen.round_rows
-    monkeypatch.setattr(_screen, "is_fast", lambda dtype: True)
+    monkeypatch.setattr(_screen, "fast_dtypes", lambda: (torch.int8, torch.bfloat16))
     monkeypatch.setattr(_screen, "round_rows", lambda *rows: tried.append(rows[2]) or round_rows(*rows))
     crowded = torch.stack([10 + random_features(2048, 32, seed=seed).float() for seed in range(3)])
     found = knn(crowded, None, 5, exclude_self=True)
@@ -166,7 +166,7 @@ def test_what_int8_cannot_tell_apart_is_left_to_bfloat16_at_once(monkeypatch):
 
 def test_automatic_scoring_depends_on_the_processor_and_the_size(monkeypatch):
     seen = []
-    monkeypatch.setattr(_screen, "is_fast", lambda dtype: dtype == torch.bfloat16)
+    monkeypatch.setattr(_screen, "fast_dtypes", lambda: (torch.bfloat16,))
     monkeypatch.setattr(_screen, "round_rows", lambda queries, keys, dtype: seen.append(dtype))
     for num_nodes, dim in ((NUM_KEYS, 32), (NUM_KEYS, 31), (100, 64), (240, 64), (240, 1100)):
         features = smooth(num_nodes, dim)

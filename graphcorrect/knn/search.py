@@ -175,7 +175,7 @@ def _coarse_dtypes(
     pays = num_queries >= LEAST_ROWS and is_large
     if not (is_served and pays) or torch.compiler.is_compiling():
         return []
-    return [dtype for dtype in (torch.int8, torch.bfloat16) if _screen.is_fast(dtype)]
+    return list(_screen.fast_dtypes())
 
 
 def _sifted(
