@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphcorrect._precision import full_precision
 from graphcorrect.graphs.operator import Tile, TiledGraph
-from graphcorrect.nodes import unit_rows, unit_rows_gradient
+from graphcorrect.nodes import unit_and_inverse, unit_rows, unit_rows_gradient
 
 # Entries mapped at a time: what lies between stays in a CPU's cache; launches of a GPU are worth their while
 TILE = {"cpu": 2**17, "cuda": 2**23}
@@ -109,7 +109,7 @@ def _slopes(spread: Callable[[Tensor], Tensor], values: Tensor, grad: Tensor, to
         products.copy_(product_slope)
     result += spread(slope)
     for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
-        unit_rows_gradient(exact, rows, tile, out=tile)
+        unit_rows_gradient(exact, rows, None, tile, out=tile)
     return result
 
 
@@ -144,7 +144,7 @@ def _slopes_by_graph(graph: TiledGraph, sums: Tensor, values: Tensor, grad: Tens
         for tile, place in tiles:
             exact, slope = nodes.index_select(0, place), slopes.index_select(0, place)
             slope += graph.from_sums(slope_sums, tile)
-            slopes.index_copy_(0, place, unit_rows_gradient(exact, unit_rows(exact), slope))
+            slopes.index_copy_(0, place, unit_rows_gradient(exact, *unit_and_inverse(exact), slope))
     return result
 
 

@@ -51,37 +51,48 @@ def unit_rows(rows: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class _UnitRows(torch.autograd.Function):
-    """x / |x| with the gradient (g - u (u·g)) / |x|: few passes over memory, and nothing kept but x and u."""
+    """x / |x| with the gradient (g - u (u·g)) / |x|: few passes over memory, and nothing kept but x, u and 1 / |x|."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
-        unit = _unit(rows)
-        if mask is not None and not is_seen_full(mask):
-            # Changed in place and compiled by torch 2.11, what is returned would have a gradient of zero
-            fill = unit.masked_fill if torch.compiler.is_compiling() else unit.masked_fill_
-            unit = fill(~mask[..., None], 0.0)
-        ctx.save_for_backward(rows, unit)
+        unit, inverse = unit_and_inverse(rows, mask)
+        ctx.save_for_backward(rows, unit, *([] if inverse is None else [inverse]))
         return unit
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        rows, unit = ctx.saved_tensors
-        return unit_rows_gradient(rows, unit, grad), None
+        rows, unit, *inverse = ctx.saved_tensors
+        return unit_rows_gradient(rows, unit, *(inverse or [None]), grad), None
 
 
-def _unit(rows: Tensor) -> Tensor:
+def unit_and_inverse(rows: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """:func:`unit_rows` without a gradient, and what 1 / |x| (..., 1) its gradient needs, if that is known by then.
+
+    0 for a row that gets no gradient.
+    """
+    unit, inverse = _unit(rows)
+    if mask is not None and not is_seen_full(mask):
+        outside = ~mask[..., None]
+        # Changed in place and compiled by torch 2.11, what is returned would have a gradient of zero
+        fill = unit.masked_fill if torch.compiler.is_compiling() else unit.masked_fill_
+        unit = fill(outside, 0.0)
+        inverse = None if inverse is None else inverse.masked_fill(outside, 0.0)
+    return unit, inverse
+
+
+def _unit(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     if (fused := _fused(rows)) is not None:
-        unit: Tensor = fused.unit(rows)
-        return unit
+        return fused.unit(rows), None
     if not may_look(rows):
         return _scaled_unit(rows)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    unit = rows / norm
+    inverse = norm.reciprocal()
+    unit = rows * inverse
     least, largest = norm.aminmax() if norm.numel() else (1.0, 1.0)
     if not (least > _SAFE_NORMS[0] and largest < _SAFE_NORMS[1]):  # a NaN is neither
         is_safe = ((norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1]))[..., 0]
-        unit[~is_safe] = _scaled_unit(rows[~is_safe])
-    return unit
+        unit[~is_safe], inverse[~is_safe] = _scaled_unit(rows[~is_safe])
+    return unit, inverse
 
 
 def _fused(rows: Tensor) -> Any:
@@ -93,22 +104,29 @@ def _fused(rows: Tensor) -> Any:
     return _triton_rows if rows.shape[-1] <= _triton_rows.MOST_ENTRIES else None
 
 
-def _scaled_unit(rows: Tensor) -> Tensor:
+def _scaled_unit(rows: Tensor) -> tuple[Tensor, Tensor]:
     largest = rows.abs().amax(-1, keepdim=True)
     scaled = rows / torch.where(largest == 0, 1.0, largest)
     norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
-    return scaled / torch.where(largest == 0, 1.0, norm)
+    return scaled / torch.where(largest == 0, 1.0, norm), _inverse(norm * largest)
 
 
-def unit_rows_gradient(rows: Tensor, unit: Tensor, grad: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """The gradient of :func:`unit_rows` for rows and their unit rows; zero where a unit row is; written to `out`."""
-    if (fused := _fused(grad)) is not None and not torch.is_grad_enabled():  # second derivatives need torch's own steps
+def unit_rows_gradient(
+    rows: Tensor, unit: Tensor, inverse: Tensor | None, grad: Tensor, *, out: Tensor | None = None
+) -> Tensor:
+    """The gradient of :func:`unit_rows`, for rows and what :func:`unit_and_inverse` says of them; written to `out`."""
+    is_last = not torch.is_grad_enabled()  # second derivatives need torch's own steps, from the rows on
+    if is_last and (fused := _fused(grad)) is not None:
         slope: Tensor = fused.gradient(rows, unit, grad, out=out)
         return slope
-    norm = _dot(unit, rows)
-    tangent = torch.addcmul(grad, unit, _dot(unit, grad), value=-1)
-    # Not "== 0": the norm of a masked-out NaN is NaN, and its gradient zero all the same.
-    return torch.div(tangent, torch.where(norm > 0, norm, torch.inf), out=out)
+    if inverse is None or not is_last:
+        inverse = _inverse(_dot(unit, rows))
+    return torch.mul(torch.addcmul(grad, unit, _dot(unit, grad), value=-1), inverse, out=out)
+
+
+def _inverse(norm: Tensor) -> Tensor:
+    """1 / norm; 0 for no norm, be it zero or NaN."""
+    return torch.where(norm > 0, norm, torch.inf).reciprocal().clamp_max(torch.finfo(norm.dtype).max)
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:

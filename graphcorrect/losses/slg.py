@@ -13,7 +13,7 @@ from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
-from graphcorrect.nodes import unit_rows, unit_rows_gradient
+from graphcorrect.nodes import unit_and_inverse, unit_rows, unit_rows_gradient
 
 # Columns of a symmetric product that a CPU makes at a time; launches of a GPU cost more than half a product
 GRAM_BLOCK = 64
@@ -142,6 +142,8 @@ def _moments(rows: Tensor, slots: Tensor, num_classes: int) -> tuple[Tensor, Ten
 
 
 def _class_sums(rows: Tensor, slots: Tensor, num_classes: int) -> Tensor:
+    if rows.ndim == 2 and rows.device.type == "cpu":  # a GPU adds in whatever order comes, and batches need offsets
+        return rows.new_zeros(num_classes + 1, rows.shape[1]).index_add_(0, slots, rows)
     return F.one_hot(slots, num_classes + 1).to(rows.dtype).mT @ rows
 
 
@@ -181,13 +183,13 @@ class _PairSum(torch.autograd.Function):
         if torch.is_grad_enabled():  # second derivatives are wanted: by the form that autograd can read
             pairs = _pairs_of(nodes, mask, slots, ctx.num_classes)
             return *torch.autograd.grad(pairs, nodes, grad, create_graph=True), None, None, None
-        slope_of_row, slope_of_class = 4.0 * grad[:, None, None] * gram, 4.0 * grad[:, None, None] * sums
+        slope_of_row, slope_of_class = 4.0 * grad[:, None, None] * gram, -4.0 * grad[:, None, None] * sums
         result = torch.empty_like(nodes)
         for image, tile in _tiles(nodes):
-            rows = unit_rows(nodes[image, tile], None if mask is None else mask[image, tile])
-            slope = rows @ slope_of_row[image]
-            slope -= slope_of_class[image].index_select(0, slots[image, tile])
-            unit_rows_gradient(nodes[image, tile], rows, slope, out=result[image, tile])
+            exact = nodes[image, tile]
+            rows, inverse = unit_and_inverse(exact, None if mask is None else mask[image, tile])
+            slope = slope_of_class[image].index_select(0, slots[image, tile]).addmm_(rows, slope_of_row[image])
+            unit_rows_gradient(exact, rows, inverse, slope, out=result[image, tile])
         return result, None, None, None
 
 
