@@ -83,8 +83,10 @@ class Edges(NamedTuple):
         num_graphs = index.shape[:-2].numel()
         first = torch.arange(num_graphs, device=index.device)[:, None, None] * num_nodes
         index = (index.reshape(num_graphs, num_nodes, num_neighbors) + first).flatten(0, 1)
-        targets, order = index.reshape(-1).sort(stable=True)
-        nodes = torch.arange(num_graphs * num_nodes, device=index.device)
+        # As narrow as they can be, since sorting reads every bit
+        narrow = torch.int32 if num_graphs * num_nodes < 2**31 else torch.int64
+        targets, order = index.reshape(-1).to(narrow).sort(stable=True)
+        nodes = torch.arange(num_graphs * num_nodes, device=index.device, dtype=narrow)
         return cls(index, order, torch.searchsorted(targets, nodes))
 
     def product(self, weight: Tensor, values: Tensor) -> Tensor:
