@@ -32,9 +32,7 @@ class MapRows(torch.autograd.Function):
     ) -> Tensor:
         ctx.function, ctx.network = function, network
         ctx.save_for_backward(own, propagated, *parameters)
-        result = torch.empty_like(propagated, memory_format=torch.contiguous_format)
-        for rows, products, out in zip(*map(_tiles, (own, propagated, result)), strict=True):
-            out.copy_(function(rows, products, network))
+        (result,) = _by_tiles(lambda rows, products: [function(rows, products, network)], own, propagated)
         return result
 
     @staticmethod
@@ -45,12 +43,9 @@ class MapRows(torch.autograd.Function):
                 result = ctx.function(own, propagated, _with(ctx.network, parameters))
                 own_slope, slope, *rest = _differentiable_slopes(result, [own, propagated], parameters, grad)
                 return own_slope, slope, None, None, *rest
-            slopes = [torch.empty_like(each, memory_format=torch.contiguous_format) for each in (own, propagated)]
             total = _ParameterSlopes(ctx, parameters)
-            for rows, products, grads, *tiles in zip(*map(_tiles, (own, propagated, grad, *slopes)), strict=True):
-                for out, slope in zip(tiles, total.add((rows, products), grads), strict=True):
-                    out.copy_(slope)
-            return *slopes, None, None, *total.found()
+            own_slope, slope = _by_tiles(total.add, own, propagated, grad)
+            return own_slope, slope, None, None, *total.found()
 
 
 class MoveUnitRows(torch.autograd.Function):
@@ -76,9 +71,7 @@ class MoveUnitRows(torch.autograd.Function):
             result, ctx.sums = _moved_by_graph(tiled, values, function, network)
             return result
         own = unit_rows(values.contiguous())
-        result = spread(own)
-        for rows, moved in zip(_tiles(own), _tiles(result), strict=True):
-            moved.copy_(function(rows, moved, network))
+        (result,) = _by_tiles(lambda rows, products: [function(rows, products, network)], own, spread(own))
         return result
 
     @staticmethod
@@ -101,15 +94,13 @@ class MoveUnitRows(torch.autograd.Function):
 def _slopes(spread: Callable[[Tensor], Tensor], values: Tensor, grad: Tensor, total: _ParameterSlopes) -> Tensor:
     """The gradient of `MoveUnitRows` for its values."""
     own = unit_rows(values.contiguous())
-    slope = spread(own)  # and then what its gradient is
-    result = torch.empty_like(own)
-    for rows, products, out, grads in zip(*map(_tiles, (own, slope, result, grad)), strict=True):
-        own_slope, product_slope = total.add((rows, products.clone()), grads)
-        out.copy_(own_slope)
-        products.copy_(product_slope)
-    result += spread(slope)
-    for exact, rows, tile in zip(*map(_tiles, (values, own, result)), strict=True):
-        unit_rows_gradient(exact, rows, None, tile, out=tile)
+    own_slope, slope = _by_tiles(total.add, own, spread(own), grad)
+    (result,) = _by_tiles(
+        lambda exact, unit, slope: [unit_rows_gradient(exact, unit, None, slope)],
+        values,
+        own,
+        own_slope + spread(slope),
+    )
     return result
 
 
@@ -137,8 +128,7 @@ def _slopes_by_graph(graph: TiledGraph, sums: Tensor, values: Tensor, grad: Tens
         nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
         for tile, place in tiles:
             own = unit_rows(nodes.index_select(0, place))
-            rows = own, graph.tile_product(sums, tile, own)
-            own_slope, slope = total.add(rows, grads.index_select(0, place))
+            own_slope, slope = total.add(own, graph.tile_product(sums, tile, own), grads.index_select(0, place))
             graph.add_to_sums(slope_sums, tile, slope)
             slopes.index_copy_(0, place, own_slope.addcmul(graph.loops(tile), slope))
         for tile, place in tiles:
@@ -155,21 +145,20 @@ class _ParameterSlopes:
         self.function, self.network = ctx.function, _with(ctx.network, parameters)
         self.parameters = parameters
         self.trained = [each for each in parameters if each.requires_grad]
-        self.totals = [torch.zeros_like(each) for each in self.trained]
+        self.totals: list[Tensor] = []
 
-    def add(self, rows: tuple[Tensor, Tensor], grad: Tensor) -> tuple[Tensor, Tensor]:
+    def add(self, own: Tensor, propagated: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Those of one tile; returned are the gradients of its rows."""
-        leaves = [each.detach().requires_grad_() for each in rows]
+        leaves = [each.detach().requires_grad_() for each in (own, propagated)]
         with torch.enable_grad():
             result = self.function(*leaves, self.network)
         own_slope, slope, *parts = torch.autograd.grad(result, [*leaves, *self.trained], grad)
-        for total, part in zip(self.totals, parts, strict=True):
-            total += part
+        self.totals = [total + part for total, part in zip(self.totals, parts, strict=True)] if self.totals else parts
         return own_slope, slope
 
     def found(self) -> list[Tensor | None]:
         """One for each parameter, None for those that take none."""
-        return _where_trained(self.parameters, self.totals)
+        return _where_trained(self.parameters, self.totals or [torch.zeros_like(each) for each in self.trained])
 
 
 def _with(network: nn.Module, parameters: Sequence[Tensor]) -> Learned:
@@ -194,11 +183,18 @@ def _where_trained(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) ->
     return [next(found) if each.requires_grad else None for each in parameters]
 
 
+def _by_tiles(function: Callable[..., Sequence[Tensor]], *values: Tensor) -> list[Tensor]:
+    """What a function gives of rows of values (..., N, F), a tile at a time: each result in the values' shape."""
+    found = [function(*tile) for tile in zip(*map(_tiles, values), strict=True)]
+    joined = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
+    return [each.reshape(values[0].shape) for each in joined]
+
+
 def _tiles(values: Tensor) -> Iterator[Tensor]:
     """Rows of values (..., N, D), as views (n, D): `TILE` entries."""
     flat = values.reshape(-1, values.shape[-1])
     size = _tile_rows(values)
-    return (flat[start : start + size] for start in range(0, len(flat), size))
+    return (flat[start : start + size] for start in range(0, len(flat) or 1, size))
 
 
 def _tile_rows(values: Tensor) -> int:

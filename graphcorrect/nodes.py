@@ -62,7 +62,7 @@ class _UnitRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         rows, unit, *inverse = ctx.saved_tensors
-        return unit_rows_gradient(rows, unit, *(inverse or [None]), grad), None
+        return unit_rows_gradient(rows, unit, inverse[0] if inverse else None, grad), None
 
 
 def unit_and_inverse(rows: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

@@ -43,24 +43,21 @@ class ClassBlocks:
         segment_of_node = (
             labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
         )
-        sorted_segments, order = segment_of_node.reshape(-1).sort(stable=True)
-        segments = torch.arange(self.num_segments, device=device)
-        start = torch.searchsorted(sorted_segments, segments)
-        count = torch.searchsorted(sorted_segments, segments, right=True) - start
-        last_block = (-(-count // self.block_rows)).cumsum(0)  # one past the last block of each segment
-        first_block = last_block - (-(-count // self.block_rows))
-        place = torch.arange(len(order), device=device) - start[sorted_segments]
-        slot = first_block[sorted_segments] * self.block_rows + place
-        self.order, self.slot = order, torch.empty_like(slot).scatter_(0, order, slot)
-        blocks = torch.arange(self.num_blocks, device=device)
+        sorted_segments, self.order = segment_of_node.reshape(-1).sort(stable=True)
+        edges = torch.searchsorted(sorted_segments, torch.arange(self.num_segments + 1, device=device))
+        blocks_of_segment = (edges.diff() + self.block_rows - 1) // self.block_rows
+        last_block = blocks_of_segment.cumsum(0)  # one past the last block of each segment
+        offset = (last_block - blocks_of_segment) * self.block_rows - edges[:-1]  # from a place to its row
+        slot = torch.arange(len(self.order), device=device) + offset[sorted_segments]
+        self.slot = torch.empty_like(slot).scatter_(0, self.order, slot)
         # Blocks behind the last used one hold zeros, and so count as more of the last class in use.
+        blocks = torch.arange(self.num_blocks, device=device)
         self.segment = torch.searchsorted(last_block, blocks, right=True)
         self.segment = torch.minimum(self.segment, sorted_segments[-1:].expand_as(self.segment))
         # A row that stands for no node repeats the last one of its class: see `gather`.
-        row = torch.arange(self.num_blocks * self.block_rows, device=device)
-        segment_of_row = self.segment.repeat_interleave(self.block_rows)
-        place_of_row = row - (first_block * self.block_rows)[segment_of_row]
-        self.place = start[segment_of_row] + torch.minimum(place_of_row, count[segment_of_row] - 1)
+        row = torch.arange(self.num_blocks * self.block_rows, device=device).view(-1, self.block_rows)
+        last = edges[1:] - 1
+        self.place = torch.minimum(row - offset[self.segment, None], last[self.segment, None]).flatten()
         self.node = self.order[self.place]
         self._ends = last_block[num_classes::classes]  # (graphs,), one past the last block of each
 

@@ -46,26 +46,30 @@ class ClassBlockOperator(GraphOperator):
         *,
         scale: Tensor | None = None,
         degree: Tensor | None = None,
-        _blocks: ClassBlocks | None = None,
+        _unscaled: ClassBlockOperator | None = None,
     ) -> None:
         super().__init__(torch.Size((*labels.shape, labels.shape[-1])), vectors, scale=scale, degree=degree)
         self.vectors = vectors
         self.labels = labels
         self.num_classes = num_classes
-        self._blocks = ClassBlocks(labels, num_classes) if _blocks is None else _blocks
-        # A node outside every class has no partners: a zero vector leaves it the loop W_ii = 1 alone.
-        is_member = (labels < num_classes)[..., None]
-        members = torch.where(is_member, vectors, 0.0).reshape(labels.numel(), vectors.shape[-1])
-        self._members = members
-        self._loops = 1.0 - members.square().sum(-1, keepdim=True)  # 1 - q_i
+        if _unscaled is None:
+            self._blocks = ClassBlocks(labels, num_classes)
+            # A node outside every class has no partners: a zero vector leaves it the loop W_ii = 1 alone.
+            is_member = (labels < num_classes)[..., None]
+            members = torch.where(is_member, vectors, 0.0).reshape(labels.numel(), vectors.shape[-1])
+            loops = 1.0 - members.square().sum(-1, keepdim=True)  # 1 - q_i
+        else:
+            self._blocks, members, loops = _unscaled._blocks, _unscaled._members, _unscaled._loops
+        self._members: Tensor = members
         if scale is not None:  # on the vectors, C entries a node, rather than on values at every product
             by_node = scale.reshape(-1, 1)
-            members, self._loops = by_node * members, by_node.square() * self._loops
+            members, loops = by_node * members, by_node.square() * loops
+        self._loops: Tensor = loops
         self._rows = self._blocks.split(members)  # (blocks, T, m)
 
     def _normalized_by(self, scale: Tensor, degree: Tensor) -> ClassBlockOperator:
         return ClassBlockOperator(
-            self.vectors, self.labels, self.num_classes, scale=scale, degree=degree, _blocks=self._blocks
+            self.vectors, self.labels, self.num_classes, scale=scale, degree=degree, _unscaled=self
         )
 
     def _product(self, values: Tensor) -> Tensor:
@@ -132,10 +136,10 @@ class ClassBlockOperator(GraphOperator):
         return self._loops.index_select(0, tile.nodes)
 
     def _row_sums(self) -> Tensor:
-        rows = self._blocks.split(self._members)
-        total = self._blocks.sum_by_class(rows.sum(1, keepdim=True))  # (blocks, 1, m), S_c of each block's class
-        own = self._members.square().sum(-1)
-        return (self._blocks.join(rows @ total.mT)[:, 0] - own + 1.0).reshape(self.labels.shape)
+        if self.is_normalized:
+            return ClassBlockOperator(self.vectors, self.labels, self.num_classes)._row_sums()
+        total = self._blocks.sum_by_class(self._rows.sum(1, keepdim=True))  # (blocks, 1, m), S_c of each block's class
+        return (self._blocks.join(self._rows @ total.mT) + self._loops)[:, 0].reshape(self.labels.shape)
 
     def _edges(self) -> tuple[Tensor, Tensor, Tensor]:
         # Quadratic in the size of a class, as the edges themselves are.

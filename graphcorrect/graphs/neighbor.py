@@ -69,11 +69,13 @@ class Edges(NamedTuple):
     Attributes:
         index: (B N, k), the target of each edge, by its source.
         order: (B N k,), the edges sorted by target, each as its place in the flattened `index`.
+        source: (B N k,), the source of each of them, in that order.
         offsets: (B N,), where the incoming edges of each node start in `order`.
     """
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
     order: Tensor
+    source: Tensor
     offsets: Tensor
 
     @classmethod
@@ -87,7 +89,7 @@ class Edges(NamedTuple):
         narrow = torch.int32 if num_graphs * num_nodes < 2**31 else torch.int64
         targets, order = index.reshape(-1).to(narrow).sort(stable=True)
         nodes = torch.arange(num_graphs * num_nodes, device=index.device, dtype=narrow)
-        return cls(index, order, torch.searchsorted(targets, nodes))
+        return cls(index, order, order // num_neighbors, torch.searchsorted(targets, nodes))
 
     def product(self, weight: Tensor, values: Tensor) -> Tensor:
         """(Â + Âᵀ) @ values for weights (M, k) and values (M, F), summed edge by edge as they are read."""
@@ -96,7 +98,7 @@ class Edges(NamedTuple):
         values = values.contiguous()  # the gradient of a sum is one number expanded, which embedding_bag reads slowly
         outgoing = F.embedding_bag(self.index, values, per_sample_weights=weight, mode="sum")
         incoming = F.embedding_bag(
-            self.order // self.index.shape[1],
+            self.source,
             values,
             self.offsets,
             per_sample_weights=weight.reshape(-1)[self.order],
@@ -128,4 +130,4 @@ class _EdgeProduct(torch.autograd.Function):
             grad_weight = edges.pairwise_dot(grad, values) + edges.pairwise_dot(values, grad)
         if ctx.needs_input_grad[1]:
             grad_values = _EdgeProduct.apply(weight, grad, *edges)  # through apply: second derivatives exist too
-        return grad_weight, grad_values, None, None, None
+        return grad_weight, grad_values, None, None, None, None
