@@ -17,7 +17,11 @@ from knn_throughput import least_seconds
 from scaling import LINEAR, fits
 
 DOCS = Path(__file__).parent.parent / "docs"
-FOLDERS = {RESULTS: "", RESULTS / "cuda": " --device cuda --out benchmarks/results/cuda"}
+FOLDERS = {
+    RESULTS: "",
+    RESULTS / "amx": " --out benchmarks/results/amx",
+    RESULTS / "cuda": " --device cuda --out benchmarks/results/cuda",
+}
 
 TITLES = {
     "class_graph": (

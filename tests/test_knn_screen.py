@@ -89,6 +89,19 @@ def test_masked_keys_are_never_found(scoring, kept):
         check(one, doubles, doubles, 5, tolerance=2e-6, exclude_self=True, key_mask=mask[b])
 
 
+@given(st.integers(0, 10**6), st.floats(-3, 3), st.floats(0, 1))
+def test_bits_of_negative_scores_lose_no_candidate(seed, shift, slack):
+    scores = (random_features(16, 512, seed=seed) + shift).bfloat16()
+    counts, columns = _screen.candidates(scores.view(torch.int16), torch.full((16,), slack), 5, 16, 512) or (None, None)
+    if counts is None:
+        assert shift < 1  # too few scores above zero, or too many candidates
+        return
+    for row, found in enumerate(columns.split(counts.tolist())):
+        kth = scores[row].topk(5).values[-1]
+        needed = (scores[row].double() >= kth.double() - slack).nonzero()[:, 0]
+        assert len(found) == 0 or set(needed.tolist()) <= set(found.tolist())
+
+
 def test_queries_among_other_keys(scoring):
     queries, keys = smooth(33, seed=7), smooth(900, seed=8)
     check(knn(queries, keys, 6, scoring=scoring), queries.double(), keys.double(), 6, tolerance=2e-6)
@@ -162,6 +175,23 @@ def test_what_int8_cannot_tell_apart_is_left_to_bfloat16_at_once(monkeypatch):
     for number, features in enumerate(crowded.double()):
         one = type(found)(found.similarity[number], found.index[number])
         check(one, features, features, 5, tolerance=2e-6, exclude_self=True)
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ("", ()),
+        ("vnni", (torch.int8,)),
+        ("vnni avx512_bf16", (torch.int8, torch.bfloat16)),
+        ("vnni avx512_bf16 amx_tile", (torch.bfloat16,)),
+        ("vnni amx_tile", (torch.int8,)),
+    ],
+)
+def test_what_is_fast_depends_on_the_processor(monkeypatch, has, expected):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for name in ("vnni", "avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in has.split(), raising=False)
+    assert _screen.fast_dtypes.__wrapped__() == expected
 
 
 def test_automatic_scoring_depends_on_the_processor_and_the_size(monkeypatch):
