@@ -66,9 +66,9 @@ class _UnitRows(torch.autograd.Function):
 
 
 def unit_and_inverse(rows: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """:func:`unit_rows` without a gradient, and what 1 / |x| (..., 1) its gradient needs, if that is known by then.
+    """:func:`unit_rows` without a gradient, and the inverse norms (..., 1) that its gradient needs, if they are known.
 
-    0 for a row that gets no gradient.
+    They are 0 for a row that gets no gradient.
     """
     unit, inverse = _unit(rows)
     if mask is not None and not is_seen_full(mask):
