@@ -14,6 +14,8 @@ settings.register_profile("thorough", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else torch's deterministic mode refuses cuBLAS
 torch.set_num_threads(1)  # small tensors: a second thread costs five times the time on shared cores
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for the scripts that tests of several workers start
 
 
 def pytest_configure(config):
