@@ -32,8 +32,7 @@ class MapRows(torch.autograd.Function):
     ) -> Tensor:
         ctx.function, ctx.network = function, network
         ctx.save_for_backward(own, propagated, *parameters)
-        (result,) = _by_tiles(lambda rows, products: [function(rows, products, network)], own, propagated)
-        return result
+        return _mapped(function, network, own, propagated)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -71,8 +70,7 @@ class MoveUnitRows(torch.autograd.Function):
             result, ctx.sums = _moved_by_graph(tiled, values, function, network)
             return result
         own = unit_rows(values.contiguous())
-        (result,) = _by_tiles(lambda rows, products: [function(rows, products, network)], own, spread(own))
-        return result
+        return _mapped(function, network, own, spread(own))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -89,6 +87,11 @@ class MoveUnitRows(torch.autograd.Function):
             else:
                 result = _slopes(ctx.spread, values, grad, total)
             return result, None, None, None, None, *total.found()
+
+
+def _mapped(function: RowMap, network: nn.Module, own: Tensor, propagated: Tensor) -> Tensor:
+    (result,) = _by_tiles(lambda rows, products: [function(rows, products, network)], own, propagated)
+    return result
 
 
 def _slopes(spread: Callable[[Tensor], Tensor], values: Tensor, grad: Tensor, total: _ParameterSlopes) -> Tensor:
