@@ -79,16 +79,15 @@ class ClassBlockOperator(GraphOperator):
         if is_tiled and flat.numel() > LARGE and flat.dtype == self.dtype:
             return self._product_in_tiles(flat).reshape(values.shape)
 
-        def product_of(columns: Tensor) -> Tensor:
+        def of_others(columns: Tensor) -> Tensor:
             moments = blocks.sum_by_class(rows.mT @ blocks.gather(columns))  # (blocks, m, F), M_c of each block's class
-            return blocks.join(rows @ moments).addcmul_(loops, columns)
+            return blocks.join(rows @ moments)
 
         if not is_tiled or flat.shape[1] <= COLUMNS:
-            return product_of(flat).reshape(values.shape)
+            return of_others(flat).addcmul_(loops, flat).reshape(values.shape)
         product = torch.empty_like(flat)
-        for start in range(0, flat.shape[1], COLUMNS):
-            columns = slice(start, start + COLUMNS)
-            product[:, columns] = product_of(flat[:, columns])
+        for columns, result in zip(flat.split(COLUMNS, 1), product.split(COLUMNS, 1), strict=True):
+            torch.addcmul(of_others(columns), loops, columns, out=result)
         return product.reshape(values.shape)
 
     def _product_in_tiles(self, values: Tensor) -> Tensor:
