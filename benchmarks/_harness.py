@@ -108,7 +108,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-CAPTURED = ", captured"
+CAPTURED, COMPILED = ", captured", ", compiled"
 
 
 def with_captured(sides: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, Callable[[], Any]]:
@@ -140,8 +140,8 @@ def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
 
 
 def reference_of(side: str, ours: str) -> str:
-    """The side that a ratio is against: a captured one against ours, captured."""
-    return ours + CAPTURED if side.endswith(CAPTURED) else ours
+    """The side that a ratio is against: a captured or compiled one against ours, captured or compiled."""
+    return ours + next((kind for kind in (CAPTURED, COMPILED) if side.endswith(kind)), "")
 
 
 def ceilings(device: torch.device) -> dict[str, float]:

@@ -4,8 +4,8 @@
     python benchmarks/refiner_step.py --smoke        # seconds
 
 The dense side is a fair one: the paper's N x N matrices, but no cubic product (diagonal matrices are scalings), one
-topk a row instead of a full sort, and the same learned maps. The training step is that of DeepLabV3+ with a ResNet-101
-on as many 512 x 512 images.
+topk a row instead of a full sort, and the same learned maps. Both are also measured as torch.compile makes them, which
+needs a C++ compiler. The training step is that of DeepLabV3+ with a ResNet-101 on as many 512 x 512 images.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from _harness import (
+    COMPILED,
     RESULTS,
     Case,
     human_bytes,
@@ -97,7 +98,8 @@ def build(
     logits = (3 * features[..., :NUM_CLASSES] + torch.randn(batch, side**2, NUM_CLASSES, device=device)).contiguous()
     features, logits = features.to(dtype), logits.to(dtype)
     refiner = DualGraphRefiner(NUM_CLASSES, FEATURE_DIM).to(device, dtype)
-    step = refiner if name == "graphcorrect" else DenseRefiner(refiner)
+    step = refiner if name.removesuffix(COMPILED) == "graphcorrect" else DenseRefiner(refiner)
+    step = torch.compile(step) if name.endswith(COMPILED) else step
     probes = torch.randn_like(logits), torch.randn_like(features)
 
     def run() -> tuple[Tensor, ...]:
@@ -130,13 +132,14 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[1024, 4096], help="N, a square number")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--training-rounds", type=int, default=3, help="rounds beside a training step; 0: leave it out")
+    parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="compiled sides too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
     args = parser.parse_args()
     if args.smoke:
-        args.batch, args.nodes, args.rounds, args.training_rounds = 2, [256], 3, 0
+        args.batch, args.nodes, args.rounds, args.training_rounds, args.compiled = 2, [256], 3, 0, False
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
@@ -150,15 +153,16 @@ def main() -> None:
         )
         sizes = (args.batch, num_nodes, device)
         runs = {name: build(name, *sizes) for name in ("graphcorrect", "dense")}
+        compiled = {name + COMPILED: build(name + COMPILED, *sizes) for name in runs} if args.compiled else {}
         # In float64: after a round the features of a class are close, and float32 breaks their ties at random.
-        ours, theirs = (build(name, *sizes, torch.float64)() for name in runs)
-        errors = [relative_error(*pair) for pair in zip(ours, theirs, strict=True)]
-        case.agreement = {"feature gradient": errors[0], "logit gradient": errors[1]}
-        del ours, theirs
+        ours, *others = (build(name, *sizes, torch.float64)() for name in (*runs, *compiled))
+        errors = [max(relative_error(*pair) for pair in zip(ours, theirs, strict=True)) for theirs in others]
+        case.agreement = dict(zip([*runs, *compiled][1:], errors, strict=True))
+        del ours, others
         if max(errors) > 1e-9:
-            raise SystemExit(f"the two sides disagree at N={num_nodes}: {case.agreement}")
-        case.seconds = time_in_turn(with_captured(runs, device), rounds=args.rounds, device=device)
-        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in runs}
+            raise SystemExit(f"the sides disagree at N={num_nodes}: {case.agreement}")
+        case.seconds = time_in_turn(with_captured(runs, device) | compiled, rounds=args.rounds, device=device)
+        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in (*runs, *compiled)}
         cases.append(case)
         show(case)
     if args.training_rounds:
@@ -178,7 +182,7 @@ def show(case: Case) -> None:
         ours = reference_of(name, "graphcorrect")
         ratio = "" if name == ours else "{:.1f} ({:.1f}..{:.1f})".format(*case.ratio(name, ours))
         memory = human_bytes(case.peak_bytes[name]) if name in case.peak_bytes else ""
-        error = f"{max(case.agreement.values()):.1e}" if name == "dense" else ""
+        error = f"{case.agreement[name]:.1e}" if name in case.agreement else ""
         print(
             f"{case.sizes['batch']:>2} x{case.sizes['num_nodes']:>6}  {name:<24}"
             f"{1e3 * case.median_seconds(name):>11.1f}{memory:>16}{ratio:>26}{error:>12}",

@@ -8,6 +8,8 @@ import shutil
 import torch
 from torch import Tensor
 
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # as of torch 2.7
+
 
 def may_look(tensor: Tensor) -> bool:
     """Whether what is done may depend on the values of a tensor."""
@@ -17,6 +19,13 @@ def may_look(tensor: Tensor) -> bool:
 def is_seen_full(mask: Tensor) -> bool:
     """Whether a look, where it is free, finds a mask True throughout: what it guards can then be left out."""
     return may_look(mask) and bool(mask.all())
+
+
+def may_hide() -> bool:
+    """Whether a compiler is at work that takes an operator of this library as it is: in an exported program it would
+    have to be there again.
+    """
+    return torch.compiler.is_compiling() and not _is_exporting()
 
 
 def may_fuse(tensor: Tensor) -> bool:

@@ -235,3 +235,44 @@ def test_triton_counts_as_there_with_a_compiler_alone(monkeypatch):
     assert find()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not find()
+
+
+compiles = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6), reason="compilers as of torch 2.6"
+)
+
+
+@compiles
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scoring", ["auto", "bfloat16"])
+def test_a_compiler_takes_the_whole_search_as_one_step_of_any_size(backend, scoring):
+    if backend == "faiss" and scoring != "auto":
+        pytest.skip("faiss knows no coarse scores")
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes if node.op == "call_function"])
+        return graph
+
+    def search_of(queries):
+        return knn(queries, None, 5, backend=backend, scoring=scoring, exclude_self=True)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(search_of, backend=keep, fullgraph=True, dynamic=True)
+    for num_nodes in (300, 417):
+        rows = random_features(2, num_nodes, 64, seed=num_nodes, dtype=torch.float32)
+        found, expected = compiled(rows), search_of(rows)
+        torch.testing.assert_close(found.similarity, expected.similarity)
+        assert torch.equal(found.index, expected.index)
+    (steps,) = graphs
+    assert [step for step in steps if step.startswith("graphcorrect.knn")]
+    assert not [step for step in steps if "matmul" in step or "topk" in step]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keys", [None, (2, 50, 16)], ids=["among themselves", "other keys"])
+def test_what_a_compiler_is_told_of_the_search_is_true(keys, dtype):
+    queries = random_features(2, 40, 16, dtype=dtype)
+    keys = None if keys is None else random_features(*keys, seed=1, dtype=dtype)
+    torch.library.opcheck(search._opaque, (queries, keys, 5, "auto", "auto", keys is None, True, None, 2**24))

@@ -116,8 +116,8 @@ LAYERS = {
 }
 WITH_FLOATS = [name for name in LAYERS if name not in ("PrototypeBank", "confusion_matrix", "per_class_iou")]
 IMAGE_LAYERS = [name for name in LAYERS if name.endswith("images")]
-# What reads values on the way, and so cannot be one graph: a bank that gathers its filled slots, and faiss.
-IN_PARTS = {"AnchorBank", "knn, faiss"}
+# What reads values on the way, and so cannot be one graph: a bank that gathers its filled slots.
+IN_PARTS = {"AnchorBank"}
 # What returns a graph, or builds a module inside; and what is a part of another one that takes seconds.
 UNCOMPILED = [name for name in LAYERS if name.split(",")[0] in ("KNNAffinity", "ClassConsistencyGraph")]
 UNCOMPILED += [name for name in LAYERS if name.endswith((", update", ", features first"))]

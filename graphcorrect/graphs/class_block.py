@@ -86,8 +86,9 @@ class ClassBlockOperator(GraphOperator):
         if not is_tiled or flat.shape[1] <= COLUMNS:
             return of_others(flat).addcmul_(loops, flat).reshape(values.shape)
         product = torch.empty_like(flat)
-        for columns, result in zip(flat.split(COLUMNS, 1), product.split(COLUMNS, 1), strict=True):
-            torch.addcmul(of_others(columns), loops, columns, out=result)
+        for start in range(0, flat.shape[1], COLUMNS):
+            columns = flat[:, start : start + COLUMNS]
+            torch.addcmul(of_others(columns), loops, columns, out=product[:, start : start + COLUMNS])
         return product.reshape(values.shape)
 
     def _product_in_tiles(self, values: Tensor) -> Tensor:

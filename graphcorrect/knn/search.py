@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._eager import has_triton
+from graphcorrect._eager import has_triton, may_hide
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend, Scoring
 from graphcorrect.knn import _faiss, _screen, _torch
@@ -85,7 +85,6 @@ def knn(
     _checks.integer_at_least("num_neighbors", num_neighbors, 0)
     _checks.one_of("backend", backend, _BACKENDS)
     _checks.one_of("scoring", scoring, _SCORINGS)
-    backend = _chosen(backend, queries, num_neighbors)
     if memory_budget is None:
         memory_budget = DEFAULT_MEMORY_BUDGET.get(queries.device.type, DEFAULT_MEMORY_BUDGET["cuda"])
     _checks.integer_at_least("memory_budget", memory_budget, 1)
@@ -101,47 +100,55 @@ def knn(
             f"got {num_neighbors}"
         )
 
-    leading = queries.shape[:-2]
-    queries_of, keys_of = (each.reshape(leading.numel(), *each.shape[-2:]) for each in (queries, keys))
-    mask = None if key_mask is None else key_mask.reshape(leading.numel(), num_keys)
+    settings = (num_neighbors, backend, scoring, exclude_self, normalize, key_mask, memory_budget)
+    find = _opaque if may_hide() else _find
+    return Neighbors(*find(queries, None if keys is queries else keys, *settings))
+
+
+def _find(
+    queries: Tensor,
+    keys: Tensor | None,
+    num_neighbors: int,
+    backend: str,
+    scoring: str,
+    exclude_self: bool,
+    normalize: bool,
+    key_mask: Tensor | None,
+    memory_budget: int,
+) -> tuple[Tensor, Tensor]:
+    """:func:`knn` for arguments that fit; keys None: the queries."""
+    backend = _chosen(backend, queries, num_neighbors)
+    _check_scoring(scoring, backend, queries)
+    shape = (*queries.shape[:-1], num_neighbors)
+    batch = queries.shape[:-2].numel()
+    queries_of = queries.reshape(batch, *queries.shape[-2:])
+    keys_of = None if keys is None else keys.reshape(batch, *keys.shape[-2:])
+    num_keys = (queries if keys is None else keys).shape[-2]
+    mask = None if key_mask is None else key_mask.reshape(batch, num_keys)
     options: dict[str, Any] = {"exclude_self": exclude_self, "key_mask": mask}
     coarse = _coarse_dtypes(scoring, backend, queries, num_keys, num_neighbors)
     with full_precision(queries):
-        if coarse and len(queries_of):
-            similarity, index = _sifted(
-                queries_of,
-                None if keys is queries else keys_of,
-                num_neighbors,
-                normalize,
-                coarse,
-                memory_budget,
-                options,
-            )
+        if coarse and batch:
+            similarity, index = _sifted(queries_of, keys_of, num_neighbors, normalize, coarse, memory_budget, options)
         elif backend == "triton":
             from graphcorrect.knn import _triton  # not above: it imports triton
 
             similarity, index = _triton.search(
-                queries_of,
-                None if keys is queries else keys_of,
-                num_neighbors,
-                normalize=normalize,
-                sift=scoring != "float32",
-                **options,
+                queries_of, keys_of, num_neighbors, normalize=normalize, sift=scoring != "float32", **options
             )
         else:
             rows = _unit_or_as_given(queries_of, normalize)
-            key_rows = rows if keys is queries else _unit_or_as_given(keys_of, normalize)
+            key_rows = rows if keys_of is None else _unit_or_as_given(keys_of, normalize)
             if backend == "faiss":
                 similarity, index = _faiss.search(rows, key_rows, num_neighbors, **options)
             else:
                 similarity, index = _torch.search(rows, key_rows, num_neighbors, memory_budget=memory_budget, **options)
     if backend != "triton":  # which sees to it
         index = index.masked_fill(similarity == -torch.inf, 0)
-    shape = (*leading, num_queries, num_neighbors)
-    return Neighbors(similarity.to(queries.dtype).reshape(shape), index.reshape(shape))
+    return similarity.to(queries.dtype).reshape(shape), index.reshape(shape)
 
 
-def _chosen(backend: Backend, queries: Tensor, num_neighbors: int) -> Backend:
+def _chosen(backend: str, queries: Tensor, num_neighbors: int) -> str:
     """What "auto" stands for."""
     if backend != "auto":
         return backend
@@ -151,31 +158,34 @@ def _chosen(backend: Backend, queries: Tensor, num_neighbors: int) -> Backend:
     return "triton" if torch.cuda.get_device_capability(queries.device)[0] in (9, 10) else "torch"
 
 
-def _coarse_dtypes(
-    scoring: Scoring, backend: Backend, queries: Tensor, num_keys: int, num_neighbors: int
-) -> list[torch.dtype]:
+def _check_scoring(scoring: str, backend: str, queries: Tensor) -> None:
+    is_served = scoring in ("auto", "float32") or (scoring == "float16" and backend == "triton")
+    if not is_served and (scoring == "float16" or not _may_sift(backend, queries)):
+        raise ValueError(
+            'expected `scoring` of "auto" or "float32" for anything but backend="triton" ("float16") and '
+            'backend="torch" on the CPU below float64 ("int8", "bfloat16"), '
+            f'got "{scoring}" for backend="{backend}", {queries.dtype} on {queries.device}'
+        )
+
+
+def _may_sift(backend: str, queries: Tensor) -> bool:
+    """Whether :mod:`graphcorrect.knn._screen` serves such queries."""
+    return backend == "torch" and queries.device.type == "cpu" and queries.dtype != torch.float64
+
+
+def _coarse_dtypes(scoring: str, backend: str, queries: Tensor, num_keys: int, num_neighbors: int) -> list[torch.dtype]:
     """The dtypes whose scores sift the keys of the "torch" backend, in turn; none for a search in that of the rows."""
-    is_served = backend == "torch" and queries.device.type == "cpu" and queries.dtype != torch.float64
-    if scoring == "float32" or (scoring == "float16" and backend == "triton"):
+    group = _screen.group_size(num_keys, num_neighbors)
+    if scoring in ("float32", "float16") or group == 0 or not _may_sift(backend, queries):
         return []
     if scoring != "auto":
-        if not is_served or scoring == "float16":
-            raise ValueError(
-                'expected `scoring` of "auto" or "float32" for anything but backend="triton" ("float16") and '
-                'backend="torch" on the CPU below float64 ("int8", "bfloat16"), '
-                f'got "{scoring}" for backend="{backend}", {queries.dtype} on {queries.device}'
-            )
-        is_large = _screen.group_size(num_keys, num_neighbors) > 0
-        return [torch.int8 if scoring == "int8" else torch.bfloat16] if is_large else []
+        return [torch.int8 if scoring == "int8" else torch.bfloat16]
     # By benchmarks/knn_throughput.py: products over fewer entries, or for few queries, do not earn what sifting costs
-    # (and a compiler needs shapes that do not depend on the data)
+    # (and an exported program needs shapes that do not depend on the data)
     num_queries, dim = queries.shape[-2:]
-    group = _screen.group_size(num_keys, num_neighbors)
-    is_large = (group >= LEAST_GROUP and dim >= LEAST_DIM) or (group > 0 and num_keys * dim >= LEAST_ENTRIES)
+    is_large = (group >= LEAST_GROUP and dim >= LEAST_DIM) or num_keys * dim >= LEAST_ENTRIES
     pays = num_queries >= LEAST_ROWS and is_large
-    if not (is_served and pays) or torch.compiler.is_compiling():
-        return []
-    return list(_screen.fast_dtypes())
+    return list(_screen.fast_dtypes()) if pays and not torch.compiler.is_compiling() else []
 
 
 def _sifted(
@@ -219,3 +229,20 @@ def _check_keys(queries: Tensor, keys: Tensor, key_mask: Tensor | None) -> None:
         _checks.boolean("key_mask", key_mask)
         _checks.shape("key_mask", key_mask, keys.shape[:-1], "(one entry for each key)")
         _checks.same_device("key_mask", key_mask, "`keys`", keys)
+
+
+# A compiler takes the search as it is: what it does depends on the data, and its kernels are written already
+_opaque = torch.library.custom_op(
+    "graphcorrect::knn",
+    _find,
+    mutates_args=(),
+    schema="(Tensor queries, Tensor? keys, SymInt num_neighbors, str backend, str scoring, bool exclude_self, "
+    "bool normalize, Tensor? key_mask, SymInt memory_budget) -> (Tensor, Tensor)",
+)
+
+
+@_opaque.register_fake
+def _like_found(queries: Tensor, keys: Tensor | None, num_neighbors: int, *settings: object) -> tuple[Tensor, Tensor]:
+    """Tensors like those that the search returns."""
+    shape = (*queries.shape[:-1], num_neighbors)
+    return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
