@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -208,8 +209,7 @@ def candidates(scores: Tensor, slack: Tensor, count: int, group: int, most: int)
     """
     num_rows, width = scores.shape
     fine = scores.view(num_rows, FINE, -1).amax(1)  # column c stands for c, c + M' / FINE, c + 2 M' / FINE, ...
-    threshold = fine.view(num_rows, group // FINE, -1).amax(1).topk(count, sorted=False).values.amin(1, keepdim=True)
-    threshold = _lower(threshold, slack[:, None])
+    threshold = _lower(_kth_largest(fine.view(num_rows, group // FINE, -1).amax(1), count), slack[:, None])
     row, first = (fine >= threshold).nonzero().unbind(1)
     if len(row) > most * num_rows:
         return None
@@ -225,6 +225,15 @@ def candidates(scores: Tensor, slack: Tensor, count: int, group: int, most: int)
         column = column[settled[row]]
         counts = torch.where(settled, counts, 0)
     return None if len(column) > most * num_rows or len(column) == 0 else (counts, column)
+
+
+def _kth_largest(rows: Tensor, count: int) -> Tensor:
+    """The `count`-th largest entry of each row of integers, (rows, 1).
+
+    By numpy, which sorts short rows of integers with vector instructions: an order of magnitude faster than torch.
+    """
+    place = rows.shape[1] - count
+    return torch.from_numpy(np.partition(rows.numpy(), place, axis=1)[:, place : place + 1].copy())
 
 
 def best_of_lists(scores: Tensor, columns: Tensor, counts: Tensor, count: int) -> tuple[Tensor, Tensor]:
