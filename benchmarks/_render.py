@@ -41,7 +41,8 @@ TITLES = {
     "refiner_step": (
         "A refiner step",
         "One `DualGraphRefiner`, forward and backward (C = 21, D = 256, two rounds), against the paper's dense\n"
-        "matrices without their cubic products, and beside a training step of the network it sits on.",
+        "matrices without their cubic products, and beside a training step of the network it sits on. A compiled side\n"
+        "(torch.compile) is held against ours, compiled.",
     ),
     "scaling": (
         "Growth with the number of nodes",
