@@ -155,14 +155,15 @@ def main() -> None:
         runs = {name: build(name, *sizes) for name in ("graphcorrect", "dense")}
         compiled = {name + COMPILED: build(name + COMPILED, *sizes) for name in runs} if args.compiled else {}
         # In float64: after a round the features of a class are close, and float32 breaks their ties at random.
-        ours, *others = (build(name, *sizes, torch.float64)() for name in (*runs, *compiled))
-        errors = [max(relative_error(*pair) for pair in zip(ours, theirs, strict=True)) for theirs in others]
-        case.agreement = dict(zip([*runs, *compiled][1:], errors, strict=True))
-        del ours, others
-        if max(errors) > 1e-9:
+        ours, *others = names = (*runs, *compiled)
+        exact = {name: build(name, *sizes, torch.float64)() for name in names}
+        for name in others:
+            case.agreement[name] = max(map(relative_error, exact[ours], exact[name]))
+        del exact
+        if max(case.agreement.values()) > 1e-9:
             raise SystemExit(f"the sides disagree at N={num_nodes}: {case.agreement}")
         case.seconds = time_in_turn(with_captured(runs, device) | compiled, rounds=args.rounds, device=device)
-        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in (*runs, *compiled)}
+        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in names}
         cases.append(case)
         show(case)
     if args.training_rounds:

@@ -6,11 +6,17 @@ import io
 import pickle
 import warnings
 
+import pytest
 import torch
 from torch import nn
 
 # Half precision is float32 inside, so that what remains is the rounding of the result.
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+compiles = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),
+    reason="torch.compile, .export and .func as of torch 2.6",
+)
 
 
 def tensors_of(result):

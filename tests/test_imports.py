@@ -15,7 +15,7 @@ PACKAGE = Path(graphcorrect.__file__).parent
 LAYOUT = """
 _typing _checks _eager _precision _triton_rows
 nodes labels distributed
-knn._torch knn._screen knn._triton_entries knn._triton_round knn._triton_select
+knn._torch knn._rounded knn._screen knn._triton_entries knn._triton_round knn._triton_select
 knn._triton_sift knn._triton knn._faiss knn.search
 graphs.operator graphs.neighbor graphs._blocks graphs.class_block graphs.affinity graphs.consistency
 _row_maps propagate threshold prototypes anchors guided refined_labels refiner_input refine teacher

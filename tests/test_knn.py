@@ -6,6 +6,7 @@ import pytest
 import reference
 import torch
 from hypothesis import given
+from layer_checks import compiles
 from strategies import features_strategy, identical_features, orthogonal_clusters, random_features
 
 from graphcorrect import _eager
@@ -235,11 +236,6 @@ def test_triton_counts_as_there_with_a_compiler_alone(monkeypatch):
     assert find()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not find()
-
-
-compiles = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6), reason="compilers as of torch 2.6"
-)
 
 
 @compiles

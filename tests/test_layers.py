@@ -212,7 +212,7 @@ def test_channels_last_images_are_read_right(name):
     layer_checks.check_channels_last_inputs(build().eval(), inputs)
 
 
-@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6), reason="compilers as of torch 2.6")
+@layer_checks.compiles
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name in LAYERS if name not in UNCOMPILED])
 def test_compiled_layers_answer_the_same_in_one_graph(name):

@@ -7,6 +7,7 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_checks import compiles
 from strategies import labels_strategy, orthogonal_clusters, random_features, random_labels
 
 from graphcorrect import SLGLoss, slg_loss
@@ -206,7 +207,7 @@ def test_more_nodes_than_a_tile_holds(dtype, tolerance):
     torch.testing.assert_close(mine.grad.double(), exact.grad, rtol=10 * tolerance, atol=1e-3 * tolerance)
 
 
-@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6), reason="compilers as of torch 2.6")
+@compiles
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler of torch 2.13
 def test_a_compiler_sees_one_graph_and_gives_the_same():
     features, labels = batch(dtype=torch.float32)

@@ -4,13 +4,12 @@ import io
 
 import pytest
 import torch
+from layer_checks import compiles
 from strategies import random_features, random_labels, random_logits
 
 from graphcorrect import DualGraphRefiner, clg_loss, slg_loss
 
-pytestmark = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6), reason="torch.export and torch.func as of torch 2.6"
-)
+pytestmark = compiles
 
 X = random_features(3, 12, 4, dtype=torch.float32)
 Z = random_logits(3, 12, 3, dtype=torch.float32)

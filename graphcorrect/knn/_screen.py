@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from graphcorrect.knn._rounded import Coarse, round_rows, tiles
 from graphcorrect.knn._torch import GROUP, best_of_scores
 
 FINE = 8  # keys whose maximum says whether to look at each of them
@@ -29,27 +29,7 @@ LEAST_GROUPS = 3  # groups of keys for each neighbor: fewer would put T far belo
 MOST_CANDIDATES = 1024  # keys left for one query, beyond which it is searched in full
 FEW_CANDIDATES = 32  # more than the k that are wanted, which are always worth their while
 CANDIDATE = 2**13  # entries of a float32 product that take as long as one candidate
-CHUNK = 512  # rows rounded at a time
 SCORES = 2**21  # at a time, or those of 128 queries
-ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
-
-
-class Coarse(NamedTuple):
-    """Rows of one image rounded for a coarse product.
-
-    Attributes:
-        queries: (N, D), int8 or bfloat16.
-        keys: (M', D) likewise, taken from their mean, in another order.
-        order: (M',), which key each of them is; M and above where there is none.
-        place: (M',), the inverse of `order`.
-        slack: (N,), 2 b in units of a coarse score; infinite for a query that cannot be scored so.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    order: Tensor
-    place: Tensor
-    slack: Tensor
 
 
 @functools.cache
@@ -123,7 +103,7 @@ class _ImageSearch:
             done = settled
             left.append(unsettled)
         left.append(torch.arange(done, len(similarity)))
-        for rows in _tiles(torch.cat(left), self.tile_rows):
+        for rows in tiles(torch.cat(left), self.tile_rows):
             similarity[rows], index[rows] = self._search_in_full(rows, similarity.shape[1])
         return useful
 
@@ -264,80 +244,6 @@ def _accept_sparse_tensors() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
-
-
-def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | None:
-    """Queries (N, D) and keys (M, D) rounded to a dtype; None for keys too large or too small for it.
-
-    Keys are taken from their mean first, which adds the same number to all scores of a query and changes no order: rows
-    that have much in common differ by little, and the less they differ the smaller is the error. It is, at most,
-    |q - q'| |k| + |q'| |k - k'| for the longest key, and what float32 sums add to that.
-    """
-    center = keys.mean(0)
-    largest = max(float((rows - center).abs().amax()) for rows in _tiles(keys, CHUNK))
-    if not 1 / ORDINARY < largest < ORDINARY:  # nor NaN
-        return None
-    step = largest / 127 if dtype == torch.int8 else 1.0
-    order = _scattered(len(keys))
-    rounded_keys, key_size, key_off, _ = _round(keys, dtype, order=order, center=center, step=step)
-    rounded, size, off, query_step = _round(queries, dtype)
-    longest, farthest = key_size.amax() + key_off.amax(), key_off.amax()
-    # A difference of float32 numbers and a sum of D products round by D 2**-23 of what they are made of, at the most
-    rounding = 2 * (queries.shape[-1] + 4) * 2.0**-23
-    slack = 2.01 * (off * longest + (size + off) * farthest + rounding * (size + off) * longest)
-    usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    return Coarse(rounded, rounded_keys, order, place, torch.where(usable, slack / (query_step * step), torch.inf))
-
-
-def _tiles(rows: Tensor, size: int) -> Iterator[Tensor]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _scattered(num_keys: int) -> Tensor:
-    """An order of the keys in which neighboring pixels fall into different groups; its length is whole groups.
-
-    A random one, always the same: any rule has some width of an image at which it sends a pixel and the one two rows
-    below to one group, where only the nearer of them counts.
-    """
-    length = num_keys + -num_keys % 64
-    return torch.randperm(length, generator=torch.Generator().manual_seed(0))
-
-
-def _round(
-    rows: Tensor,
-    dtype: torch.dtype,
-    *,
-    order: Tensor | None = None,
-    center: Tensor | None = None,
-    step: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows in an order, less `center`, rounded; their norms, those of what rounding took, and the step of integers.
-
-    A few rows at a time, so that what is written stays in the cache and no second copy of the rows is made.
-    """
-    count = len(rows) if order is None else len(order)
-    rounded = torch.empty(count, rows.shape[1], dtype=dtype)
-    size, off, steps = (rows.new_ones(count, 1) for _ in range(3))
-    for start in range(0, count, CHUNK):
-        part = slice(start, start + CHUNK)
-        exact = rows[part] if order is None else rows.index_select(0, order[part].clamp_max(len(rows) - 1))
-        exact = exact if center is None else exact - center
-        if dtype == torch.int8:
-            if step is None:
-                largest = exact.abs().amax(1, keepdim=True)
-                steps[part] = torch.where(largest > 0, largest / 127, 1.0)
-            else:
-                steps[part] = step
-            back = (exact / steps[part]).round_()
-            rounded[part] = back
-            back *= steps[part]
-        else:
-            rounded[part] = exact
-            back = rounded[part].float()
-        size[part] = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-        off[part] = torch.linalg.vector_norm(back.sub_(exact), dim=1, keepdim=True)
-    return rounded, size[:, 0].double(), off[:, 0].double(), steps[:, 0].double()
 
 
 def _lower(threshold: Tensor, slack: Tensor) -> Tensor:

@@ -159,8 +159,10 @@ def _chosen(backend: str, queries: Tensor, num_neighbors: int) -> str:
 
 
 def _check_scoring(scoring: str, backend: str, queries: Tensor) -> None:
-    is_served = scoring in ("auto", "float32") or (scoring == "float16" and backend == "triton")
-    if not is_served and (scoring == "float16" or not _may_sift(backend, queries)):
+    if scoring in ("auto", "float32"):
+        return
+    is_served = backend == "triton" if scoring == "float16" else _may_sift(backend, queries)
+    if not is_served:
         raise ValueError(
             'expected `scoring` of "auto" or "float32" for anything but backend="triton" ("float16") and '
             'backend="torch" on the CPU below float64 ("int8", "bfloat16"), '
@@ -176,7 +178,7 @@ def _may_sift(backend: str, queries: Tensor) -> bool:
 def _coarse_dtypes(scoring: str, backend: str, queries: Tensor, num_keys: int, num_neighbors: int) -> list[torch.dtype]:
     """The dtypes whose scores sift the keys of the "torch" backend, in turn; none for a search in that of the rows."""
     group = _screen.group_size(num_keys, num_neighbors)
-    if scoring in ("float32", "float16") or group == 0 or not _may_sift(backend, queries):
+    if scoring == "float32" or group == 0 or not _may_sift(backend, queries):
         return []
     if scoring != "auto":
         return [torch.int8 if scoring == "int8" else torch.bfloat16]

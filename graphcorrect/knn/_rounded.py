@@ -1,0 +1,104 @@
+"""Rows in few bits, for a coarse product, and how far each of its scores can be from the true one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 512  # rows rounded at a time
+ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
+
+
+class Coarse(NamedTuple):
+    """Rows of one image rounded for a coarse product.
+
+    Attributes:
+        queries: (N, D), int8 or bfloat16.
+        keys: (M', D) likewise, taken from their mean, in another order.
+        order: (M',), which key each of them is; M and above where there is none.
+        place: (M',), the inverse of `order`.
+        slack: (N,), twice the bound on the error, in units of a coarse score; infinite where a query has none.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    order: Tensor
+    place: Tensor
+    slack: Tensor
+
+
+def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | None:
+    """Queries (N, D) and keys (M, D) rounded to a dtype; None for keys too large or too small for it.
+
+    Keys are taken from their mean first, which adds the same number to all scores of a query and changes no order: rows
+    that have much in common differ by little, and the less they differ the smaller is the error. It is, at most,
+    |q - q'| |k| + |q'| |k - k'| for the longest key, and what float32 sums add to that.
+    """
+    center = keys.mean(0)
+    largest = max(float((rows - center).abs().amax()) for rows in tiles(keys, CHUNK))
+    if not 1 / ORDINARY < largest < ORDINARY:  # nor NaN
+        return None
+    step = largest / 127 if dtype == torch.int8 else 1.0
+    order = _scattered(len(keys))
+    rounded_keys, key_size, key_off, _ = _round(keys, dtype, order=order, center=center, step=step)
+    rounded, size, off, query_step = _round(queries, dtype)
+    longest, farthest = key_size.amax() + key_off.amax(), key_off.amax()
+    # A difference of float32 numbers and a sum of D products round by D 2**-23 of what they are made of, at the most
+    rounding = 2 * (queries.shape[-1] + 4) * 2.0**-23
+    slack = 2.01 * (off * longest + (size + off) * farthest + rounding * (size + off) * longest)
+    usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
+    return Coarse(rounded, rounded_keys, order, place, torch.where(usable, slack / (query_step * step), torch.inf))
+
+
+def tiles(rows: Tensor, size: int) -> Iterator[Tensor]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _scattered(num_keys: int) -> Tensor:
+    """An order of the keys in which neighboring pixels fall into different groups; its length is whole groups.
+
+    A random one, always the same: any rule has some width of an image at which it sends a pixel and the one two rows
+    below to one group, where only the nearer of them counts.
+    """
+    length = num_keys + -num_keys % 64
+    return torch.randperm(length, generator=torch.Generator().manual_seed(0))
+
+
+def _round(
+    rows: Tensor,
+    dtype: torch.dtype,
+    *,
+    order: Tensor | None = None,
+    center: Tensor | None = None,
+    step: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows in an order, less `center`, rounded; their norms, those of what rounding took, and the step of integers.
+
+    A few rows at a time, so that what is written stays in the cache and no second copy of the rows is made.
+    """
+    count = len(rows) if order is None else len(order)
+    rounded = torch.empty(count, rows.shape[1], dtype=dtype)
+    size, off, steps = (rows.new_ones(count, 1) for _ in range(3))
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        exact = rows[part] if order is None else rows.index_select(0, order[part].clamp_max(len(rows) - 1))
+        exact = exact if center is None else exact - center
+        if dtype == torch.int8:
+            if step is None:
+                largest = exact.abs().amax(1, keepdim=True)
+                steps[part] = torch.where(largest > 0, largest / 127, 1.0)
+            else:
+                steps[part] = step
+            back = (exact / steps[part]).round_()
+            rounded[part] = back
+            back *= steps[part]
+        else:
+            rounded[part] = exact
+            back = rounded[part].float()
+        size[part] = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
+        off[part] = torch.linalg.vector_norm(back.sub_(exact), dim=1, keepdim=True)
+    return rounded, size[:, 0].double(), off[:, 0].double(), steps[:, 0].double()
