@@ -1,9 +1,10 @@
-"""What may be done outside a compiler: a look at values, on a CPU, where nothing waits for it; Triton, on a GPU."""
+"""What may be done outside a compiler: a look at values, and numba's loops, on a CPU; Triton, on a GPU."""
 
 import functools
 import importlib.util
 import os
 import shutil
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +29,30 @@ def may_hide() -> bool:
     return torch.compiler.is_compiling() and not _is_exporting()
 
 
+def may_loop(tensor: Tensor) -> bool:
+    """Whether a loop that numba compiles can do the work of several passes: over float32 or float64 on a CPU."""
+    if tensor.dtype not in (torch.float32, torch.float64) or not may_look(tensor):
+        return False
+    return (loops := _numba_loops()) is not None and loops.may_run()
+
+
 def may_fuse(tensor: Tensor) -> bool:
     """Whether a Triton kernel for float32 can do the work of several launches: on a GPU that Triton compiles for."""
     if not tensor.is_cuda or tensor.dtype != torch.float32 or torch.compiler.is_compiling() or not has_triton():
         return False
     return torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+
+
+@functools.cache
+def _numba_loops() -> Any:
+    """The file that compiles loops, where numba is installed and not ruled out by GRAPHCORRECT_NUMBA=0; or None."""
+    if os.environ.get("GRAPHCORRECT_NUMBA") == "0":
+        return None
+    try:
+        from graphcorrect import _numba_loops  # not above: it imports numba
+    except ImportError:
+        return None
+    return _numba_loops
 
 
 @functools.cache

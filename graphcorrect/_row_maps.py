@@ -7,7 +7,8 @@ time, so that what lies between never leaves a CPU's cache and is no memory to s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +20,36 @@ from graphcorrect.nodes import unit_and_inverse, unit_rows, unit_rows_gradient
 # Entries mapped at a time: what lies between stays in a CPU's cache; launches of a GPU are worth their while
 TILE = {"cpu": 2**17, "cuda": 2**23}
 
-Learned = Callable[[Tensor, Tensor], Tensor]  # the network in a map, of rows (R, F) and what was propagated to them
+Learned = Callable[..., Tensor]  # the network in a map, of rows (R, F) and what was propagated to them, or both in one
 RowMap = Callable[[Tensor, Tensor, Learned], Tensor]  # the same and that network -> (R, F)
 
 
+class LoopedMap(Protocol):
+    """A map of rows and of what was propagated to them that goes through them in compiled loops, both ways."""
+
+    def map(self, own: Tensor, propagated: Tensor, network: Learned) -> Tensor:
+        """What becomes of a tile of rows (R, F)."""
+
+    def slopes(self, own: Tensor, propagated: Tensor, grad: Tensor, network: ParameterSlopes) -> Sequence[Tensor]:
+        """The gradients of both for that of the result; those of the parameters are added up."""
+
+
 class MapRows(torch.autograd.Function):
-    """A map of rows (..., F) and propagated values (..., F), a tile at a time."""
+    """A map of rows (..., F) and propagated values (..., F), a tile at a time; by `looped`, where there is such."""
 
     @staticmethod
     def forward(
-        ctx: Any, own: Tensor, propagated: Tensor, function: RowMap, network: nn.Module, *parameters: Tensor
+        ctx: Any,
+        own: Tensor,
+        propagated: Tensor,
+        function: RowMap,
+        network: nn.Module,
+        looped: LoopedMap | None,
+        *parameters: Tensor,
     ) -> Tensor:
-        ctx.function, ctx.network = function, network
+        ctx.function, ctx.network, ctx.looped = function, network, looped
         ctx.save_for_backward(own, propagated, *parameters)
-        return _mapped(function, network, own, propagated)
+        return _mapped(function if looped is None else looped.map, network, own, propagated)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -41,17 +58,28 @@ class MapRows(torch.autograd.Function):
             if torch.is_grad_enabled():
                 result = ctx.function(own, propagated, _with(ctx.network, parameters))
                 own_slope, slope, *rest = _differentiable_slopes(result, [own, propagated], parameters, grad)
-                return own_slope, slope, None, None, *rest
-            total = _ParameterSlopes(ctx, parameters)
-            own_slope, slope = _by_tiles(total.add, own, propagated, grad)
-            return own_slope, slope, None, None, *total.found()
+                return own_slope, slope, None, None, None, *rest
+            total = ParameterSlopes(ctx.function, ctx.network, parameters)
+            of_tile = total.of_tile if ctx.looped is None else partial(ctx.looped.slopes, network=total)
+            own_slope, slope = _by_tiles(of_tile, own, propagated, grad)
+            return own_slope, slope, None, None, None, *total.found()
+
+
+class TiledMap(Protocol):
+    """A map of unit rows and of what a graph brings to them that goes through graph and rows in tiles, both ways."""
+
+    def map(self, values: Tensor, network: Learned) -> Tensor:
+        """What becomes of values (..., N, F); what the gradient needs again is kept."""
+
+    def slopes(self, values: Tensor, grad: Tensor, network: ParameterSlopes) -> Tensor:
+        """The gradient of the values for that of the result; those of the parameters are added up."""
 
 
 class MoveUnitRows(torch.autograd.Function):
     """A map of unit rows (..., F) and of what a symmetric graph brings to them, `spread`.
 
     For the gradient one more product with the graph is needed, and all else concerns single rows. A graph that
-    multiplies in tiles, `tiled`, is gone through with the map: then no unit row and no product is kept.
+    multiplies in tiles is gone through with the map, `tiled`: then no unit row and no product is kept.
     """
 
     @staticmethod
@@ -61,14 +89,13 @@ class MoveUnitRows(torch.autograd.Function):
         function: RowMap,
         network: nn.Module,
         spread: Callable[[Tensor], Tensor],
-        tiled: TiledGraph | None,
+        tiled: TiledMap | None,
         *parameters: Tensor,
     ) -> Tensor:
         ctx.function, ctx.network, ctx.spread, ctx.tiled = function, network, spread, tiled
         ctx.save_for_backward(values, *parameters)
         if tiled is not None:
-            result, ctx.sums = _moved_by_graph(tiled, values, function, network)
-            return result
+            return tiled.map(values, network)
         own = unit_rows(values.contiguous())
         return _mapped(function, network, own, spread(own))
 
@@ -81,9 +108,9 @@ class MoveUnitRows(torch.autograd.Function):
                 moved = ctx.function(own, ctx.spread(own), _with(ctx.network, parameters))
                 slope, *rest = _differentiable_slopes(moved, [values], parameters, grad)
                 return slope, None, None, None, None, *rest
-            total = _ParameterSlopes(ctx, parameters)
+            total = ParameterSlopes(ctx.function, ctx.network, parameters)
             if ctx.tiled is not None:
-                result = _slopes_by_graph(ctx.tiled, ctx.sums, values, grad, total)
+                result = ctx.tiled.slopes(values, grad, total)
             else:
                 result = _slopes(ctx.spread, values, grad, total)
             return result, None, None, None, None, *total.found()
@@ -94,10 +121,10 @@ def _mapped(function: RowMap, network: nn.Module, own: Tensor, propagated: Tenso
     return result
 
 
-def _slopes(spread: Callable[[Tensor], Tensor], values: Tensor, grad: Tensor, total: _ParameterSlopes) -> Tensor:
+def _slopes(spread: Callable[[Tensor], Tensor], values: Tensor, grad: Tensor, total: ParameterSlopes) -> Tensor:
     """The gradient of `MoveUnitRows` for its values."""
     own = unit_rows(values.contiguous())
-    own_slope, slope = _by_tiles(total.add, own, spread(own), grad)
+    own_slope, slope = _by_tiles(total.of_tile, own, spread(own), grad)
     (result,) = _by_tiles(
         lambda exact, unit, slope: [unit_rows_gradient(exact, unit, None, slope)],
         values,
@@ -107,57 +134,87 @@ def _slopes(spread: Callable[[Tensor], Tensor], values: Tensor, grad: Tensor, to
     return result
 
 
-def _moved_by_graph(graph: TiledGraph, values: Tensor, function: RowMap, network: nn.Module) -> tuple[Tensor, Tensor]:
-    """What `MoveUnitRows` makes of its values, and the graph's sums, which the gradient needs again.
+class GraphTiles:
+    """The map by a tiled graph, for any function of rows.
 
     Nodes are gone through twice, for the sums and for what is made of them, one image after the other, and each tile is
     mapped while it is in the cache.
     """
-    result, sums = values.new_empty(values.shape), graph.new_sums(values)
-    for graphs, tiles in _tiles_by_graph(graph, values):
-        nodes, moved = _rows_of(values, graphs), _rows_of(result, graphs)
-        for tile, place in tiles:
-            graph.add_to_sums(sums, tile, unit_rows(nodes.index_select(0, place)))
-        for tile, place in tiles:
-            own = unit_rows(nodes.index_select(0, place))
-            moved.index_copy_(0, place, function(own, graph.tile_product(sums, tile, own), network))
-    return result, sums
+
+    def __init__(self, graph: TiledGraph, function: RowMap) -> None:
+        self.graph = graph
+        self.function = function
+
+    def map(self, values: Tensor, network: Learned) -> Tensor:
+        """What becomes of values (..., N, F); the graph's sums are kept."""
+        graph = self.graph
+        result, self.sums = values.new_empty(values.shape), graph.new_sums(values)
+        for graphs, tiles in _tiles_by_graph(graph, values):
+            nodes, moved = _rows_of(values, graphs), _rows_of(result, graphs)
+            for tile, place in tiles:
+                graph.add_to_sums(self.sums, tile, unit_rows(nodes.index_select(0, place)))
+            for tile, place in tiles:
+                own = unit_rows(nodes.index_select(0, place))
+                moved.index_copy_(0, place, self.function(own, graph.tile_product(self.sums, tile, own), network))
+        return result
+
+    def slopes(self, values: Tensor, grad: Tensor, network: ParameterSlopes) -> Tensor:
+        """The gradient of the values, by sums of its own."""
+        graph = self.graph
+        result, slope_sums = values.new_empty(values.shape), graph.new_sums(values)
+        for graphs, tiles in _tiles_by_graph(graph, values):
+            nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
+            for tile, place in tiles:
+                own = unit_rows(nodes.index_select(0, place))
+                product = graph.tile_product(self.sums, tile, own)
+                own_slope, slope = network.of_tile(own, product, grads.index_select(0, place))
+                graph.add_to_sums(slope_sums, tile, slope)
+                slopes.index_copy_(0, place, own_slope.addcmul(graph.loops(tile), slope))
+            for tile, place in tiles:
+                exact, slope = nodes.index_select(0, place), slopes.index_select(0, place)
+                slope += graph.from_sums(slope_sums, tile)
+                slopes.index_copy_(0, place, unit_rows_gradient(exact, *unit_and_inverse(exact), slope))
+        return result
 
 
-def _slopes_by_graph(graph: TiledGraph, sums: Tensor, values: Tensor, grad: Tensor, total: _ParameterSlopes) -> Tensor:
-    """The gradient of `_moved_by_graph` for its values; it has sums of its own."""
-    result, slope_sums = values.new_empty(values.shape), graph.new_sums(values)
-    for graphs, tiles in _tiles_by_graph(graph, values):
-        nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
-        for tile, place in tiles:
-            own = unit_rows(nodes.index_select(0, place))
-            own_slope, slope = total.add(own, graph.tile_product(sums, tile, own), grads.index_select(0, place))
-            graph.add_to_sums(slope_sums, tile, slope)
-            slopes.index_copy_(0, place, own_slope.addcmul(graph.loops(tile), slope))
-        for tile, place in tiles:
-            exact, slope = nodes.index_select(0, place), slopes.index_select(0, place)
-            slope += graph.from_sums(slope_sums, tile)
-            slopes.index_copy_(0, place, unit_rows_gradient(exact, *unit_and_inverse(exact), slope))
-    return result
-
-
-class _ParameterSlopes:
+class ParameterSlopes:
     """The gradients of a map's parameters, added up over tiles."""
 
-    def __init__(self, ctx: Any, parameters: Sequence[Tensor]) -> None:
-        self.function, self.network = ctx.function, _with(ctx.network, parameters)
+    def __init__(self, function: RowMap, network: nn.Module, parameters: Sequence[Tensor]) -> None:
+        self.function, self.network = function, _with(network, parameters)
         self.parameters = parameters
         self.trained = [each for each in parameters if each.requires_grad]
         self.totals: list[Tensor] = []
 
-    def add(self, own: Tensor, propagated: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of one tile; returned are the gradients of its rows."""
-        leaves = [each.detach().requires_grad_() for each in (own, propagated)]
+    def of_tile(self, own: Tensor, propagated: Tensor, grad: Tensor) -> Sequence[Tensor]:
+        """Adds those of one tile of the map; returned are the gradients of its rows."""
+
+        def of_rows(own: Tensor, propagated: Tensor) -> Tensor:
+            return self.function(own, propagated, self.network)
+
+        return self._add(of_rows, (own, propagated), lambda _: grad)
+
+    def of_network(self, joined: Tensor, grad: Callable[[Tensor], Tensor]) -> Tensor:
+        """Adds those of one tile of the network alone, whose result has the gradient `grad(result)`.
+
+        Returned is the gradient of what the network was given.
+        """
+        return self._add(self.network, (joined,), grad)[0]
+
+    def _add(
+        self, function: Callable[..., Tensor], rows: Sequence[Tensor], grad: Callable[[Tensor], Tensor]
+    ) -> Sequence[Tensor]:
+        leaves = [each.detach().requires_grad_() for each in rows]
         with torch.enable_grad():
-            result = self.function(*leaves, self.network)
-        own_slope, slope, *parts = torch.autograd.grad(result, [*leaves, *self.trained], grad)
-        self.totals = [total + part for total, part in zip(self.totals, parts, strict=True)] if self.totals else parts
-        return own_slope, slope
+            result = function(*leaves)
+        slopes = torch.autograd.grad(result, [*leaves, *self.trained], grad(result.detach()))
+        parts = slopes[len(leaves) :]
+        if self.totals:
+            for total, part in zip(self.totals, parts, strict=True):
+                total += part
+        else:
+            self.totals = list(parts)
+        return slopes[: len(leaves)]
 
     def found(self) -> list[Tensor | None]:
         """One for each parameter, None for those that take none."""

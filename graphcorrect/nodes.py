@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._eager import is_seen_full, may_fuse, may_look
+from graphcorrect._eager import is_seen_full, may_fuse, may_look, may_loop
 
 _SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
 
@@ -83,6 +83,8 @@ def unit_and_inverse(rows: Tensor, mask: Tensor | None = None) -> tuple[Tensor, 
 def _unit(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     if (fused := _fused(rows)) is not None:
         return fused.unit(rows), None
+    if may_loop(rows):
+        return _loops().unit(rows)  # type: ignore[no-any-return]
     if not may_look(rows):
         return _scaled_unit(rows)
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
@@ -104,6 +106,13 @@ def _fused(rows: Tensor) -> Any:
     return _triton_rows if rows.shape[-1] <= _triton_rows.MOST_ENTRIES else None
 
 
+def _loops() -> Any:
+    """The file of compiled loops, where :func:`may_loop` says that they serve."""
+    from graphcorrect import _numba_rows  # not above: it imports numba
+
+    return _numba_rows
+
+
 def _scaled_unit(rows: Tensor) -> tuple[Tensor, Tensor]:
     largest = rows.abs().amax(-1, keepdim=True)
     scaled = rows / torch.where(largest == 0, 1.0, largest)
@@ -121,6 +130,8 @@ def unit_rows_gradient(
         return slope
     if inverse is None or not is_last:
         inverse = _inverse(_dot(unit, rows))
+    if is_last and may_loop(grad):
+        return _loops().gradient(unit, inverse, grad, out=out)  # type: ignore[no-any-return]
     return torch.mul(torch.addcmul(grad, unit, _dot(unit, grad), value=-1), inverse, out=out)
 
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._eager import is_seen_full, may_look
+from graphcorrect._eager import is_seen_full, may_look, may_loop
 from graphcorrect._precision import full_precision, widen
-from graphcorrect._row_maps import Learned, MapRows, MoveUnitRows
+from graphcorrect._row_maps import GraphTiles, Learned, LoopedMap, MapRows, MoveUnitRows, TiledMap
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.nodes import unit_rows
 
@@ -86,10 +86,13 @@ class ZeroStartMLP(nn.Module):
         nn.init.zeros_(self.last.bias)
         self.hidden = nn.Sequential(*layers)
 
-    def forward(self, own: Tensor, propagated: Tensor) -> Tensor:
-        """The residual (..., F), in the dtype of `own`; the network itself may live in another one."""
-        joined = torch.cat([own, propagated], -1).to(self.last.weight.dtype)
-        residual: Tensor = self.last(self.hidden(joined)).to(own.dtype)
+    def forward(self, *values: Tensor) -> Tensor:
+        """The residual (..., F) for both sets of values, or for one tensor of both, (..., 2 F).
+
+        In the dtype of the values; the network itself may live in another one.
+        """
+        joined = values[0] if len(values) == 1 else torch.cat(values, -1)
+        residual: Tensor = self.last(self.hidden(joined.to(self.last.weight.dtype))).to(joined.dtype)
         return residual
 
 
@@ -116,15 +119,24 @@ class LabelPropagation(GraphPropagation):
             wide = widen(values)
             propagated = propagate(operator, wide)
             if may_look(wide) and wide.numel():
-                corrected: Tensor = MapRows.apply(wide, propagated, self.correct, self.residual, *self.parameters())
+                rows = wide, propagated, self.correct, self.residual, self._by_loops(wide)
+                corrected: Tensor = MapRows.apply(*rows, *self.parameters())
             else:
                 corrected = self.correct(wide, propagated, self.residual)
             return corrected.to(values.dtype)
 
-    def correct(self, own: Tensor, propagated: Tensor, residual: Learned) -> Tensor:
+    def _by_loops(self, values: Tensor) -> LoopedMap | None:
+        """The map in compiled loops, where they serve."""
+        if not may_loop(values) or type(self).correct is not LabelPropagation.correct:
+            return None
+        from graphcorrect._numba_correct import LoopedCorrect  # not above: it imports numba
+
+        return LoopedCorrect(self.bound)
+
+    def correct(self, own: Tensor, propagated: Tensor, learned: Learned) -> Tensor:
         """The map of probabilities and their propagated values, row by row, with a network for the residual."""
         propagated = to_simplex(propagated, otherwise=own)
-        bounded = self.bound * torch.tanh(residual(own, propagated) / self.bound)
+        bounded = self.bound * torch.tanh(learned(own, propagated) / self.bound)
         corrected = propagated * (bounded - bounded.amax(-1, keepdim=True)).exp()
         return to_simplex(corrected, otherwise=own)
 
@@ -162,14 +174,25 @@ class FeaturePropagation(GraphPropagation):
             if operator.requires_grad or torch.compiler.is_compiling() or wide.numel() == 0:
                 own = unit_rows(wide)
                 return self.tighten(own, propagate(operator, own), self.residual).to(values.dtype)
-            spread, tiled = partial(propagate, operator), operator._tiled(wide)
+            spread, tiled = partial(propagate, operator), self._by_tiles(operator, wide)
             moved: Tensor = MoveUnitRows.apply(wide, self.tighten, self.residual, spread, tiled, *self.parameters())
             return moved.to(values.dtype)
 
-    def tighten(self, own: Tensor, propagated: Tensor, residual: Learned) -> Tensor:
+    def _by_tiles(self, operator: GraphOperator, values: Tensor) -> TiledMap | None:
+        """The map in tiles, where the graph multiplies such values so."""
+        graph = operator._tiled(values)
+        if graph is None:
+            return None
+        if may_loop(values) and type(self).tighten is FeaturePropagation.tighten:
+            from graphcorrect._numba_tighten import LoopedTighten  # not above: it imports numba
+
+            return LoopedTighten(graph, self.share)
+        return GraphTiles(graph, self.tighten)
+
+    def tighten(self, own: Tensor, propagated: Tensor, learned: Learned) -> Tensor:
         """The map of unit rows and their propagated values, row by row, with a network for the residual."""
         propagated = unit_rows(propagated)
-        moved: Tensor = unit_rows(torch.lerp(own, propagated, self.share)) + residual(own, propagated)
+        moved: Tensor = unit_rows(torch.lerp(own, propagated, self.share)) + learned(own, propagated)
         return moved
 
 

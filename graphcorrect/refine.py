@@ -213,7 +213,8 @@ class DualGraphRefiner(nn.Module):
             probabilities = widen(logits).softmax(-1)
             keys = features if anchor_features is None else anchor_features
             start = probabilities if anchors is None else anchors.correct(probabilities, keys)
-            rounds, feature_rounds = self._refine_nodes(widen(features), probabilities, start, mask)
+            # Rows that are not contiguous every step would read slowly
+            rounds, feature_rounds = self._refine_nodes(widen(features).contiguous(), probabilities, start, mask)
             return RefinedLabels(
                 tuple(values.to(logits.dtype) for values in (probabilities, *rounds)),
                 (features, *(values.to(features.dtype) for values in feature_rounds)),
@@ -239,7 +240,7 @@ class DualGraphRefiner(nn.Module):
         keys = coarse_features if anchor_features is None else resize_maps(widen(anchor_features), size, mask)
         start = coarse if anchors is None else anchors.correct(coarse, keys)
         rounds, feature_rounds = self._refine_nodes(
-            image_to_nodes(coarse_features).contiguous(),  # pixels are columns, which every step would read slowly
+            image_to_nodes(coarse_features).contiguous(),  # pixels are columns
             image_to_nodes(coarse),
             image_to_nodes(start),
             None if coarse_mask is None else coarse_mask.flatten(1),

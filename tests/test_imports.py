@@ -13,12 +13,13 @@ PACKAGE = Path(graphcorrect.__file__).parent
 
 # A file imports only from files above it.
 LAYOUT = """
-_typing _checks _eager _precision _triton_rows
+_typing _checks _numba_loops _eager _precision _triton_rows _numba_rows
 nodes labels distributed
-knn._torch knn._rounded knn._screen knn._triton_entries knn._triton_round knn._triton_select
-knn._triton_sift knn._triton knn._faiss knn.search
+knn._torch knn._numba_round knn._rounded knn._numba_sift knn._screen
+knn._triton_entries knn._triton_round knn._triton_select knn._triton_sift knn._triton knn._faiss knn.search
 graphs.operator graphs.neighbor graphs._blocks graphs.class_block graphs.affinity graphs.consistency
-_row_maps propagate threshold prototypes anchors guided refined_labels refiner_input refine teacher
+_row_maps _numba_correct _numba_tighten propagate
+threshold prototypes anchors guided refined_labels refiner_input refine teacher
 losses._reduce losses.slg losses.clg losses.correction metrics
 pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
@@ -72,7 +73,7 @@ def test_init_files_only_re_export(path):
 
 
 def test_importing_graphcorrect_imports_no_optional_package():
-    packages = ["faiss", "torch_geometric", "matplotlib", "sklearn", "torchvision", "triton"]
+    packages = ["faiss", "torch_geometric", "matplotlib", "sklearn", "torchvision", "triton", "numba"]
     # Some come with torch on some builds: only what graphcorrect adds counts
     code = "import sys, torch; before = set(sys.modules); import graphcorrect; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=True, capture_output=True, text=True)

@@ -9,6 +9,8 @@ from test_knn import check, full_sort
 
 from graphcorrect.knn import _screen, knn
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 DTYPES = {"int8": torch.int8, "bfloat16": torch.bfloat16}
 NUM_KEYS = 700  # no whole number of groups
 

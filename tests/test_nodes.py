@@ -9,6 +9,8 @@ from strategies import random_features
 
 from graphcorrect import nodes
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def test_pixel_h_w_becomes_node_h_times_width_plus_w():
     maps = random_features(2, 3, 4, 5)

@@ -18,6 +18,8 @@ from graphcorrect.graphs import ClassConsistencyGraph, KNNAffinity
 from graphcorrect.nodes import unit_rows
 from graphcorrect.propagate import FeaturePropagation, GraphPropagation, LabelPropagation, propagate
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def random_probabilities(*shape, seed=1):
     return random_logits(*shape, seed=seed).softmax(-1)
@@ -207,3 +209,18 @@ def test_no_map_keeps_what_lies_between():
 def test_a_map_says_what_a_subclass_has_to_define():
     with pytest.raises(NotImplementedError):
         GraphPropagation()(None, torch.ones(1, 2, 3))
+
+
+def test_a_map_of_one_s_own_is_what_is_used():
+    class Halved(LabelPropagation):
+        def correct(self, own, propagated, learned):
+            return super().correct(own, propagated, learned) / 2
+
+    class Doubled(FeaturePropagation):
+        def tighten(self, own, propagated, learned):
+            return 2 * super().tighten(own, propagated, learned)
+
+    features, probabilities = random_features(2, 12, 4), random_probabilities(2, 12, 3)
+    graph, classes = KNNAffinity(5)(features), ClassConsistencyGraph()(probabilities)
+    torch.testing.assert_close(Halved(3)(graph, probabilities), LabelPropagation(3)(graph, probabilities) / 2)
+    torch.testing.assert_close(Doubled(4)(classes, features), 2 * FeaturePropagation(4)(classes, features))

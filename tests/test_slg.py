@@ -12,6 +12,8 @@ from strategies import labels_strategy, orthogonal_clusters, random_features, ra
 
 from graphcorrect import SLGLoss, slg_loss
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def batch(images=3, num_nodes=10, ignored=0.3, seed=0, dtype=torch.float64):
     features = random_features(images, num_nodes, 4, seed=seed, dtype=dtype)

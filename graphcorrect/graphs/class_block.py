@@ -118,9 +118,13 @@ class ClassBlockOperator(GraphOperator):
 
     def add_to_sums(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
         """Adds what a tile's values (R, F) add to M."""
+        self.add_laid_out(sums, tile, values.index_select(0, tile.node_of_row))
+
+    def add_laid_out(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
+        """The same for values on their rows, (L, F)."""
         rows = self._rows[tile.blocks]
-        values = values.index_select(0, tile.node_of_row).view(*rows.shape[:2], -1)
-        sums.index_add_(0, self._blocks.segment[tile.blocks], torch.bmm(rows.mT, values))
+        moments = torch.bmm(rows.mT, values.view(*rows.shape[:2], -1))
+        sums.index_add_(0, self._blocks.segment[tile.blocks], moments)
 
     def tile_product(self, sums: Tensor, tile: Tile, values: Tensor) -> Tensor:
         """The rows (R, F) of the product that belong to a tile, whose values are (R, F)."""
@@ -128,8 +132,12 @@ class ClassBlockOperator(GraphOperator):
 
     def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
         """What a tile's nodes get of M, (R, F): those rows but for what they take of themselves."""
+        return self.from_sums_laid_out(sums, tile).index_select(0, tile.row)
+
+    def from_sums_laid_out(self, sums: Tensor, tile: Tile) -> Tensor:
+        """The same on the rows of the layout, (L, F)."""
         sums = sums.index_select(0, self._blocks.segment[tile.blocks])
-        return torch.bmm(self._rows[tile.blocks], sums).flatten(0, 1).index_select(0, tile.row)
+        return torch.bmm(self._rows[tile.blocks], sums).flatten(0, 1)
 
     def loops(self, tile: Tile) -> Tensor:
         """And that: the share (R, 1) of their own values."""

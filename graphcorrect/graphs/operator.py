@@ -41,11 +41,17 @@ class TiledGraph(Protocol):
     def add_to_sums(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
         """Adds a tile's values (R, F) to M."""
 
+    def add_laid_out(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
+        """The same for values on their rows, (L, F), finite where a row is no node's own."""
+
     def tile_product(self, sums: Tensor, tile: Tile, values: Tensor) -> Tensor:
         """The rows (R, F) of the product that belong to a tile, whose values are (R, F)."""
 
     def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
         """What a tile's nodes get of M, (R, F): those rows but for what they take of themselves."""
+
+    def from_sums_laid_out(self, sums: Tensor, tile: Tile) -> Tensor:
+        """The same on the rows of the layout, (L, F)."""
 
     def loops(self, tile: Tile) -> Tensor:
         """And that: the share (R, 1) of their own values."""

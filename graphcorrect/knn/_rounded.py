@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from graphcorrect._eager import may_loop
+
 CHUNK = 512  # rows rounded at a time
 ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
 
@@ -38,12 +40,11 @@ def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | No
     |q - q'| |k| + |q'| |k - k'| for the longest key, and what float32 sums add to that.
     """
     center = keys.mean(0)
-    largest = max(float((rows - center).abs().amax()) for rows in tiles(keys, CHUNK))
-    if not 1 / ORDINARY < largest < ORDINARY:  # nor NaN
-        return None
-    step = largest / 127 if dtype == torch.int8 else 1.0
+    step = _largest(keys, center) / 127 if dtype == torch.int8 else 1.0
     order = _scattered(len(keys))
     rounded_keys, key_size, key_off, _ = _round(keys, dtype, order=order, center=center, step=step)
+    if not 1 / ORDINARY < float(key_size.amax()) < ORDINARY:  # nor NaN
+        return None
     rounded, size, off, query_step = _round(queries, dtype)
     longest, farthest = key_size.amax() + key_off.amax(), key_off.amax()
     # A difference of float32 numbers and a sum of D products round by D 2**-23 of what they are made of, at the most
@@ -52,6 +53,15 @@ def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | No
     usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
     return Coarse(rounded, rounded_keys, order, place, torch.where(usable, slack / (query_step * step), torch.inf))
+
+
+def _largest(rows: Tensor, center: Tensor) -> float:
+    """The largest entry of rows less `center`, by amount; NaN if any is."""
+    if may_loop(rows):
+        from graphcorrect.knn import _numba_round  # not above: it imports numba
+
+        return _numba_round.largest_of(rows, center)
+    return max(float((part - center).abs().amax()) for part in tiles(rows, CHUNK))
 
 
 def tiles(rows: Tensor, size: int) -> Iterator[Tensor]:
@@ -82,23 +92,29 @@ def _round(
     """
     count = len(rows) if order is None else len(order)
     rounded = torch.empty(count, rows.shape[1], dtype=dtype)
-    size, off, steps = (rows.new_ones(count, 1) for _ in range(3))
+    size, off = rows.new_empty(count), rows.new_empty(count)
+    steps = rows.new_full((count,), 1.0 if dtype != torch.int8 else step or 0.0)
+    if may_loop(rows):
+        from graphcorrect.knn import _numba_round  # not above: it imports numba
+
+        places = torch.arange(count) if order is None else order.clamp_max(len(rows) - 1)
+        center = rows.new_zeros(rows.shape[1]) if center is None else center
+        _numba_round.round_to(rounded, rows, places, center, steps, size=size, off=off)
+        return rounded, size.double(), off.double(), steps.double()
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
         exact = rows[part] if order is None else rows.index_select(0, order[part].clamp_max(len(rows) - 1))
         exact = exact if center is None else exact - center
         if dtype == torch.int8:
             if step is None:
-                largest = exact.abs().amax(1, keepdim=True)
+                largest = exact.abs().amax(1)
                 steps[part] = torch.where(largest > 0, largest / 127, 1.0)
-            else:
-                steps[part] = step
-            back = (exact / steps[part]).round_()
+            back = (exact / steps[part, None]).round_()
             rounded[part] = back
-            back *= steps[part]
+            back *= steps[part, None]
         else:
             rounded[part] = exact
             back = rounded[part].float()
-        size[part] = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-        off[part] = torch.linalg.vector_norm(back.sub_(exact), dim=1, keepdim=True)
-    return rounded, size[:, 0].double(), off[:, 0].double(), steps[:, 0].double()
+        size[part] = torch.linalg.vector_norm(exact, dim=1)
+        off[part] = torch.linalg.vector_norm(back.sub_(exact), dim=1)
+    return rounded, size.double(), off.double(), steps.double()

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphcorrect._eager import may_loop
 from graphcorrect.knn._rounded import Coarse, round_rows, tiles
 from graphcorrect.knn._torch import GROUP, best_of_scores
 
@@ -119,10 +120,15 @@ class _ImageSearch:
         if coarse is None:
             return first, nothing
         group = group_size(len(self.keys), count)
+        if may_loop(self.queries):
+            return self._sift_by_loops(coarse, first, similarity, index, group, most)
         left, found, length = [nothing], [], 0
         for start in range(first, num_queries, self.tile_rows):
             stop = min(start + self.tile_rows, num_queries)
-            sifted = candidates(*self._coarse_scores(coarse, start, stop), count, group, most)
+            scores = self._coarse_scores(coarse, start, stop)
+            if self.exclude_self:
+                scores.scatter_(1, coarse.place[start:stop, None], torch.iinfo(scores.dtype).min)
+            sifted = candidates(scores, coarse.slack[start:stop], count, group, most)
             if sifted is None:  # what follows is alike, most likely
                 stop = start
             else:
@@ -138,29 +144,55 @@ class _ImageSearch:
                 break
         return first, torch.cat(left)
 
+    def _sift_by_loops(
+        self, coarse: Coarse, first: int, similarity: Tensor, index: Tensor, group: int, most: int
+    ) -> tuple[int, Tensor]:
+        """The same, a tile in one compiled loop."""
+        from graphcorrect.knn import _numba_sift  # not above: it imports numba
+
+        left = [nothing := torch.zeros(0, dtype=torch.int64)]
+        for tile in tiles(torch.arange(first, len(similarity)), self.tile_rows):
+            start, stop = int(tile[0]), int(tile[-1]) + 1
+            counts = _numba_sift.best_of_sifted(
+                self._coarse_scores(coarse, start, stop),
+                coarse.slack[start:stop],
+                coarse.order,
+                coarse.place[start:stop] if self.exclude_self else nothing,
+                self.queries[start:stop],
+                self.keys,
+                similarity[start:stop],
+                index[start:stop],
+                group=group,
+                fine=FINE,
+                most=MOST_CANDIDATES,
+            )
+            is_settled = (counts >= similarity.shape[1]) & (counts <= MOST_CANDIDATES)
+            num_scored = int(counts.clamp_max(MOST_CANDIDATES + 1).sum())
+            if num_scored > most * len(tile) or not bool(is_settled.any()):  # what follows is alike, most likely
+                return start, torch.cat(left)
+            left.append(tile[~is_settled])
+        return len(similarity), torch.cat(left)
+
     def _room(self, dtype: torch.dtype, rows: int, width: int) -> Tensor:
         """Room for scores, the same as before where it fits: the first touch of new memory is slow."""
         if self.room is None or self.room.dtype != dtype or self.room.shape[1] != width:
             self.room = torch.empty(self.tile_rows, width, dtype=dtype)
         return self.room[:rows]
 
-    def _coarse_scores(self, coarse: Coarse, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Coarse scores (rows, M'), integers or the bits of bfloat16 numbers, and their slack."""
+    def _coarse_scores(self, coarse: Coarse, start: int, stop: int) -> Tensor:
+        """Coarse scores (rows, M'), integers or the bits of bfloat16 numbers; the smallest for keys that are none."""
         is_integer = coarse.queries.dtype == torch.int8
         scores = self._room(torch.int32 if is_integer else coarse.queries.dtype, stop - start, len(coarse.keys))
         multiply = torch._int_mm if is_integer else torch.mm
         multiply(coarse.queries[start:stop], coarse.keys.mT, out=scores)
         scores = scores if is_integer else scores.view(torch.int16)
-        lowest = torch.iinfo(scores.dtype).min
         num_keys = len(self.keys)
-        missing = coarse.order >= num_keys
-        if self.hidden is not None:
-            missing = missing | self.hidden[coarse.order.clamp_max(num_keys - 1)]
         if len(coarse.order) > num_keys or self.hidden is not None:
-            scores.index_fill_(1, missing.nonzero()[:, 0], lowest)
-        if self.exclude_self:
-            scores.scatter_(1, coarse.place[start:stop, None], lowest)
-        return scores, coarse.slack[start:stop]
+            missing = coarse.order >= num_keys
+            if self.hidden is not None:
+                missing = missing | self.hidden[coarse.order.clamp_max(num_keys - 1)]
+            scores.index_fill_(1, missing.nonzero()[:, 0], torch.iinfo(scores.dtype).min)
+        return scores
 
     def _search_in_full(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The best keys of queries that coarse scores did not settle."""

@@ -55,10 +55,11 @@ def knn(
         queries: (..., N, D) floating point. Leading dimensions are separate problems.
         keys: (..., M, D) with the same leading dimensions, dtype and device; None searches among the queries.
         num_neighbors: k, at most M (M - 1 with `exclude_self`).
-        backend: "torch" (tiled matrix product; CPU and CUDA), "faiss" (CPU or GPU build; computes in float32),
-            "triton" (fused kernels; CUDA, float32 or half precision, k at most 128), or "auto": "triton" on GPUs
-            of Hopper's and Blackwell's data-center kind for k up to 60, and else "torch": on grids of DeepLab's sizes
-            faster than faiss (`benchmarks/knn_throughput.py`). A named backend is used or refused, never replaced.
+        backend: "torch" (tiled matrix product; CPU and CUDA; on a CPU faster where numba is installed), "faiss" (CPU
+            or GPU build; computes in float32), "triton" (fused kernels; CUDA, float32 or half precision, k at most
+            128), or "auto": "triton" on GPUs of Hopper's and Blackwell's data-center kind for k up to 60, and else
+            "torch": on grids of DeepLab's sizes faster than faiss (`benchmarks/knn_throughput.py`). A named backend is
+            used or refused, never replaced.
         scoring: how keys are sifted before what is left is scored in float32: "int8" or "bfloat16" ("torch" on the CPU,
             float32 or half precision), "float16" ("triton"), "float32" for no sifting, or "auto", which is the fastest
             that the processor has instructions for. The answer is that of "float32" whatever is chosen, up to its

@@ -1,0 +1,87 @@
+"""Loops that numba compiles for a CPU, in place of a dozen passes of torch's each, run by as many threads as torch has.
+
+Importing this file imports numba; :func:`graphcorrect._eager.may_loop` does so where it is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+# Sums in any order and fused products, but NaN, Inf and division as they are defined
+_SETTINGS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz"},
+}
+# Of a loop, called from several threads at once or after another one was interrupted by a fork
+_SAFE_LAYERS = ("omp", "tbb")
+
+_is_forked = False
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compiles what a loop does with a row, or a part of it."""
+    return numba.njit(function, **_SETTINGS)
+
+
+def loop(function: Callable[..., None]) -> Callable[..., None]:
+    """Compiles a function that goes through its rows by `numba.prange`, at the first call with such arguments.
+
+    It takes tensors (contiguous, on the CPU) and numbers, and writes to some of the tensors. What was compiled is kept
+    on disk for later processes, where there is a place to write.
+    """
+    compiled = _compiled(function)
+
+    @functools.wraps(function)
+    def run(*arguments: Tensor | float | None) -> None:
+        own = numba.get_num_threads()
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        try:
+            compiled(*(each.detach().numpy() if isinstance(each, Tensor) else each for each in arguments))
+        finally:
+            numba.set_num_threads(own)
+
+    return run
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    try:
+        return numba.njit(function, parallel=True, cache=True, **_SETTINGS)  # type: ignore[no-any-return]
+    except RuntimeError:  # neither beside the package nor in the user's cache may files be written
+        return numba.njit(function, parallel=True, **_SETTINGS)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _has_safe_threads() -> bool:
+    """Whether loops may be called from several threads at once, which one of numba's ways to run them does not bear."""
+    number = torch.get_num_threads()
+    _touch(torch.zeros(1))
+    torch.set_num_threads(number)  # at its first loop numba changes that of the OpenMP library, which may be torch's
+    return numba.threading_layer() in _SAFE_LAYERS
+
+
+@loop
+def _touch(values):  # type: ignore[no-untyped-def]
+    for place in numba.prange(len(values)):
+        values[place] += 1.0
+
+
+def may_run() -> bool:
+    """Whether loops can run in this process: not in one forked from one where they ran, whose threads are gone."""
+    return not _is_forked and _has_safe_threads()
+
+
+def _mark_forked() -> None:
+    global _is_forked
+    _is_forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)

@@ -1,0 +1,97 @@
+"""Rounding rows to few bits, and what it took of them, in one loop that numba compiles.
+
+Importing this file imports numba; :mod:`graphcorrect.knn._rounded` does so where
+:func:`graphcorrect._eager.may_loop` allows.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcorrect._numba_loops import inner, loop
+from graphcorrect._numba_rows import dot
+
+_CHUNK = 64  # rows of one thread at a time, with room of their own
+
+
+def largest_of(rows: Tensor, center: Tensor) -> float:
+    """The largest entry of rows (N, D) less `center` (D,), by amount; NaN if any is."""
+    largest = rows.new_empty(len(rows))
+    _largest(rows, center, largest)
+    return float(largest.amax())
+
+
+def round_to(
+    rounded: Tensor, rows: Tensor, order: Tensor, center: Tensor, steps: Tensor, *, size: Tensor, off: Tensor
+) -> None:
+    """Writes rows (M, D) in an order (N,), less `center`, to `rounded` (N, D); norms (N,), and those of what was lost.
+
+    To the nearest bfloat16 numbers, or to int8 multiples of `steps` (N,): where a step is 0 it becomes what takes the
+    largest entry of its row to 127, or 1 for a row of zeros.
+    """
+    if rounded.dtype == torch.bfloat16:
+        _round_bits(rows, order, center, rounded.view(torch.int16), size, off)
+    else:
+        _round_steps(rows, order, center, rounded, steps, size, off)
+
+
+@loop
+def _largest(rows, center, largest):  # type: ignore[no-untyped-def]
+    for place in numba.prange(len(rows)):
+        row, most, wrong = rows[place], rows.dtype.type(0), np.int32(0)
+        for entry in range(len(row)):
+            amount = abs(row[entry] - center[entry])
+            most = amount if amount > most else most
+            wrong += np.int32(amount != amount)
+        largest[place] = np.nan if wrong else most
+
+
+@inner
+def _less_center(row, center, exact):  # type: ignore[no-untyped-def]
+    for entry in range(len(row)):
+        exact[entry] = row[entry] - center[entry]
+
+
+@loop
+def _round_bits(rows, order, center, rounded, size, off):  # type: ignore[no-untyped-def]
+    width = rows.shape[1]
+    for chunk in numba.prange(-(-len(order) // _CHUNK)):
+        exact, back = np.empty(width, np.float32), np.empty(width, np.float32)
+        bits, kept = exact.view(np.uint32), back.view(np.uint32)
+        for place in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, len(order))):
+            _less_center(rows[order[place]], center, exact)
+            size[place] = np.sqrt(dot(exact, exact))
+            target = rounded[place]
+            for entry in range(width):  # half of the last bit kept is added, and to an even one a little less
+                word = bits[entry]
+                high = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+                target[entry] = np.int16(high)
+                kept[entry] = high << np.uint32(16)
+            for entry in range(width):
+                back[entry] -= exact[entry]
+            off[place] = np.sqrt(dot(back, back))
+
+
+@loop
+def _round_steps(rows, order, center, rounded, steps, size, off):  # type: ignore[no-untyped-def]
+    width = rows.shape[1]
+    for chunk in numba.prange(-(-len(order) // _CHUNK)):
+        exact = np.empty(width, np.float32)
+        for place in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, len(order))):
+            _less_center(rows[order[place]], center, exact)
+            size[place] = np.sqrt(dot(exact, exact))
+            step = steps[place]
+            if step == 0:
+                for entry in range(width):
+                    step = max(step, abs(exact[entry]))
+                step = step / np.float32(127) if step > 0 else np.float32(1)
+                steps[place] = step
+            target = rounded[place]
+            for entry in range(width):
+                level = np.rint(exact[entry] / step)
+                target[entry] = np.int8(level)
+                exact[entry] = level * step - exact[entry]
+            off[place] = np.sqrt(dot(exact, exact))

@@ -1,0 +1,176 @@
+"""Sifting keys by coarse scores, and scoring in float32 what is left, in one loop that numba compiles.
+
+All that concerns a query is done while its scores are in the nearest cache, and no list of candidates is kept. The
+method is that of :mod:`graphcorrect.knn._screen`, which imports this file, and with it numba, where
+:func:`graphcorrect._eager.may_loop` allows.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcorrect._numba_loops import inner, loop
+from graphcorrect._numba_rows import dot
+
+_CHUNK = 32  # queries of one thread at a time, with room of their own
+
+
+def best_of_sifted(
+    scores: Tensor,
+    slack: Tensor,
+    order: Tensor,
+    own: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    similarity: Tensor,
+    index: Tensor,
+    *,
+    group: int,
+    fine: int,
+    most: int,
+) -> Tensor:
+    """Writes the k largest inner products of queries (rows, D) with the keys (M, D) that their scores leave.
+
+    `scores` (rows, M') are integers or the bits of bfloat16 numbers, with their `slack` (rows,). `order` (M',) says
+    which key a column is, and no row finds the column `own` (rows,), which may be empty instead. Maxima are taken of
+    groups of `group` keys, and of `fine`, a divisor of it.
+
+    Returns:
+        How many keys were left to each row, (rows,). `similarity` and `index` (rows, k) hold nothing of use where they
+        are less than k, or more than `most`.
+    """
+    counts = torch.empty(len(scores), dtype=torch.int64)
+    is_integer = scores.dtype == torch.int32
+    _sift(scores, is_integer, slack, order, own, queries, keys, group, fine, most, similarity, index, counts)
+    return counts
+
+
+@inner
+def _maxima(row, maxima):  # type: ignore[no-untyped-def]
+    """Of the entries c, c + n, c + 2 n, ... for each c of n."""
+    count = len(maxima)
+    for column in range(count):
+        maxima[column] = row[column]
+    for start in range(count, len(row), count):
+        part = row[start : start + count]
+        for column in range(count):
+            maxima[column] = part[column] if part[column] > maxima[column] else maxima[column]
+
+
+@inner
+def _kth_largest(row, count):  # type: ignore[no-untyped-def]
+    """By halving the interval that integers lie in: few passes over few entries."""
+    least, most = row[0], row[0]
+    for column in range(len(row)):
+        least = row[column] if row[column] < least else least
+        most = row[column] if row[column] > most else most
+    low, high = np.int64(least), np.int64(most)
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        bound, reaching = row.dtype.type(middle), np.int32(0)
+        for column in range(len(row)):
+            reaching += np.int32(row[column] >= bound)
+        if reaching >= count:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@inner
+def _lower(threshold, slack, is_integer, number):  # type: ignore[no-untyped-def]
+    """T - 2 b, as in `_screen`; `number` is room for one float32."""
+    if is_integer:
+        limits = np.iinfo(np.int32)
+        lower = np.float64(threshold) - slack
+        return np.int64(np.floor(lower)) if lower > limits.min else np.int64(limits.max)
+    above = np.int64(np.iinfo(np.int16).max)
+    word = number.view(np.uint32)
+    word[0] = np.uint32(max(threshold, 0)) << np.uint32(16)
+    lower = (1 - 2.0**-7) * ((1 - 2.0**-8) * np.float64(number[0]) - slack)
+    if threshold < 0 or not lower >= 0:
+        return above
+    number[0] = np.float32(lower)
+    return np.int64((word[0] + np.uint32(0x7FFF) + ((word[0] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@inner
+def _reaching(row, starts, count, step, bound, columns):  # type: ignore[no-untyped-def]
+    """How many of a row's entries s, s + step, s + 2 step, ... for `count` starts s reach a bound; and their columns.
+
+    Those are written until there is no room. (No branch, since a processor cannot foresee which do.)
+    """
+    reaching, last = 0, len(columns) - 1
+    for number in range(count):
+        column = starts[number]
+        while column < len(row):
+            columns[min(reaching, last)] = column
+            reaching += row[column] >= bound
+            column += step
+    return reaching
+
+
+@inner
+def _four_dots(left, keys, chosen, start, result):  # type: ignore[no-untyped-def]
+    first, second = keys[chosen[start]], keys[chosen[start + 1]]
+    third, fourth = keys[chosen[start + 2]], keys[chosen[start + 3]]
+    zero = left.dtype.type(0)
+    a, b, c, d = zero, zero, zero, zero
+    for place in range(len(left)):
+        a += left[place] * first[place]
+        b += left[place] * second[place]
+        c += left[place] * third[place]
+        d += left[place] * fourth[place]
+    result[start], result[start + 1], result[start + 2], result[start + 3] = a, b, c, d
+
+
+@inner
+def _largest(values, keys, count, similarity, index):  # type: ignore[no-untyped-def]
+    """Writes the largest of so many values, falling, and their keys."""
+    for number in range(count):
+        value = values[number]
+        place = min(number, len(similarity) - 1)
+        if number > place and not value > similarity[place]:
+            continue
+        while place > 0 and value > similarity[place - 1]:
+            similarity[place], index[place] = similarity[place - 1], index[place - 1]
+            place -= 1
+        similarity[place], index[place] = value, keys[number]
+
+
+@loop
+def _sift(  # type: ignore[no-untyped-def]
+    scores, is_integer, slack, order, own, queries, keys, group, fine, most, similarity, index, counts
+):
+    (num_rows, num_keys), num_neighbors = scores.shape, similarity.shape[1]
+    num_fine, num_coarse = num_keys // fine, num_keys // group
+    for chunk in numba.prange(-(-num_rows // _CHUNK)):
+        fine_maxima, coarse_maxima = np.empty(num_fine, scores.dtype), np.empty(num_coarse, scores.dtype)
+        starts, parts, chosen = np.zeros(1, np.int64), np.empty(num_fine, np.int64), np.empty(most + 1, np.int64)
+        groups, exact, number = np.empty(num_coarse, np.int64), np.empty(most + 1, np.float32), np.empty(1, np.float32)
+        for row in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, num_rows)):
+            if len(own):
+                scores[row, own[row]] = np.iinfo(scores.dtype).min
+            _maxima(scores[row], fine_maxima)
+            _maxima(fine_maxima, coarse_maxima)
+            threshold = _kth_largest(coarse_maxima, num_neighbors)
+            bound = scores.dtype.type(_lower(threshold, slack[row], is_integer, number))
+            count = _reaching(coarse_maxima, starts, 1, 1, bound, groups)
+            count = _reaching(fine_maxima, groups, count, num_coarse, bound, parts)
+            count = _reaching(scores[row], parts, count, num_fine, bound, chosen)
+            counts[row] = count
+            if count < num_neighbors or count > most:
+                continue
+            for place in range(count):
+                chosen[place] = order[chosen[place]]
+            start = 0
+            while start + 4 <= count:
+                _four_dots(queries[row], keys, chosen, start, exact)
+                start += 4
+            while start < count:
+                exact[start] = dot(queries[row], keys[chosen[start]])
+                start += 1
+            _largest(exact, chosen, count, similarity[row], index[row])
