@@ -10,6 +10,8 @@ A side's peak memory is measured in a process of its own, above what it took bef
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -21,9 +23,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+
+from graphcorrect import _eager
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -108,7 +113,22 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-CAPTURED, COMPILED = ", captured", ", compiled"
+CAPTURED, COMPILED, ALONE = ", captured", ", compiled", ", torch alone"
+
+
+def has_loops(device: torch.device) -> bool:
+    """Whether numba compiles loops of ours there, so that the same work by torch alone is a side of its own."""
+    return device.type == "cpu" and _eager._numba_loops() is not None
+
+
+def alone(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The same work without the loops that numba compiles."""
+
+    def run_alone(*arguments: Any) -> Any:
+        with mock.patch.object(_eager, "_numba_loops", return_value=None):
+            return run(*arguments)
+
+    return run_alone
 
 
 def with_captured(sides: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, Callable[[], Any]]:
@@ -265,6 +285,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "numba": importlib.metadata.version("numba") if importlib.util.find_spec("numba") else None,
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)

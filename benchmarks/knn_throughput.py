@@ -19,7 +19,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _harness import RESULTS, Case, ceilings, human_bytes, peak_memory, save, time_in_turn, with_captured
+from _harness import (
+    ALONE,
+    RESULTS,
+    Case,
+    alone,
+    ceilings,
+    has_loops,
+    human_bytes,
+    peak_memory,
+    save,
+    time_in_turn,
+    with_captured,
+)
 from torch import Tensor
 
 from graphcorrect import knn
@@ -66,6 +78,8 @@ def sides(device: torch.device) -> dict[str, Callable[[Tensor, int], Tensor]]:
     found: dict[str, Callable[[Tensor, int], Tensor]] = {
         "auto": lambda rows, count: knn(rows, None, count, exclude_self=True).index,
     }
+    if has_loops(device):
+        found["auto" + ALONE] = alone(found["auto"])
     if _faiss.is_installed() and (device.type == "cpu" or _faiss.gpu_works()):
         found["faiss"] = lambda rows, count: knn(rows, None, count, exclude_self=True, backend="faiss").index
     if device.type == "cuda":
