@@ -99,7 +99,7 @@ def test_loops_run_on_torch_s_threads_and_leave_numba_s_number_alone(monkeypatch
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_torch_keeps_its_number_of_threads(number):
-    ask = "import torch; torch.set_num_threads(%d)" % number + SEARCH + "print(torch.get_num_threads())"
+    ask = f"import torch; torch.set_num_threads({number})" + SEARCH + "print(torch.get_num_threads())"
     assert said_by(ask) == [str(number)]
 
 
