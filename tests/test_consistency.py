@@ -1,5 +1,7 @@
 """ClassConsistencyGraph is the class-level graph of Eqs. 6 and 7, without a matrix of all pairs."""
 
+from importlib import import_module
+
 import pytest
 import reference
 import torch
@@ -134,14 +136,17 @@ def test_no_matrix_of_all_pairs_is_made(largest_tensor):
 
 
 @pytest.mark.parametrize("tile", [1, 40, 2**17])
-def test_large_values_are_multiplied_in_tiles_to_the_same_product(monkeypatch, tile):
+def test_large_values_are_multiplied_in_tiles_to_the_same_product(monkeypatch, loops, tile):
     torch.manual_seed(0)
     graph = ClassConsistencyGraph()((3 * torch.randn(2, 50, 4)).double().softmax(-1))
     values = torch.randn(2, 50, 5, dtype=torch.float64, requires_grad=True)
     expected = graph.to_dense() @ values
     (slope,) = torch.autograd.grad(expected.sin().sum(), values)
     monkeypatch.setattr(class_block, "LARGE", 0)
+    monkeypatch.setattr(class_block, "LOOPED", 0)
     monkeypatch.setattr(class_block, "TILE", tile)
+    if loops == "numba":
+        monkeypatch.setattr(import_module("graphcorrect.graphs._numba_tiles"), "TILE", tile)
     product = graph @ values
     torch.testing.assert_close(product, expected)
     torch.testing.assert_close(*torch.autograd.grad(product.sin().sum(), values), slope)

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from graphcorrect._eager import is_seen_full, may_look
+from graphcorrect._eager import is_seen_full, may_look, may_loop
 from graphcorrect.graphs._blocks import ClassBlocks
 from graphcorrect.graphs.operator import GraphOperator, Tile, TiledGraph
 
 COLUMNS = 64  # of the values, multiplied at a time on a CPU: what lies between stays in its cache
 LARGE = 2**22  # entries of values that do not fit it themselves: on from here it is rows
 TILE = 2**17  # entries multiplied at a time then
+LOOPED = 2**21  # entries from which on loops that numba compiles are faster than either
 
 
 class ClassBlockOperator(GraphOperator):
@@ -76,6 +77,10 @@ class ClassBlockOperator(GraphOperator):
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         rows, blocks, loops = self._rows.to(values.dtype), self._blocks, self._loops.to(values.dtype)
         is_tiled = may_look(values) and not torch.is_grad_enabled()
+        if is_tiled and flat.numel() > LOOPED and flat.dtype == self.dtype and may_loop(flat):
+            from graphcorrect.graphs import _numba_tiles  # not above: it imports numba
+
+            return _numba_tiles.product(self, flat).reshape(values.shape)
         if is_tiled and flat.numel() > LARGE and flat.dtype == self.dtype:
             return self._product_in_tiles(flat).reshape(values.shape)
 
