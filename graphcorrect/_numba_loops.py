@@ -20,7 +20,7 @@ _SETTINGS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz"},
 }
-# Of a loop, called from several threads at once or after another one was interrupted by a fork
+# Of numba's ways to run threads, those that bear several loops at once
 _SAFE_LAYERS = ("omp", "tbb")
 
 _is_forked = False
@@ -60,7 +60,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @functools.cache
 def _has_safe_threads() -> bool:
-    """Whether loops may be called from several threads at once, which one of numba's ways to run them does not bear."""
+    """Whether loops may be called from several threads at once: one of numba's ways would end the process."""
     number = torch.get_num_threads()
     _touch(torch.zeros(1))
     torch.set_num_threads(number)  # at its first loop numba changes that of the OpenMP library, which may be torch's
