@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -108,10 +109,20 @@ class ClassBlockOperator(GraphOperator):
         return product
 
     def _tiled(self, values: Tensor) -> TiledGraph | None:
-        """Itself, for values of its own precision on a CPU, and with degrees that are numbers."""
+        """Itself, for values of its own precision on a CPU.
+
+        As `propagate` has it, a node without edges keeps its own values: one whose degree is NaN, in an image that must
+        not change the way in which the others are multiplied.
+        """
         if values.dtype != self.dtype or values.numel() == 0 or not may_look(values):
             return None
-        return self if is_seen_full(self.degree() > 0) else None
+        has_edges = (self.degree() > 0).reshape(-1, 1)
+        if is_seen_full(has_edges):
+            return self
+        kept = copy.copy(self)
+        kept._loops = torch.where(has_edges, self._loops, 1.0)
+        kept._rows = torch.where(self._blocks.split(has_edges.to(self.dtype)) > 0, self._rows, 0.0)
+        return kept
 
     def tiles(self, rows: int) -> Iterator[tuple[slice, list[Tile]]]:
         """Tiles of about so many rows: some graphs of the batch, and the tiles of their nodes."""
