@@ -159,16 +159,17 @@ def main() -> None:
         plain = ["graphcorrect", "dense"]
         other = ["graphcorrect" + ALONE] if has_loops(device) else []
         other += [name + COMPILED for name in plain] if args.compiled else []
-        runs, others = ({name: build(name, *sizes) for name in names} for names in (plain, other))
+        names = [*plain, *other]
+        runs, others = ({name: build(name, *sizes) for name in some} for some in (plain, other))
         # In float64: after a round the features of a class are close, and float32 breaks their ties at random.
-        exact = {name: build(name, *sizes, torch.float64)() for name in [*plain, *other]}
-        for name in [*plain, *other][1:]:
+        exact = {name: build(name, *sizes, torch.float64)() for name in names}
+        for name in names[1:]:
             case.agreement[name] = max(map(relative_error, exact["graphcorrect"], exact[name]))
         del exact
         if max(case.agreement.values()) > 1e-9:
             raise SystemExit(f"the sides disagree at N={num_nodes}: {case.agreement}")
         case.seconds = time_in_turn(with_captured(runs, device) | others, rounds=args.rounds, device=device)
-        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in [*plain, *other]}
+        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in names}
         cases.append(case)
         show(case)
     if args.training_rounds:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ _SETTINGS: dict[str, Any] = {
 # Of numba's ways to run threads, those that bear several loops at once
 _SAFE_LAYERS = ("omp", "tbb")
 
+_first_loop = threading.Lock()
 _is_forked = False
 
 
@@ -61,10 +63,13 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 @functools.cache
 def _has_safe_threads() -> bool:
     """Whether loops may be called from several threads at once: one of numba's ways would end the process."""
-    number = torch.get_num_threads()
-    _touch(torch.zeros(1))
-    torch.set_num_threads(number)  # at its first loop numba changes that of the OpenMP library, which may be torch's
-    return numba.threading_layer() in _SAFE_LAYERS
+    with _first_loop:
+        number = torch.get_num_threads()
+        _touch(torch.zeros(1))
+        torch.set_num_threads(
+            number
+        )  # at its first loop numba changes that of the OpenMP library, which may be torch's
+        return numba.threading_layer() in _SAFE_LAYERS
 
 
 @loop

@@ -50,6 +50,12 @@ def _largest(rows, center, largest):  # type: ignore[no-untyped-def]
 
 
 @inner
+def bfloat16_bits(word):  # type: ignore[no-untyped-def]
+    """Those of the bfloat16 number nearest to the float32 number of bits `word`: to an even one from halfway."""
+    return (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+
+
+@inner
 def _less_center(row, center, exact):  # type: ignore[no-untyped-def]
     for entry in range(len(row)):
         exact[entry] = row[entry] - center[entry]
@@ -65,9 +71,8 @@ def _round_bits(rows, order, center, rounded, size, off):  # type: ignore[no-unt
             _less_center(rows[order[place]], center, exact)
             size[place] = np.sqrt(dot(exact, exact))
             target = rounded[place]
-            for entry in range(width):  # half of the last bit kept is added, and to an even one a little less
-                word = bits[entry]
-                high = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            for entry in range(width):
+                high = bfloat16_bits(bits[entry])
                 target[entry] = np.int16(high)
                 kept[entry] = high << np.uint32(16)
             for entry in range(width):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphcorrect._numba_loops import inner, loop
 from graphcorrect._numba_rows import dot
+from graphcorrect.knn._numba_round import bfloat16_bits
 
 _CHUNK = 32  # queries of one thread at a time, with room of their own
 
@@ -94,7 +95,7 @@ def _lower(threshold, slack, is_integer, number):  # type: ignore[no-untyped-def
     if threshold < 0 or not lower >= 0:
         return above
     number[0] = np.float32(lower)
-    return np.int64((word[0] + np.uint32(0x7FFF) + ((word[0] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    return np.int64(bfloat16_bits(word[0]))
 
 
 @inner

@@ -150,9 +150,10 @@ class _ImageSearch:
         """The same, a tile in one compiled loop."""
         from graphcorrect.knn import _numba_sift  # not above: it imports numba
 
+        num_queries, count = similarity.shape
         left = [nothing := torch.zeros(0, dtype=torch.int64)]
-        for tile in tiles(torch.arange(first, len(similarity)), self.tile_rows):
-            start, stop = int(tile[0]), int(tile[-1]) + 1
+        for start in range(first, num_queries, self.tile_rows):
+            stop = min(start + self.tile_rows, num_queries)
             counts = _numba_sift.best_of_sifted(
                 self._coarse_scores(coarse, start, stop),
                 coarse.slack[start:stop],
@@ -166,12 +167,12 @@ class _ImageSearch:
                 fine=FINE,
                 most=MOST_CANDIDATES,
             )
-            is_settled = (counts >= similarity.shape[1]) & (counts <= MOST_CANDIDATES)
+            is_settled = (counts >= count) & (counts <= MOST_CANDIDATES)
             num_scored = int(counts.clamp_max(MOST_CANDIDATES + 1).sum())
-            if num_scored > most * len(tile) or not bool(is_settled.any()):  # what follows is alike, most likely
+            if num_scored > most * len(counts) or not bool(is_settled.any()):  # what follows is alike, most likely
                 return start, torch.cat(left)
-            left.append(tile[~is_settled])
-        return len(similarity), torch.cat(left)
+            left.append(start + (~is_settled).nonzero()[:, 0])
+        return num_queries, torch.cat(left)
 
     def _room(self, dtype: torch.dtype, rows: int, width: int) -> Tensor:
         """Room for scores, the same as before where it fits: the first touch of new memory is slow."""
