@@ -49,7 +49,7 @@ class LoopedTighten:
             for tile in tiles:
                 joined, inverse = self._join(room, tile)
                 of_result = grad.index_select(0, tile.nodes)
-                slope = network.of_network(joined, lambda _, known=of_result: known)  # type: ignore[misc]
+                slope = network.of_network(joined, of_result)
                 loops, rows = self.graph.loops(tile), room.laid_out(tile)
                 _slopes_of_mix(joined, inverse, self.share, of_result, slope, loops, *tile[1:], rows, result)
                 self.graph.add_laid_out(sums, tile, rows)

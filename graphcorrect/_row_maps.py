@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from graphcorrect import _mlp
 from graphcorrect._precision import full_precision
 from graphcorrect.graphs.operator import Tile, TiledGraph
 from graphcorrect.nodes import unit_and_inverse, unit_rows, unit_rows_gradient
@@ -182,6 +183,7 @@ class ParameterSlopes:
 
     def __init__(self, function: RowMap, network: nn.Module, parameters: Sequence[Tensor]) -> None:
         self.function, self.network = function, _with(network, parameters)
+        self.module = network
         self.parameters = parameters
         self.trained = [each for each in parameters if each.requires_grad]
         self.totals: list[Tensor] = []
@@ -194,12 +196,17 @@ class ParameterSlopes:
 
         return self._add(of_rows, (own, propagated), lambda _: grad)
 
-    def of_network(self, joined: Tensor, grad: Callable[[Tensor], Tensor]) -> Tensor:
-        """Adds those of one tile of the network alone, whose result has the gradient `grad(result)`.
+    def of_network(self, joined: Tensor, grad: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
+        """Adds those of one tile of the network alone, whose result has the gradient `grad`, or `grad(result)`.
 
         Returned is the gradient of what the network was given.
         """
-        return self._add(self.network, (joined,), grad)[0]
+        if _mlp.is_plain(self.module, self.parameters, joined):
+            slope, parts = _mlp.slopes(self.module, self.parameters, joined, grad)
+            self._sum(parts)
+            return slope
+        of_result = (lambda _: grad) if isinstance(grad, Tensor) else grad
+        return self._add(self.network, (joined,), of_result)[0]
 
     def _add(
         self, function: Callable[..., Tensor], rows: Sequence[Tensor], grad: Callable[[Tensor], Tensor]
@@ -208,13 +215,15 @@ class ParameterSlopes:
         with torch.enable_grad():
             result = function(*leaves)
         slopes = torch.autograd.grad(result, [*leaves, *self.trained], grad(result.detach()))
-        parts = slopes[len(leaves) :]
+        self._sum(slopes[len(leaves) :])
+        return slopes[: len(leaves)]
+
+    def _sum(self, parts: Sequence[Tensor]) -> None:
         if self.totals:
             for total, part in zip(self.totals, parts, strict=True):
                 total += part
         else:
             self.totals = list(parts)
-        return slopes[: len(leaves)]
 
     def found(self) -> list[Tensor | None]:
         """One for each parameter, None for those that take none."""

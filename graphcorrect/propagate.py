@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphcorrect import _checks
 from graphcorrect._eager import is_seen_full, may_look, may_loop
+from graphcorrect._mlp import ZeroStartMLP
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._row_maps import GraphTiles, Learned, LoopedMap, MapRows, MoveUnitRows, TiledMap
 from graphcorrect.graphs.operator import GraphOperator
@@ -56,44 +57,6 @@ class GraphPropagation(nn.Module):
         """Takes `share` (..., N, 1) of what the map says and keeps the rest of the values, Eq. (10)."""
         mixed: Tensor = share * self(operator, values) + (1.0 - share) * values
         return mixed
-
-
-class ZeroStartMLP(nn.Module):
-    """A small network on two sets of values (..., F), zero when it is built: a map starts as its fixed part.
-
-    Args:
-        num_channels: F.
-        hidden_dim: width of the hidden layers.
-        depth: number of hidden layers; 0 is one linear map.
-        norm: True puts a LayerNorm before each activation. (Not a BatchNorm: nodes of one image are no sample.)
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    def __init__(self, num_channels: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
-        super().__init__()
-        _checks.integer_at_least("num_channels", num_channels, 1)
-        _checks.integer_at_least("hidden_dim", hidden_dim, 1)
-        _checks.integer_at_least("depth", depth, 0)
-        layers: list[nn.Module] = []
-        width = 2 * num_channels
-        for _ in range(depth):
-            layers += [nn.Linear(width, hidden_dim), nn.LayerNorm(hidden_dim) if norm else nn.Identity(), nn.GELU()]
-            width = hidden_dim
-        self.last = nn.Linear(width, num_channels)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-        self.hidden = nn.Sequential(*layers)
-
-    def forward(self, *values: Tensor) -> Tensor:
-        """The residual (..., F) for both sets of values, or for one tensor of both, (..., 2 F).
-
-        In the dtype of the values; the network itself may live in another one.
-        """
-        joined = values[0] if len(values) == 1 else torch.cat(values, -1)
-        residual: Tensor = self.last(self.hidden(joined.to(self.last.weight.dtype))).to(joined.dtype)
-        return residual
 
 
 class LabelPropagation(GraphPropagation):

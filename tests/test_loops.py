@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from strategies import draw, random_features
 
 from graphcorrect import _eager
+from graphcorrect.graphs.neighbor import Edges
 from graphcorrect.knn import _rounded, _screen
 from graphcorrect.nodes import unit_rows
 
@@ -156,3 +157,20 @@ def test_rounding_in_a_loop_is_torch_s(dtype, monkeypatch):
             assert torch.equal(found, expected)
         else:
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-30)
+
+
+@given(batch=st.integers(1, 4), nodes=st.integers(1, 40), k=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_edges_sorted_by_counting_are_those_sorted(batch, nodes, k, seed):
+    index = torch.randint(nodes, (batch, nodes, k), generator=draw(seed))
+    for mine, theirs in zip(Edges.between(index, True), Edges.between(index, False), strict=True):
+        assert mine.dtype == torch.int32
+        assert torch.equal(mine.long(), theirs.long())
+
+
+@pytest.mark.parametrize("stray", [-1, 5, 2**40])
+def test_edges_that_lead_out_of_their_graph_are_left_to_torch(stray):
+    index = torch.randint(5, (2, 5, 3), generator=draw(0))
+    index[1, 2, 0] = stray
+    for mine, theirs in zip(Edges.between(index, True), Edges.between(index, False), strict=True):
+        assert mine.dtype == torch.int64
+        assert torch.equal(mine, theirs)

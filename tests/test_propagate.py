@@ -224,3 +224,18 @@ def test_a_map_of_one_s_own_is_what_is_used():
     graph, classes = KNNAffinity(5)(features), ClassConsistencyGraph()(probabilities)
     torch.testing.assert_close(Halved(3)(graph, probabilities), LabelPropagation(3)(graph, probabilities) / 2)
     torch.testing.assert_close(Doubled(4)(classes, features), 2 * FeaturePropagation(4)(classes, features))
+
+
+def test_a_learned_map_of_the_users_own_gets_its_own_gradient():
+    features, probabilities = random_features(30, 6).requires_grad_(), random_probabilities(30, 3)
+    feature_map = FeaturePropagation(6, hidden_dim=5).double()
+    feature_map.residual.hidden[2] = torch.nn.Tanh()
+    for parameter in feature_map.parameters():
+        torch.nn.init.normal_(parameter)
+    graph = ClassConsistencyGraph()(probabilities)
+    own = unit_rows(features)
+    expected = feature_map.tighten(own, propagate(graph, own), feature_map.residual)
+    wanted, probe = [features, *feature_map.parameters()], random_features(30, 6, seed=5)
+    slopes = torch.autograd.grad(feature_map(graph, features), wanted, probe)
+    for mine, theirs in zip(slopes, torch.autograd.grad(expected, wanted, probe), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)

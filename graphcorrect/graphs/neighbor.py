@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphcorrect._eager import may_loop
 from graphcorrect.graphs.operator import GraphOperator
 
 
@@ -37,11 +38,12 @@ class NeighborOperator(GraphOperator):
         super().__init__(shape, weight, scale=scale, degree=degree)
         self.index = index
         self.weight = weight
-        self._sorted_edges = Edges.between(index) if _sorted_edges is None else _sorted_edges
+        self._sorted_edges = Edges.between(index, may_loop(weight)) if _sorted_edges is None else _sorted_edges
         flat = weight.reshape(self._sorted_edges.index.shape)
         if scale is not None:  # on the weights, N k of them, rather than on values at every product
             by_node = scale.reshape(-1)
-            flat = by_node[:, None] * flat * by_node[self._sorted_edges.index]
+            of_targets = by_node.index_select(0, self._sorted_edges.index.flatten())
+            flat = by_node[:, None] * flat * of_targets.view_as(flat)
         self._flat_weight = flat
 
     def _normalized_by(self, scale: Tensor, degree: Tensor) -> NeighborOperator:
@@ -64,7 +66,7 @@ class NeighborOperator(GraphOperator):
 
 
 class Edges(NamedTuple):
-    """The edges of a batch of graphs in both directions, nodes numbered over the whole batch.
+    """The edges of a batch of graphs in both directions, nodes numbered over the whole batch; int64 or int32.
 
     Attributes:
         index: (B N, k), the target of each edge, by its source.
@@ -79,14 +81,19 @@ class Edges(NamedTuple):
     offsets: Tensor
 
     @classmethod
-    def between(cls, index: Tensor) -> Edges:
-        """Those from each node to its neighbors (..., N, k)."""
+    def between(cls, index: Tensor, by_loops: bool) -> Edges:
+        """Those from each node to its neighbors (..., N, k); `by_loops` says that numba may sort them."""
         num_nodes, num_neighbors = index.shape[-2:]
         num_graphs = index.shape[:-2].numel()
         first = torch.arange(num_graphs, device=index.device)[:, None, None] * num_nodes
         index = (index.reshape(num_graphs, num_nodes, num_neighbors) + first).flatten(0, 1)
         # As narrow as they can be, since sorting reads every bit
-        narrow = torch.int32 if num_graphs * num_nodes < 2**31 else torch.int64
+        narrow = torch.int32 if index.numel() < 2**31 else torch.int64
+        if by_loops and index.numel():
+            from graphcorrect.graphs import _numba_edges  # not above: it imports numba
+
+            if (found := _numba_edges.sorted_by_target(index, num_nodes, dtype=narrow)) is not None:
+                return cls(index.to(narrow), *found)
         targets, order = index.reshape(-1).to(narrow).sort(stable=True)
         nodes = torch.arange(num_graphs * num_nodes, device=index.device, dtype=narrow)
         return cls(index, order, order // num_neighbors, torch.searchsorted(targets, nodes))
@@ -101,7 +108,7 @@ class Edges(NamedTuple):
             self.source,
             values,
             self.offsets,
-            per_sample_weights=weight.reshape(-1)[self.order],
+            per_sample_weights=weight.reshape(-1).index_select(0, self.order),
             mode="sum",
         )
         return outgoing + incoming
