@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeGuard
 
@@ -51,26 +52,47 @@ class ZeroStartMLP(nn.Module):
 
 
 _ByParameter = dict[Tensor, Tensor]
-_KNOWN = (ZeroStartMLP, nn.Sequential, nn.Linear, nn.LayerNorm, nn.GELU, nn.Identity)
+_BUILT = ((nn.Linear,), (nn.LayerNorm, nn.Identity), (nn.GELU,))  # the layers in turn
 
 
 def is_plain(network: nn.Module, parameters: Sequence[Tensor], values: Tensor) -> TypeGuard[ZeroStartMLP]:
-    """Whether `slopes` knows all that a network does to such values: as it was built, without hooks, in their dtype."""
+    """Whether a network does to such values what it was built to do, in their dtype, and nothing hooks in."""
     return (
         type(network) is ZeroStartMLP
+        and type(network.hidden) is nn.Sequential
+        and type(network.last) is nn.Linear
+        and all(type(layer) in kinds for layer, kinds in zip(network.hidden, itertools.cycle(_BUILT), strict=False))
         and all(each.dtype == values.dtype for each in parameters)
-        and all(type(module) in _KNOWN and not _is_hooked(module) for module in network.modules())
+        and not any(_is_changed(module) for module in network.modules())
     )
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+def _is_changed(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks) or any(each is None for each in module._parameters.values())
+
+
+def first_width(network: ZeroStartMLP) -> int:
+    """Entries of a row after the first of several layers; 0 where there is but one."""
+    return network.last.in_features if len(network.hidden) else 0
+
+
+def forward(network: ZeroStartMLP, joined: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The residual (R, F) of rows (R, 2 F), and for `slopes` what the first of several layers makes of them."""
+    values, first = joined, None
+    for layer in network.hidden:
+        values = layer(values)
+        first = values if first is None else first
+    residual: Tensor = network.last(values)
+    return residual, first
 
 
 def slopes(
-    network: ZeroStartMLP, parameters: Sequence[Tensor], joined: Tensor, grad: Tensor | Callable[[Tensor], Tensor]
+    network: ZeroStartMLP,
+    parameters: Sequence[Tensor],
+    joined: Tensor,
+    grad: Tensor | Callable[[Tensor], Tensor],
+    first: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The gradients of rows (R, 2 F) and of those parameters that take one, in turn.
 
@@ -79,13 +101,14 @@ def slopes(
         parameters: what stands for its own ones.
         joined: the rows.
         grad: the gradient (R, F) of its result, or what makes it of that result.
+        first: what `forward` says of it, if that is known.
     """
     own: Iterator[Tensor] = network.parameters()
     given = dict(zip(own, parameters, strict=True))
     found: _ByParameter = {}
-    values, kept = joined, []
+    values, kept = joined, list[tuple[nn.Module, tuple[Any, ...]]]()
     for layer in network.hidden:
-        values, what = _forward(layer, given, values)
+        values, what = (first, (joined,)) if first is not None and not kept else _forward(layer, given, values)
         kept.append((layer, what))
     kept.append((network.last, (values,)))
     slope = grad if isinstance(grad, Tensor) else grad(_forward(network.last, given, values)[0])
@@ -102,7 +125,9 @@ def _forward(layer: nn.Module, given: _ByParameter, values: Tensor) -> tuple[Ten
         weight, bias = given[layer.weight], given[layer.bias]
         result, mean, inverse = torch.native_layer_norm(values, layer.normalized_shape, weight, bias, layer.eps)
         return result, (values, mean, inverse)
-    return (F.gelu(values), (values,)) if isinstance(layer, nn.GELU) else (values, ())
+    if isinstance(layer, nn.GELU):
+        return F.gelu(values, approximate=layer.approximate), (values,)
+    return values, ()
 
 
 def _backward(
@@ -124,5 +149,5 @@ def _backward(
             grad, values, shape, mean, inverse, weight, bias, (True, True, True)
         )
     elif isinstance(layer, nn.GELU):
-        grad = torch.ops.aten.gelu_backward(grad, *kept)
+        grad = torch.ops.aten.gelu_backward(grad, *kept, approximate=layer.approximate)
     return grad

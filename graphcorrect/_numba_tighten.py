@@ -6,16 +6,20 @@ allows. What the loops compute is `FeaturePropagation.tighten`, and its gradient
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numba
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from graphcorrect import _mlp
 from graphcorrect._numba_loops import inner, loop
 from graphcorrect._numba_rows import dot, make_unit, make_unit_slope, unit_row
-from graphcorrect._row_maps import Learned, ParameterSlopes
+from graphcorrect._row_maps import ParameterSlopes
 from graphcorrect.graphs.operator import Tile, TiledGraph
 
 TILE = 2**19  # entries mapped at a time
+NARROW = 2  # times as wide as a layer are the values beside which its result is kept rather than made again
 
 
 class LoopedTighten:
@@ -25,51 +29,67 @@ class LoopedTighten:
         self.graph = graph
         self.share = share
 
-    def map(self, values: Tensor, network: Learned) -> Tensor:
-        """What becomes of values (..., N, D)."""
-        self.sums = self.graph.new_sums(values)
+    def map(self, values: Tensor, network: nn.Module) -> tuple[Tensor, list[Tensor]]:
+        """What becomes of values (..., N, D); the graph's sums, and what a narrow first layer makes of each row."""
+        sums = self.graph.new_sums(values)
         room = _Room(values)
         result = torch.empty_like(room.values)
-        for tiles in self._tiles(values):
+        plain = network if _mlp.is_plain(network, [*network.parameters()], values) else None
+        width = _mlp.first_width(plain) if plain is not None else 0
+        firsts = values.new_empty(len(result), width if NARROW * width <= values.shape[-1] else 0)
+        groups = self._tiles(values)
+        first_of_tile = _by_tile(firsts, groups)
+        for tiles in groups:
             for tile in tiles:
                 _unit_rows_of(room.values, tile.nodes, tile.node_of_row, rows := room.laid_out(tile))
-                self.graph.add_laid_out(self.sums, tile, rows)
-            for tile in tiles:
-                joined, _ = self._join(room, tile)
-                _mix_and_add(joined, self.share, network(joined), tile.nodes, result)
-        return result.reshape(values.shape)
+                self.graph.add_laid_out(sums, tile, rows)
+            for tile, kept in zip(tiles, first_of_tile, strict=False):
+                joined, _ = self._join(room, sums, tile)
+                residual, first = (network(joined), None) if plain is None else _mlp.forward(plain, joined)
+                if first is not None and kept.numel():
+                    kept.copy_(first)
+                _mix_and_add(joined, self.share, residual, tile.nodes, result)
+        return result.reshape(values.shape), [sums, firsts]
 
-    def slopes(self, values: Tensor, grad: Tensor, network: ParameterSlopes) -> Tensor:
+    def slopes(self, values: Tensor, kept: Sequence[Tensor], grad: Tensor, network: ParameterSlopes) -> Tensor:
         """The gradient of the values for that of the result."""
-        sums = self.graph.new_sums(values)
+        sums, firsts = kept
+        slope_sums = self.graph.new_sums(values)
         room = _Room(values)
         grad = grad.reshape(room.values.shape)
         result = torch.empty_like(room.values)
-        for tiles in self._tiles(values):
-            for tile in tiles:
-                joined, inverse = self._join(room, tile)
+        groups = self._tiles(values)
+        first_of_tile = _by_tile(firsts, groups)
+        for tiles in groups:
+            for tile, first in zip(tiles, first_of_tile, strict=False):
+                joined, inverse = self._join(room, sums, tile)
                 of_result = grad.index_select(0, tile.nodes)
-                slope = network.of_network(joined, of_result)
+                slope = network.of_network(joined, of_result, first if first.numel() else None)
                 loops, rows = self.graph.loops(tile), room.laid_out(tile)
                 _slopes_of_mix(joined, inverse, self.share, of_result, slope, loops, *tile[1:], rows, result)
-                self.graph.add_laid_out(sums, tile, rows)
+                self.graph.add_laid_out(slope_sums, tile, rows)
             for tile in tiles:
-                brought = self.graph.from_sums_laid_out(sums, tile)
+                brought = self.graph.from_sums_laid_out(slope_sums, tile)
                 _slopes_of_unit_rows(room.values, tile.nodes, tile.row, brought, result)
         return result.reshape(values.shape)
 
     def _tiles(self, values: Tensor) -> list[list[Tile]]:
         return [tiles for _, tiles in self.graph.tiles(max(1, TILE // values.shape[-1]))]
 
-    def _join(self, room: _Room, tile: Tile) -> tuple[Tensor, Tensor]:
+    def _join(self, room: _Room, sums: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
         """Unit rows of a tile and, of unit length too, what the graph brings to them: (R, 2 D).
 
         And the inverse norms (R,) of the latter before.
         """
-        brought = self.graph.from_sums_laid_out(self.sums, tile)
+        brought = self.graph.from_sums_laid_out(sums, tile)
         joined, inverse = room.of_nodes(tile)
         _join_rows(room.values, tile.nodes, tile.row, brought, self.graph.loops(tile), joined, inverse)
         return joined, inverse
+
+
+def _by_tile(rows: Tensor, groups: list[list[Tile]]) -> Iterator[Tensor]:
+    """Rows in the order of the tiles, a view for each tile."""
+    return iter(torch.split_with_sizes(rows, [len(tile.nodes) for tiles in groups for tile in tiles]))
 
 
 class _Room:

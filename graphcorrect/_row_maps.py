@@ -69,10 +69,10 @@ class MapRows(torch.autograd.Function):
 class TiledMap(Protocol):
     """A map of unit rows and of what a graph brings to them that goes through graph and rows in tiles, both ways."""
 
-    def map(self, values: Tensor, network: Learned) -> Tensor:
-        """What becomes of values (..., N, F); what the gradient needs again is kept."""
+    def map(self, values: Tensor, network: nn.Module) -> tuple[Tensor, list[Tensor]]:
+        """What becomes of values (..., N, F), and what the gradient needs again."""
 
-    def slopes(self, values: Tensor, grad: Tensor, network: ParameterSlopes) -> Tensor:
+    def slopes(self, values: Tensor, kept: Sequence[Tensor], grad: Tensor, network: ParameterSlopes) -> Tensor:
         """The gradient of the values for that of the result; those of the parameters are added up."""
 
 
@@ -94,15 +94,19 @@ class MoveUnitRows(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         ctx.function, ctx.network, ctx.spread, ctx.tiled = function, network, spread, tiled
-        ctx.save_for_backward(values, *parameters)
         if tiled is not None:
-            return tiled.map(values, network)
+            result, kept = tiled.map(values, network)
+            ctx.save_for_backward(values, *parameters, *kept)
+            return result
+        ctx.save_for_backward(values, *parameters)
         own = unit_rows(values.contiguous())
         return _mapped(function, network, own, spread(own))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, *parameters = ctx.saved_tensors
+        values, *rest = ctx.saved_tensors
+        count = len(ctx.needs_input_grad) - 5
+        parameters, kept = rest[:count], rest[count:]
         with full_precision(values):
             if torch.is_grad_enabled():
                 own = unit_rows(values)
@@ -111,7 +115,7 @@ class MoveUnitRows(torch.autograd.Function):
                 return slope, None, None, None, None, *rest
             total = ParameterSlopes(ctx.function, ctx.network, parameters)
             if ctx.tiled is not None:
-                result = ctx.tiled.slopes(values, grad, total)
+                result = ctx.tiled.slopes(values, kept, grad, total)
             else:
                 result = _slopes(ctx.spread, values, grad, total)
             return result, None, None, None, None, *total.found()
@@ -146,28 +150,28 @@ class GraphTiles:
         self.graph = graph
         self.function = function
 
-    def map(self, values: Tensor, network: Learned) -> Tensor:
-        """What becomes of values (..., N, F); the graph's sums are kept."""
+    def map(self, values: Tensor, network: nn.Module) -> tuple[Tensor, list[Tensor]]:
+        """What becomes of values (..., N, F), and the graph's sums."""
         graph = self.graph
-        result, self.sums = values.new_empty(values.shape), graph.new_sums(values)
+        result, sums = values.new_empty(values.shape), graph.new_sums(values)
         for graphs, tiles in _tiles_by_graph(graph, values):
             nodes, moved = _rows_of(values, graphs), _rows_of(result, graphs)
             for tile, place in tiles:
-                graph.add_to_sums(self.sums, tile, unit_rows(nodes.index_select(0, place)))
+                graph.add_to_sums(sums, tile, unit_rows(nodes.index_select(0, place)))
             for tile, place in tiles:
                 own = unit_rows(nodes.index_select(0, place))
-                moved.index_copy_(0, place, self.function(own, graph.tile_product(self.sums, tile, own), network))
-        return result
+                moved.index_copy_(0, place, self.function(own, graph.tile_product(sums, tile, own), network))
+        return result, [sums]
 
-    def slopes(self, values: Tensor, grad: Tensor, network: ParameterSlopes) -> Tensor:
+    def slopes(self, values: Tensor, kept: Sequence[Tensor], grad: Tensor, network: ParameterSlopes) -> Tensor:
         """The gradient of the values, by sums of its own."""
-        graph = self.graph
+        graph, (sums,) = self.graph, kept
         result, slope_sums = values.new_empty(values.shape), graph.new_sums(values)
         for graphs, tiles in _tiles_by_graph(graph, values):
             nodes, grads, slopes = (_rows_of(each, graphs) for each in (values, grad, result))
             for tile, place in tiles:
                 own = unit_rows(nodes.index_select(0, place))
-                product = graph.tile_product(self.sums, tile, own)
+                product = graph.tile_product(sums, tile, own)
                 own_slope, slope = network.of_tile(own, product, grads.index_select(0, place))
                 graph.add_to_sums(slope_sums, tile, slope)
                 slopes.index_copy_(0, place, own_slope.addcmul(graph.loops(tile), slope))
@@ -196,13 +200,15 @@ class ParameterSlopes:
 
         return self._add(of_rows, (own, propagated), lambda _: grad)
 
-    def of_network(self, joined: Tensor, grad: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
+    def of_network(
+        self, joined: Tensor, grad: Tensor | Callable[[Tensor], Tensor], first: Tensor | None = None
+    ) -> Tensor:
         """Adds those of one tile of the network alone, whose result has the gradient `grad`, or `grad(result)`.
 
-        Returned is the gradient of what the network was given.
+        Returned is the gradient of what the network was given. `first` is as in `_mlp.slopes`.
         """
         if _mlp.is_plain(self.module, self.parameters, joined):
-            slope, parts = _mlp.slopes(self.module, self.parameters, joined, grad)
+            slope, parts = _mlp.slopes(self.module, self.parameters, joined, grad, first)
             self._sum(parts)
             return slope
         of_result = (lambda _: grad) if isinstance(grad, Tensor) else grad

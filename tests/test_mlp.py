@@ -1,5 +1,7 @@
 """The learned network's gradient by hand against autograd's."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,17 +11,25 @@ from graphcorrect import _mlp
 from graphcorrect._mlp import ZeroStartMLP
 
 
-def network_of(depth=1, norm=True, dtype=torch.float64):
+def network_of(depth=1, norm=True, dtype=torch.float64, approximate="none"):
     torch.manual_seed(0)
     network = ZeroStartMLP(3, hidden_dim=4, depth=depth, norm=norm).to(dtype)
+    for layer in network.hidden[2::3]:
+        layer.approximate = approximate
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter)
     return network
 
 
-@given(depth=st.integers(0, 3), norm=st.booleans(), rows=st.integers(1, 9), frozen=st.sets(st.integers(0, 13)))
-def test_the_gradient_by_hand_is_autograds(depth, norm, rows, frozen):
-    network = network_of(depth, norm)
+@given(
+    depth=st.integers(0, 3),
+    norm=st.booleans(),
+    approximate=st.sampled_from(["none", "tanh"]),
+    rows=st.integers(1, 9),
+    frozen=st.sets(st.integers(0, 13)),
+)
+def test_the_gradient_by_hand_is_autograds(depth, norm, approximate, rows, frozen):
+    network = network_of(depth, norm, approximate=approximate)
     parameters = list(network.parameters())
     for number, parameter in enumerate(parameters):
         parameter.requires_grad_(number not in frozen)
@@ -34,8 +44,11 @@ def test_the_gradient_by_hand_is_autograds(depth, norm, rows, frozen):
         return grad
 
     assert _mlp.is_plain(network, parameters, joined)
-    for of_result in (grad, asked):
-        slope, found = _mlp.slopes(network, parameters, joined.detach(), of_result)
+    again, first = _mlp.forward(network, joined.detach())
+    torch.testing.assert_close(again, result)
+    assert (first is None) == (depth == 0)
+    for of_result, known in itertools.product((grad, asked), (None, first)):
+        slope, found = _mlp.slopes(network, parameters, joined.detach(), of_result, known)
         assert len(found) == len(trained)
         for mine, theirs in zip((slope, *found), expected, strict=True):
             torch.testing.assert_close(mine, theirs)
@@ -59,11 +72,19 @@ def exchanged(network):
     network.hidden[2] = torch.nn.ReLU()
 
 
+def nested(network):
+    network.hidden[0] = torch.nn.Sequential(network.hidden[0])
+
+
 def parametrized(network):
     torch.nn.utils.parametrizations.spectral_norm(network.last)
 
 
-@pytest.mark.parametrize("changed", [hooked, exchanged, parametrized])
+def without_bias(network):
+    network.hidden[0] = torch.nn.Linear(6, 4, bias=False).double()
+
+
+@pytest.mark.parametrize("changed", [hooked, exchanged, nested, parametrized, without_bias])
 def test_a_network_that_does_something_else_is_not_plain(changed):
     network = network_of()
     changed(network)
