@@ -18,7 +18,7 @@ from graphcorrect._numba_rows import dot, make_unit, make_unit_slope, unit_row
 from graphcorrect._row_maps import ParameterSlopes
 from graphcorrect.graphs.operator import Tile, TiledGraph
 
-TILE = 2**19  # entries mapped at a time
+TILE = 2**20  # entries mapped at a time
 NARROW = 2  # times as wide as a layer are the values beside which its result is kept rather than made again
 
 

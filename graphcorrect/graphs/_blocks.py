@@ -86,15 +86,17 @@ class ClassBlocks:
     def tiles(self, rows: int) -> Iterator[tuple[slice, list[Tile]]]:
         """Graphs and the tiles of their blocks: one graph at a time, or as many as have `rows` nodes; on a CPU.
 
-        A tile has about `rows` rows, and at least one block.
+        A tile has about `rows` rows, as many as the others but for what is left, and at least one block.
         """
         slots = self.slot.index_select(0, self.order)
         ends = [0, *self._ends.tolist()]
         step = max(1, rows // self.block_rows)
         for first in range(0, self.num_graphs, graphs := max(1, rows // self.num_nodes)):
             last = min(first + graphs, self.num_graphs)
-            starts = range(ends[first], ends[last], step)
-            blocks = [slice(start, min(start + step, ends[last])) for start in starts]
+            count = ends[last] - ends[first]
+            even = -(-count // max(1, round(count / step)))
+            starts = range(ends[first], ends[last], even)
+            blocks = [slice(start, min(start + even, ends[last])) for start in starts]
             edges = torch.tensor([blocks[0].start, *(each.stop for each in blocks)]) * self.block_rows
             nodes = torch.searchsorted(slots, edges).tolist()
             yield slice(first, last), [self._tile(*part, slots) for part in zip(blocks, nodes, nodes[1:], strict=False)]

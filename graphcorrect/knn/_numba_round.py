@@ -57,8 +57,12 @@ def bfloat16_bits(word):  # type: ignore[no-untyped-def]
 
 @inner
 def _less_center(row, center, exact):  # type: ignore[no-untyped-def]
+    """Writes the difference, and gives its norm."""
+    square = row.dtype.type(0)
     for entry in range(len(row)):
         exact[entry] = row[entry] - center[entry]
+        square += exact[entry] * exact[entry]
+    return np.sqrt(square)
 
 
 @loop
@@ -68,16 +72,16 @@ def _round_bits(rows, order, center, rounded, size, off):  # type: ignore[no-unt
         exact, back = np.empty(width, np.float32), np.empty(width, np.float32)
         bits, kept = exact.view(np.uint32), back.view(np.uint32)
         for place in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, len(order))):
-            _less_center(rows[order[place]], center, exact)
-            size[place] = np.sqrt(dot(exact, exact))
-            target = rounded[place]
+            size[place] = _less_center(rows[order[place]], center, exact)
+            target, square = rounded[place], np.float32(0)
             for entry in range(width):
-                high = bfloat16_bits(bits[entry])
-                target[entry] = np.int16(high)
-                kept[entry] = high << np.uint32(16)
+                kept[entry] = bfloat16_bits(bits[entry]) << np.uint32(16)
             for entry in range(width):
-                back[entry] -= exact[entry]
-            off[place] = np.sqrt(dot(back, back))
+                lost = back[entry] - exact[entry]
+                square += lost * lost
+            off[place] = np.sqrt(square)
+            for entry in range(width):
+                target[entry] = np.int16(kept[entry] >> np.uint32(16))
 
 
 @loop
@@ -86,8 +90,7 @@ def _round_steps(rows, order, center, rounded, steps, size, off):  # type: ignor
     for chunk in numba.prange(-(-len(order) // _CHUNK)):
         exact = np.empty(width, np.float32)
         for place in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, len(order))):
-            _less_center(rows[order[place]], center, exact)
-            size[place] = np.sqrt(dot(exact, exact))
+            size[place] = _less_center(rows[order[place]], center, exact)
             step = steps[place]
             if step == 0:
                 for entry in range(width):

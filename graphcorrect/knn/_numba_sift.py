@@ -32,7 +32,7 @@ def best_of_sifted(
     group: int,
     fine: int,
     most: int,
-) -> Tensor:
+) -> tuple[Tensor, int]:
     """Writes the k largest inner products of queries (rows, D) with the keys (M, D) that their scores leave.
 
     `scores` (rows, M') are integers or the bits of bfloat16 numbers, with their `slack` (rows,). `order` (M',) says
@@ -40,13 +40,15 @@ def best_of_sifted(
     groups of `group` keys, and of `fine`, a divisor of it.
 
     Returns:
-        How many keys were left to each row, (rows,). `similarity` and `index` (rows, k) hold nothing of use where they
-        are less than k, or more than `most`.
+        The rows (R',) that are left, since less than k keys reach their threshold, or more than `most`: `similarity`
+        and `index` (rows, k) hold nothing of use there. And how many keys were looked at in all.
     """
-    counts = torch.empty(len(scores), dtype=torch.int64)
+    counts, seen = torch.empty(len(scores), dtype=torch.int64), torch.empty(2, dtype=torch.int64)
     is_integer = scores.dtype == torch.int32
-    _sift(scores, is_integer, slack, order, own, queries, keys, group, fine, most, similarity, index, counts)
-    return counts
+    _sift(scores, is_integer, slack, order, own, queries, keys, group, fine, most, similarity, index, counts, seen)
+    num_seen, num_left = seen.tolist()
+    left = ((counts < similarity.shape[1]) | (counts > most)).nonzero()[:, 0] if num_left else counts[:0]
+    return left, num_seen
 
 
 @inner
@@ -144,7 +146,7 @@ def _largest(values, keys, count, similarity, index):  # type: ignore[no-untyped
 
 @loop
 def _sift(  # type: ignore[no-untyped-def]
-    scores, is_integer, slack, order, own, queries, keys, group, fine, most, similarity, index, counts
+    scores, is_integer, slack, order, own, queries, keys, group, fine, most, similarity, index, counts, seen
 ):
     (num_rows, num_keys), num_neighbors = scores.shape, similarity.shape[1]
     num_fine, num_coarse = num_keys // fine, num_keys // group
@@ -175,3 +177,8 @@ def _sift(  # type: ignore[no-untyped-def]
                 exact[start] = dot(queries[row], keys[chosen[start]])
                 start += 1
             _largest(exact, chosen, count, similarity[row], index[row])
+    total, num_left = 0, 0
+    for row in range(num_rows):
+        total += min(counts[row], most + 1)
+        num_left += counts[row] < num_neighbors or counts[row] > most
+    seen[0], seen[1] = total, num_left

@@ -154,7 +154,7 @@ class _ImageSearch:
         left = [nothing := torch.zeros(0, dtype=torch.int64)]
         for start in range(first, num_queries, self.tile_rows):
             stop = min(start + self.tile_rows, num_queries)
-            counts = _numba_sift.best_of_sifted(
+            unsettled, num_seen = _numba_sift.best_of_sifted(
                 self._coarse_scores(coarse, start, stop),
                 coarse.slack[start:stop],
                 coarse.order,
@@ -167,11 +167,10 @@ class _ImageSearch:
                 fine=FINE,
                 most=MOST_CANDIDATES,
             )
-            is_settled = (counts >= count) & (counts <= MOST_CANDIDATES)
-            num_scored = int(counts.clamp_max(MOST_CANDIDATES + 1).sum())
-            if num_scored > most * len(counts) or not bool(is_settled.any()):  # what follows is alike, most likely
+            num_rows = stop - start
+            if num_seen > most * num_rows or len(unsettled) == num_rows:  # what follows is alike, most likely
                 return start, torch.cat(left)
-            left.append(start + (~is_settled).nonzero()[:, 0])
+            left.append(start + unsettled)
         return num_queries, torch.cat(left)
 
     def _room(self, dtype: torch.dtype, rows: int, width: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._eager import has_triton, may_hide
+from graphcorrect._eager import has_triton, is_seen_full, may_hide
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend, Scoring
 from graphcorrect.knn import _faiss, _screen, _torch
@@ -145,7 +145,8 @@ def _find(
             else:
                 similarity, index = _torch.search(rows, key_rows, num_neighbors, memory_budget=memory_budget, **options)
     if backend != "triton":  # which sees to it
-        index = index.masked_fill(similarity == -torch.inf, 0)
+        is_found = similarity != -torch.inf
+        index = index if is_seen_full(is_found) else torch.where(is_found, index, 0)
     return similarity.to(queries.dtype).reshape(shape), index.reshape(shape)
 
 
