@@ -102,5 +102,26 @@ def gradient(unit: Tensor, inverse: Tensor, grad: Tensor, *, out: Tensor | None 
     return result if out is None or result is out else out.copy_(result)
 
 
+def largest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest entry of each row (..., C), the first NaN where there is one, and its place: both (...)."""
+    rows = rows.contiguous()
+    value, place = rows.new_empty(rows.shape[:-1]), torch.empty(rows.shape[:-1], dtype=torch.int64)
+    _largest_loop(_flat(rows), value.view(-1), place.view(-1))
+    return value, place
+
+
+@loop
+def _largest_loop(rows, value, place):  # type: ignore[no-untyped-def]
+    for number in numba.prange(len(rows)):
+        row, most, found, wrong = rows[number], rows[number, 0], len(rows), np.int32(0)
+        for entry in range(len(row)):  # (no branch, since a processor cannot foresee which entry it is)
+            most = row[entry] if row[entry] > most else most
+            wrong += np.int32(row[entry] != row[entry])
+        for entry in range(len(row) - 1, -1, -1):
+            is_it = row[entry] != row[entry] if wrong else row[entry] == most
+            found = entry if is_it else found
+        value[number], place[number] = row[found], found
+
+
 def _flat(rows: Tensor) -> Tensor:
     return rows.contiguous().view(rows.shape[:-1].numel(), rows.shape[-1])

@@ -135,6 +135,14 @@ def unit_rows_gradient(
     return torch.mul(torch.addcmul(grad, unit, _dot(unit, grad), value=-1), inverse, out=out)
 
 
+def largest_entry(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest entry of each row (..., C), NaN where there is one, and its place: both (...). No gradient."""
+    rows = rows.detach()
+    if rows.shape[-1] and may_loop(rows):
+        return _loops().largest(rows)  # type: ignore[no-any-return]
+    return rows.max(-1)
+
+
 def _inverse(norm: Tensor) -> Tensor:
     """1 / norm; 0 for no norm, be it zero or NaN."""
     return torch.where(norm > 0, norm, torch.inf).reciprocal().clamp_max(torch.finfo(norm.dtype).max)

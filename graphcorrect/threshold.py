@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._precision import widen
 from graphcorrect.distributed import sum_over_ranks
+from graphcorrect.nodes import largest_entry
 
 
 class DynamicThreshold(nn.Module):
@@ -91,7 +92,8 @@ class DynamicThreshold(nn.Module):
         _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
         class_dim = 1 if probabilities.ndim == 4 else probabilities.ndim - 1
         _checks.size("probabilities", probabilities, class_dim, self.num_classes, "classes")
-        confidence, labels = widen(probabilities.detach()).max(class_dim)
+        wide = widen(probabilities.detach())
+        confidence, labels = wide.max(1) if wide.ndim == 4 else largest_entry(wide)
         if mask is not None:
             _checks.boolean("mask", mask)
             _checks.shape("mask", mask, confidence.shape, "(one entry for each node)")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from graphcorrect._eager import may_loop
 from graphcorrect.graphs.operator import Tile
 
 
@@ -24,7 +26,7 @@ class ClassBlocks:
         node: (blocks * T,), that node.
     """
 
-    def __init__(self, labels: Tensor, num_classes: int) -> None:
+    def __init__(self, labels: Tensor, num_classes: int, by_loops: bool) -> None:
         num_nodes = labels.shape[-1]
         num_graphs = labels.shape[:-1].numel()
         classes = num_classes + 1  # one for the nodes outside every class
@@ -43,8 +45,7 @@ class ClassBlocks:
         segment_of_node = (
             labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
         )
-        sorted_segments, self.order = segment_of_node.reshape(-1).sort(stable=True)
-        edges = torch.searchsorted(sorted_segments, torch.arange(self.num_segments + 1, device=device))
+        sorted_segments, self.order, edges = self._sorted(segment_of_node, by_loops)
         blocks_of_segment = (edges.diff() + self.block_rows - 1) // self.block_rows
         last_block = blocks_of_segment.cumsum(0)  # one past the last block of each segment
         offset = (last_block - blocks_of_segment) * self.block_rows - edges[:-1]  # from a place to its row
@@ -61,8 +62,29 @@ class ClassBlocks:
         self.node = self.order[self.place]
         self._ends = last_block[num_classes::classes]  # (graphs,), one past the last block of each
 
+    def _sorted(self, segment_of_node: Tensor, by_loops: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Segments of nodes (B, N) sorted, the order of the nodes, and the edges between segments."""
+        flat = segment_of_node.reshape(-1)
+        if by_loops:
+            from graphcorrect.graphs import _numba_sort  # not above: it imports numba
+
+            each = self.num_segments // self.num_graphs
+            found = _numba_sort.sorted_by_counting(flat[:, None], self.num_graphs, each, dtype=torch.int64)
+            if found is not None:
+                edges = F.pad(found.offsets, (0, 1), value=len(flat))
+                return flat.index_select(0, found.order), found.order, edges
+        sorted_segments, order = flat.sort(stable=True)
+        numbers = torch.arange(self.num_segments + 1, device=flat.device)
+        return sorted_segments, order, torch.searchsorted(sorted_segments, numbers)
+
     def split(self, rows: Tensor) -> Tensor:
         """Rows (B N, F) laid out as (blocks, T, F), zeros where a block is not full."""
+        if may_loop(rows) and not (rows.requires_grad and torch.is_grad_enabled()):
+            from graphcorrect.graphs import _numba_tiles  # not above: it imports numba
+
+            laid_out = rows.new_empty(self.num_blocks * self.block_rows, rows.shape[-1])
+            _numba_tiles.split(rows.contiguous(), self.node, self.slot, laid_out)
+            return laid_out.view(self.num_blocks, self.block_rows, rows.shape[-1])
         padded = rows.new_zeros(self.num_blocks * self.block_rows, rows.shape[-1])
         return padded.index_copy(0, self.slot, rows).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
 

@@ -1,6 +1,6 @@
-"""A product with a graph that multiplies in tiles, the way to its layout and back in two compiled loops.
+"""A product with a graph that multiplies in tiles, the way to its layout and back in compiled loops.
 
-Importing this file imports numba; :mod:`graphcorrect.graphs.class_block` does so where
+Importing this file imports numba; :mod:`graphcorrect.graphs.class_block` and the blocks it holds do so where
 :func:`graphcorrect._eager.may_loop` allows.
 """
 
@@ -29,6 +29,16 @@ def product(graph: TiledGraph, values: Tensor) -> Tensor:
     for tile in tiles:
         _collect(values, tile.nodes, tile.row, graph.from_sums_laid_out(sums, tile), graph.loops(tile), result)
     return result
+
+
+@loop
+def split(rows, node, slot, laid_out):  # type: ignore[no-untyped-def]
+    """Writes rows (B N, F) to those of a layout (L, F), and zeros to what is no node's slot."""
+    for place in numba.prange(len(laid_out)):
+        source, target = rows[node[place]], laid_out[place]
+        is_of_node = slot[node[place]] == place
+        for entry in range(len(target)):
+            target[entry] = source[entry] if is_of_node else 0
 
 
 @loop

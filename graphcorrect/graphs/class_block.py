@@ -55,7 +55,7 @@ class ClassBlockOperator(GraphOperator):
         self.labels = labels
         self.num_classes = num_classes
         if _unscaled is None:
-            self._blocks = ClassBlocks(labels, num_classes)
+            self._blocks = ClassBlocks(labels, num_classes, may_loop(vectors))
             # A node outside every class has no partners: a zero vector leaves it the loop W_ii = 1 alone.
             is_member = (labels < num_classes)[..., None]
             members = torch.where(is_member, vectors, 0.0).reshape(labels.numel(), vectors.shape[-1])

@@ -9,7 +9,7 @@ from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
 from graphcorrect.graphs.class_block import ClassBlockOperator
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.nodes import unit_rows
+from graphcorrect.nodes import largest_entry, unit_rows
 
 ClassSimilarity = Literal["dot", "cosine"]
 
@@ -64,7 +64,7 @@ class ClassConsistencyGraph(nn.Module):
         if not self.differentiable:
             vectors = vectors.detach()
         if pseudo_labels is None:
-            labels = vectors.argmax(-1)
+            _, labels = largest_entry(vectors)
         else:
             _checks.integral("pseudo_labels", pseudo_labels)
             _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")

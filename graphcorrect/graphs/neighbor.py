@@ -90,9 +90,9 @@ class Edges(NamedTuple):
         # As narrow as they can be, since sorting reads every bit
         narrow = torch.int32 if index.numel() < 2**31 else torch.int64
         if by_loops and index.numel():
-            from graphcorrect.graphs import _numba_edges  # not above: it imports numba
+            from graphcorrect.graphs import _numba_sort  # not above: it imports numba
 
-            if (found := _numba_edges.sorted_by_target(index, num_nodes, dtype=narrow)) is not None:
+            if (found := _numba_sort.sorted_by_counting(index, num_graphs, num_nodes, dtype=narrow)) is not None:
                 return cls(index.to(narrow), *found)
         targets, order = index.reshape(-1).to(narrow).sort(stable=True)
         nodes = torch.arange(num_graphs * num_nodes, device=index.device, dtype=narrow)
