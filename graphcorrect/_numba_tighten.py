@@ -18,7 +18,7 @@ from graphcorrect._numba_rows import dot, make_unit, make_unit_slope, unit_row
 from graphcorrect._row_maps import ParameterSlopes
 from graphcorrect.graphs.operator import Tile, TiledGraph
 
-TILE = 2**20  # entries mapped at a time
+TILE = 2**19  # entries mapped at a time
 NARROW = 2  # times as wide as a layer are the values beside which its result is kept rather than made again
 
 
@@ -56,17 +56,18 @@ class LoopedTighten:
         sums, firsts = kept
         slope_sums = self.graph.new_sums(values)
         room = _Room(values)
-        grad = grad.reshape(room.values.shape)
+        grad = grad.reshape(room.values.shape).contiguous()
         result = torch.empty_like(room.values)
         groups = self._tiles(values)
         first_of_tile = _by_tile(firsts, groups)
         for tiles in groups:
             for tile, first in zip(tiles, first_of_tile, strict=False):
                 joined, inverse = self._join(room, sums, tile)
-                of_result = grad.index_select(0, tile.nodes)
+                of_result = grad.index_select(0, tile.nodes) if tile.run is None else grad[tile.run]
                 slope = network.of_network(joined, of_result, first if first.numel() else None)
                 loops, rows = self.graph.loops(tile), room.laid_out(tile)
-                _slopes_of_mix(joined, inverse, self.share, of_result, slope, loops, *tile[1:], rows, result)
+                of_tile = tile.nodes, tile.row, tile.node_of_row
+                _slopes_of_mix(joined, inverse, self.share, of_result, slope, loops, *of_tile, rows, result)
                 self.graph.add_laid_out(slope_sums, tile, rows)
             for tile in tiles:
                 brought = self.graph.from_sums_laid_out(slope_sums, tile)

@@ -108,7 +108,8 @@ class ClassBlocks:
     def tiles(self, rows: int) -> Iterator[tuple[slice, list[Tile]]]:
         """Graphs and the tiles of their blocks: one graph at a time, or as many as have `rows` nodes; on a CPU.
 
-        A tile has about `rows` rows, as many as the others but for what is left, and at least one block.
+        A tile has about `rows` rows, as many as the others but for what is left, and at least one block. The only one
+        has its nodes in turn.
         """
         slots = self.slot.index_select(0, self.order)
         ends = [0, *self._ends.tolist()]
@@ -119,9 +120,18 @@ class ClassBlocks:
             even = -(-count // max(1, round(count / step)))
             starts = range(ends[first], ends[last], even)
             blocks = [slice(start, min(start + even, ends[last])) for start in starts]
+            if len(blocks) == 1:
+                yield slice(first, last), [self._whole(blocks[0], slice(first * self.num_nodes, last * self.num_nodes))]
+                continue
             edges = torch.tensor([blocks[0].start, *(each.stop for each in blocks)]) * self.block_rows
             nodes = torch.searchsorted(slots, edges).tolist()
             yield slice(first, last), [self._tile(*part, slots) for part in zip(blocks, nodes, nodes[1:], strict=False)]
+
+    def _whole(self, blocks: slice, run: slice) -> Tile:
+        """The tile of whole graphs."""
+        first, last = blocks.start * self.block_rows, blocks.stop * self.block_rows
+        nodes = torch.arange(run.start, run.stop)
+        return Tile(blocks, nodes, self.slot[run] - first, self.node[first:last] - run.start, run)
 
     def _tile(self, blocks: slice, begin: int, end: int, slots: Tensor) -> Tile:
         """The tile of the nodes `begin` to `end` of `order`."""

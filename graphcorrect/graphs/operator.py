@@ -21,12 +21,14 @@ class Tile(NamedTuple):
         nodes: (R,), counted over the batch.
         row: (R,), the row of each.
         node_of_row: (L,), the place in `nodes` of the node on each row.
+        run: the nodes, where they are those of whole graphs in turn; or None.
     """
 
     blocks: slice
     nodes: Tensor
     row: Tensor
     node_of_row: Tensor
+    run: slice | None = None
 
 
 class TiledGraph(Protocol):
