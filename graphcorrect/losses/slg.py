@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._eager import is_seen_full
+from graphcorrect._eager import is_seen_full, may_loop
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
@@ -17,6 +17,7 @@ from graphcorrect.nodes import unit_and_inverse, unit_rows, unit_rows_gradient
 
 # Columns of a symmetric product that a CPU makes at a time; launches of a GPU cost more than half a product
 GRAM_BLOCK = 64
+TILE_ROWS = 1024  # that a CPU's cache holds
 
 
 def slg_loss(
@@ -168,10 +169,15 @@ class _PairSum(torch.autograd.Function):
         batch, _, dim = nodes.shape
         gram, sums = nodes.new_zeros(batch, dim, dim), nodes.new_zeros(batch, num_classes + 1, dim)
         mask = None if is_seen_full(is_labeled) else is_labeled
+        looped = _looped(nodes)
         for image, tile in _tiles(nodes):
-            rows = unit_rows(nodes[image, tile], None if mask is None else mask[image, tile])
+            of_tile = nodes[image, tile], None if mask is None else mask[image, tile]
+            if looped is not None:
+                rows = looped.unit(*of_tile, slots[image, tile], sums[image])
+            else:
+                rows = unit_rows(*of_tile)
+                sums[image] += _class_sums(rows, slots[image, tile], num_classes)
             _add_gram(gram[image], rows)
-            sums[image] += _class_sums(rows, slots[image, tile], num_classes)
         gram = gram.triu() + gram.triu(1).mT
         ctx.num_classes = num_classes
         ctx.save_for_backward(nodes, mask, slots, gram, sums)
@@ -185,18 +191,32 @@ class _PairSum(torch.autograd.Function):
             return *torch.autograd.grad(pairs, nodes, grad, create_graph=True), None, None, None
         slope_of_row, slope_of_class = 4.0 * grad[:, None, None] * gram, -4.0 * grad[:, None, None] * sums
         result = torch.empty_like(nodes)
+        looped = _looped(nodes)
         for image, tile in _tiles(nodes):
-            exact = nodes[image, tile]
-            rows, inverse = unit_and_inverse(exact, None if mask is None else mask[image, tile])
+            exact, of_tile = nodes[image, tile], None if mask is None else mask[image, tile]
+            if looped is not None:
+                slopes = slope_of_row[image], slope_of_class[image]
+                looped.slopes(exact, of_tile, slots[image, tile], *slopes, out=result[image, tile])
+                continue
+            rows, inverse = unit_and_inverse(exact, of_tile)
             slope = slope_of_class[image].index_select(0, slots[image, tile]).addmm_(rows, slope_of_row[image])
             unit_rows_gradient(exact, rows, inverse, slope, out=result[image, tile])
         return result, None, None, None
 
 
+def _looped(nodes: Tensor) -> Any:
+    """What does so in compiled loops, or None."""
+    if not nodes.numel() or not may_loop(nodes):
+        return None
+    from graphcorrect.losses._numba_pairs import TiledRows  # not above: it imports numba
+
+    return TiledRows(min(TILE_ROWS, nodes.shape[1]), nodes)
+
+
 def _tiles(nodes: Tensor) -> Iterator[tuple[int, slice]]:
     """Image and rows of each tile: as many as a CPU's cache holds; elsewhere whole images, since launches cost more."""
     batch, num_nodes, _ = nodes.shape
-    size = 1024 if nodes.device.type == "cpu" else max(1, num_nodes)
+    size = TILE_ROWS if nodes.device.type == "cpu" else max(1, num_nodes)
     return ((image, slice(start, start + size)) for image in range(batch) for start in range(0, num_nodes, size))
 
 
