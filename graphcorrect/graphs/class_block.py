@@ -63,11 +63,12 @@ class ClassBlockOperator(GraphOperator):
         else:
             self._blocks, members, loops = _unscaled._blocks, _unscaled._members, _unscaled._loops
         self._members: Tensor = members
+        rows = self._blocks.split(members) if _unscaled is None else _unscaled._rows
         if scale is not None:  # on the vectors, C entries a node, rather than on values at every product
             by_node = scale.reshape(-1, 1)
-            members, loops = by_node * members, by_node.square() * loops
+            rows, loops = self._blocks.split(by_node) * rows, by_node.square() * loops
         self._loops: Tensor = loops
-        self._rows = self._blocks.split(members)  # (blocks, T, m)
+        self._rows: Tensor = rows  # (blocks, T, m)
 
     def _normalized_by(self, scale: Tensor, degree: Tensor) -> ClassBlockOperator:
         return ClassBlockOperator(
