@@ -287,6 +287,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "numpy": np.__version__,
         "numba": importlib.metadata.version("numba") if importlib.util.find_spec("numba") else None,
     }
+    if "OPENBLAS_CORETYPE" in os.environ:  # whose kernels faiss runs
+        facts["openblas_coretype"] = os.environ["OPENBLAS_CORETYPE"]
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda

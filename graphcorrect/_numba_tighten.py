@@ -7,6 +7,7 @@ allows. What the loops compute is `FeaturePropagation.tighten`, and its gradient
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numba
 import torch
@@ -18,8 +19,26 @@ from graphcorrect._numba_rows import dot, make_unit, make_unit_slope, unit_row
 from graphcorrect._row_maps import ParameterSlopes
 from graphcorrect.graphs.operator import Tile, TiledGraph
 
-TILE = 2**19  # entries mapped at a time
+TILE = 2**20  # entries that the graph multiplies at a time
+PART = 2**19  # of these, mapped at a time
 NARROW = 2  # times as wide as a layer are the values beside which its result is kept rather than made again
+
+
+class _Part(NamedTuple):
+    """Some nodes of a tile, R of them.
+
+    Attributes:
+        nodes, row: (R,), as in the tile.
+        loops: (R, 1), the share that each takes of its own values.
+        run: the nodes, where they follow each other; or None.
+        places: those of their rows among what is kept of all nodes.
+    """
+
+    nodes: Tensor
+    row: Tensor
+    loops: Tensor
+    run: slice | None
+    places: slice
 
 
 class LoopedTighten:
@@ -37,18 +56,18 @@ class LoopedTighten:
         plain = network if _mlp.is_plain(network, [*network.parameters()], values) else None
         width = _mlp.first_width(plain) if plain is not None else 0
         firsts = values.new_empty(len(result), width if NARROW * width <= values.shape[-1] else 0)
-        groups = self._tiles(values)
-        first_of_tile = _by_tile(firsts, groups)
-        for tiles in groups:
-            for tile in tiles:
+        for tiles in self._tiles(values):
+            for tile, _ in tiles:
                 _unit_rows_of(room.values, tile.nodes, tile.node_of_row, rows := room.laid_out(tile))
                 self.graph.add_laid_out(sums, tile, rows)
-            for tile, kept in zip(tiles, first_of_tile, strict=False):
-                joined, _ = self._join(room, sums, tile)
-                residual, first = (network(joined), None) if plain is None else _mlp.forward(plain, joined)
-                if first is not None and kept.numel():
-                    kept.copy_(first)
-                _mix_and_add(joined, self.share, residual, tile.nodes, result)
+            for tile, parts in tiles:
+                brought = self.graph.from_sums_laid_out(sums, tile)
+                for part in parts:
+                    joined, _ = _join(room, part, brought)
+                    residual, first = (network(joined), None) if plain is None else _mlp.forward(plain, joined)
+                    if first is not None and firsts.numel():
+                        firsts[part.places] = first
+                    _mix_and_add(joined, self.share, residual, part.nodes, result)
         return result.reshape(values.shape), [sums, firsts]
 
     def slopes(self, values: Tensor, kept: Sequence[Tensor], grad: Tensor, network: ParameterSlopes) -> Tensor:
@@ -56,41 +75,54 @@ class LoopedTighten:
         sums, firsts = kept
         slope_sums = self.graph.new_sums(values)
         room = _Room(values)
-        grad = grad.reshape(room.values.shape).contiguous()
+        grad = grad.reshape(room.values.shape)
         result = torch.empty_like(room.values)
-        groups = self._tiles(values)
-        first_of_tile = _by_tile(firsts, groups)
-        for tiles in groups:
-            for tile, first in zip(tiles, first_of_tile, strict=False):
-                joined, inverse = self._join(room, sums, tile)
-                of_result = grad.index_select(0, tile.nodes) if tile.run is None else grad[tile.run]
-                slope = network.of_network(joined, of_result, first if first.numel() else None)
-                loops, rows = self.graph.loops(tile), room.laid_out(tile)
-                of_tile = tile.nodes, tile.row, tile.node_of_row
-                _slopes_of_mix(joined, inverse, self.share, of_result, slope, loops, *of_tile, rows, result)
+        for tiles in self._tiles(values):
+            for tile, parts in tiles:
+                brought, rows = self.graph.from_sums_laid_out(sums, tile), room.laid_out(tile)
+                _clear_strays(tile.row, tile.node_of_row, rows)
+                for part in parts:
+                    joined, inverse = _join(room, part, brought)
+                    of_result = grad.index_select(0, part.nodes) if part.run is None else grad[part.run].contiguous()
+                    slope = network.of_network(joined, of_result, firsts[part.places] if firsts.numel() else None)
+                    known = joined, inverse, self.share, of_result, slope
+                    _slopes_of_mix(*known, part.loops, part.nodes, part.row, rows, result)
                 self.graph.add_laid_out(slope_sums, tile, rows)
-            for tile in tiles:
+            for tile, _ in tiles:
                 brought = self.graph.from_sums_laid_out(slope_sums, tile)
                 _slopes_of_unit_rows(room.values, tile.nodes, tile.row, brought, result)
         return result.reshape(values.shape)
 
-    def _tiles(self, values: Tensor) -> list[list[Tile]]:
-        return [tiles for _, tiles in self.graph.tiles(max(1, TILE // values.shape[-1]))]
-
-    def _join(self, room: _Room, sums: Tensor, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Unit rows of a tile and, of unit length too, what the graph brings to them: (R, 2 D).
-
-        And the inverse norms (R,) of the latter before.
-        """
-        brought = self.graph.from_sums_laid_out(sums, tile)
-        joined, inverse = room.of_nodes(tile)
-        _join_rows(room.values, tile.nodes, tile.row, brought, self.graph.loops(tile), joined, inverse)
-        return joined, inverse
+    def _tiles(self, values: Tensor) -> Iterator[list[tuple[Tile, list[_Part]]]]:
+        """The graph's tiles, each with the parts that are mapped one after the other."""
+        width, done = values.shape[-1], 0
+        for _, tiles in self.graph.tiles(max(1, TILE // width)):
+            found = []
+            for tile in tiles:
+                found.append((tile, _parts(tile, self.graph.loops(tile), width, done)))
+                done += len(tile.nodes)
+            yield found
 
 
-def _by_tile(rows: Tensor, groups: list[list[Tile]]) -> Iterator[Tensor]:
-    """Rows in the order of the tiles, a view for each tile."""
-    return iter(torch.split_with_sizes(rows, [len(tile.nodes) for tiles in groups for tile in tiles]))
+def _parts(tile: Tile, loops: Tensor, width: int, done: int) -> list[_Part]:
+    count = len(tile.nodes)
+    size = -(-count // max(1, round(count * width / PART)))
+    parts = []
+    for start in range(0, count, size):
+        part, stop = slice(start, start + size), min(start + size, count)
+        run = None if tile.run is None else slice(tile.run.start + start, tile.run.start + stop)
+        parts.append(_Part(tile.nodes[part], tile.row[part], loops[part], run, slice(done + start, done + stop)))
+    return parts
+
+
+def _join(room: _Room, part: _Part, brought: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows of a part and, of unit length too, what the graph brought to them: (R, 2 D).
+
+    And the inverse norms (R,) of the latter before.
+    """
+    joined, inverse = room.of_nodes(len(part.nodes))
+    _join_rows(room.values, part.nodes, part.row, brought, part.loops, joined, inverse)
+    return joined, inverse
 
 
 class _Room:
@@ -100,9 +132,8 @@ class _Room:
         self.values = values.reshape(-1, values.shape[-1]).contiguous()
         self._held: dict[str, Tensor] = {}
 
-    def of_nodes(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """(R, 2 D) and (R,), whatever they hold."""
-        count = len(tile.nodes)
+    def of_nodes(self, count: int) -> tuple[Tensor, Tensor]:
+        """(R, 2 D) and (R,) for so many nodes, whatever they hold."""
         return self._get("joined", count, 2 * self.values.shape[1]), self._get("inverse", count, 1)[:, 0]
 
     def laid_out(self, tile: Tile) -> Tensor:
@@ -155,17 +186,21 @@ def _mix_and_add(joined, share, residual, nodes, result):  # type: ignore[no-unt
 
 
 @loop
+def _clear_strays(row, node_of_row, rows):  # type: ignore[no-untyped-def]
+    """Makes rows zero that are no node's."""
+    for laid in numba.prange(len(rows)):
+        if row[node_of_row[laid]] != laid:
+            rows[laid] = 0
+
+
+@loop
 def _slopes_of_mix(  # type: ignore[no-untyped-def]
-    joined, inverse, share, of_result, slope, loops, nodes, row, node_of_row, rows, result
+    joined, inverse, share, of_result, slope, loops, nodes, row, rows, result
 ):
     width, share = rows.shape[1], joined.dtype.type(share)
-    for laid in numba.prange(len(rows)):
-        place, brought = node_of_row[laid], rows[laid]
-        if row[place] != laid:  # no node's
-            brought[:] = 0
-            continue
+    for place in numba.prange(len(nodes)):
         own_slope, other, loop_weight = result[nodes[place]], joined[place, width:], loops[place, 0]
-        mixed, known = own_slope, of_result[place]
+        mixed, known, brought = own_slope, of_result[place], rows[row[place]]
         inverse_of_mix = _mix(joined[place], share, mixed)
         for entry in range(width):
             brought[entry] = known[entry]

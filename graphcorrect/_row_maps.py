@@ -94,6 +94,7 @@ class MoveUnitRows(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         ctx.function, ctx.network, ctx.spread, ctx.tiled = function, network, spread, tiled
+        ctx.num_parameters = len(parameters)
         if tiled is not None:
             result, kept = tiled.map(values, network)
             ctx.save_for_backward(values, *parameters, *kept)
@@ -104,9 +105,8 @@ class MoveUnitRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, *rest = ctx.saved_tensors
-        count = len(ctx.needs_input_grad) - 5
-        parameters, kept = rest[:count], rest[count:]
+        values, *saved = ctx.saved_tensors
+        parameters, kept = saved[: ctx.num_parameters], saved[ctx.num_parameters :]
         with full_precision(values):
             if torch.is_grad_enabled():
                 own = unit_rows(values)

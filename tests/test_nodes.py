@@ -90,3 +90,15 @@ def test_pooling_counts_only_pixels_under_the_mask():
 
 def test_rows_without_entries_are_unit_rows():
     assert nodes.unit_rows(torch.zeros(3, 0)).shape == (3, 0)
+
+
+@given(rows=st.integers(0, 9), width=st.integers(1, 40), seed=st.integers(0, 1000), wrong=st.booleans())
+def test_the_largest_entry_is_the_first_of_the_largest_or_the_first_nan(rows, width, seed, wrong):
+    values = random_features(rows, width, seed=seed).mul(2).round()  # many are equal
+    if wrong and rows:
+        values[0, width // 2 :] = torch.nan
+        values[-1, -1] = torch.nan
+    entry, place = nodes.largest_entry(values)
+    expected = values.max(-1) if rows else (values[:, 0], torch.zeros(0, dtype=torch.int64))
+    assert torch.equal(place, expected[1])
+    torch.testing.assert_close(entry, expected[0], rtol=0, atol=0, equal_nan=True)
