@@ -162,11 +162,13 @@ def test_second_derivatives_of_the_learned_maps(graph, layer, frozen):
 
 
 @pytest.mark.parametrize("tile", [1, 28, 1000], ids=["a row", "some rows", "all graphs"])
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("hidden_dim", [2, 8], ids=["narrow", "wide"])
 @pytest.mark.parametrize("layout", ["rows", "columns"])
-def test_the_map_of_features_in_tiles_is_that_in_one(layout, tile, monkeypatch):
+def test_the_map_of_features_in_tiles_is_that_in_one(layout, hidden_dim, parts, tile, loops, monkeypatch):
     mask = torch.rand(2, 3, 50, generator=draw(5)) < 0.8
     graph = ClassConsistencyGraph()(random_probabilities(2, 3, 50, 3), mask=mask)
-    layer = shaken(FeaturePropagation(4, hidden_dim=8), 0.5)
+    layer = shaken(FeaturePropagation(4, hidden_dim=hidden_dim), 0.5)
     values = random_features(2, 3, 50, 4) if layout == "rows" else random_features(2, 3, 4, 50).mT
     values.requires_grad_()
     cotangent = random_features(2, 3, 50, 4, seed=3)
@@ -175,6 +177,9 @@ def test_the_map_of_features_in_tiles_is_that_in_one(layout, tile, monkeypatch):
     expected = layer.tighten(own, graph @ own, layer.residual)
     slopes = torch.autograd.grad(expected, inputs, cotangent)
     monkeypatch.setattr("graphcorrect._row_maps.TILE", {"cpu": tile})
+    if loops == "numba":
+        monkeypatch.setattr("graphcorrect._numba_tighten.TILE", tile)
+        monkeypatch.setattr("graphcorrect._numba_tighten.PART", tile / parts)
     moved = layer(graph, values)
     for one, other in zip((moved, *torch.autograd.grad(moved, inputs, cotangent)), (expected, *slopes), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
