@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # as of torch 2.7
+# What torch.func hands on is no tensor with values of its own
+_is_wrapped = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", lambda tensor: False)
 
 
 def may_look(tensor: Tensor) -> bool:
@@ -31,7 +33,7 @@ def may_hide() -> bool:
 
 def may_loop(tensor: Tensor) -> bool:
     """Whether a loop that numba compiles can do the work of several passes: over float32 or float64 on a CPU."""
-    if tensor.dtype not in (torch.float32, torch.float64) or not may_look(tensor):
+    if tensor.dtype not in (torch.float32, torch.float64) or not may_look(tensor) or _is_wrapped(tensor):
         return False
     return (loops := _numba_loops()) is not None and loops.may_run()
 

@@ -17,10 +17,11 @@ _typing _checks _numba_loops _eager _precision _triton_rows _numba_rows
 nodes labels distributed
 knn._torch knn._numba_round knn._rounded knn._numba_sift knn._screen
 knn._triton_entries knn._triton_round knn._triton_select knn._triton_sift knn._triton knn._faiss knn.search
-graphs.operator graphs.neighbor graphs._blocks graphs._numba_tiles graphs.class_block graphs.affinity graphs.consistency
-_row_maps _numba_correct _numba_tighten propagate
+graphs.operator graphs._numba_sort graphs.neighbor graphs._numba_tiles graphs._blocks graphs.class_block graphs.affinity
+graphs.consistency
+_mlp _row_maps _numba_correct _numba_tighten propagate
 threshold prototypes anchors guided refined_labels refiner_input refine teacher
-losses._reduce losses.slg losses.clg losses.correction metrics
+losses._reduce losses._numba_pairs losses.slg losses.clg losses.correction metrics
 pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
 """.split()

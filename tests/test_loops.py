@@ -52,7 +52,9 @@ def test_loops_serve_floats_on_a_cpu_outside_a_compiler():
         return values + 1
 
     torch.compile(look, backend="eager")(torch.zeros(3))
-    assert seen == [False]
+    torch.func.vmap(look)(torch.zeros(2, 3))
+    torch.func.grad(lambda values: look(values).sum())(torch.zeros(3))
+    assert seen == [False] * 3
 
 
 def test_numba_is_left_alone_where_the_environment_says_so():
