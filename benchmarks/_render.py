@@ -80,7 +80,9 @@ def page() -> str:
             where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
             versions = f"torch {device['torch']}, {record['settings']['dtype']}"
             facts = f"{where}; {versions}; {record['date']}, commit {record['commit']}."
-            parts.append(f"`python benchmarks/{name}.py{options}`: {facts}\n\n{rows_of(name, cases)}")
+            kernels = device.get("openblas_coretype")
+            setting = f"OPENBLAS_CORETYPE={kernels} " if kernels else ""
+            parts.append(f"`{setting}python benchmarks/{name}.py{options}`: {facts}\n\n{rows_of(name, cases)}")
             if record["settings"].get("limits"):
                 parts.append(limits_of(record["settings"]["limits"], cases))
     return "\n".join(parts)

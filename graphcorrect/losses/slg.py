@@ -205,7 +205,7 @@ class _PairSum(torch.autograd.Function):
 
 
 def _looped(nodes: Tensor) -> Any:
-    """What does so in compiled loops, or None."""
+    """What goes through tiles of these nodes in compiled loops, or None where torch alone does."""
     if not nodes.numel() or not may_loop(nodes):
         return None
     from graphcorrect.losses._numba_pairs import TiledRows  # not above: it imports numba
