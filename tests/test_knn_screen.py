@@ -146,12 +146,16 @@ def test_no_coarse_score_is_off_by_more_than_the_bound(features, dtype):
         step = torch.where(step > 0, step, 1.0) * float((features - features.mean(0)).abs().amax()) / 127
     else:
         step = torch.ones(NUM_KEYS, 1).double()
-    usable = coarse.slack.isfinite()
+    torch.testing.assert_close(coarse.errors.unit, step[:, 0], rtol=1e-6, atol=0)
+    usable = coarse.errors.slack.isfinite()
     assert usable.any()
     error = ((scores * step - exact).abs() / step)[usable]
-    assert (2 * error <= coarse.slack[usable, None]).all()
+    assert (2 * error <= coarse.errors.slack[usable, None]).all()
+    products = (features @ features[order].T).double()  # in float32, and not less the center
+    error_of_product = ((products - coarse.errors.shift[:, None]) / step - scores)[usable].abs()
+    assert (error_of_product <= coarse.errors.bound[usable, None]).all()
     # and the bound is not idle: within a few times what does happen
-    assert (error.amax(1) > 0.01 * coarse.slack[usable]).float().mean() > 0.5 or (exact[usable] == 0).all()
+    assert (error.amax(1) > 0.01 * coarse.errors.slack[usable]).float().mean() > 0.5 or (exact[usable] == 0).all()
 
 
 def test_smooth_maps_are_sifted_and_ties_are_searched_in_full(scoring):
@@ -185,7 +189,10 @@ def test_what_int8_cannot_tell_apart_is_left_to_bfloat16_at_once(monkeypatch):
         ("", ()),
         ("vnni", (torch.int8,)),
         ("vnni avx512_bf16", (torch.int8, torch.bfloat16)),
+        ("vnni avx512_bf16 Intel", (torch.int8,)),
+        ("avx512_bf16 Intel", ()),
         ("vnni avx512_bf16 amx_tile", (torch.bfloat16,)),
+        ("vnni avx512_bf16 amx_tile Intel", (torch.bfloat16,)),
         ("vnni amx_tile", (torch.int8,)),
     ],
 )
@@ -193,7 +200,10 @@ def test_what_is_fast_depends_on_the_processor(monkeypatch, has, expected):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     for name in ("vnni", "avx512_bf16", "amx_tile"):
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in has.split(), raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": f"{has} Xeon"}, raising=False)
     assert _screen.fast_dtypes.__wrapped__() == expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in torch 2.4
+    assert "Intel" in has or _screen.fast_dtypes.__wrapped__() == expected
 
 
 def test_automatic_scoring_depends_on_the_processor_and_the_size(monkeypatch):

@@ -141,6 +141,23 @@ def test_the_lower_threshold_of_a_loop_is_torch_s(seed, slack, dtype):
     assert [_numba_sift._lower(t, s, dtype == torch.int32, room) for t, s in given_] == expected
 
 
+def test_a_loop_scores_fewer_keys_than_coarse_scores_alone_would_leave():
+    centers, labels = random_features(5, 32, seed=3), torch.arange(640) % 5
+    rows = unit_rows((centers[labels] + 0.3 * random_features(640, 32, seed=5)).float())
+    coarse = _rounded.round_rows(rows, rows, torch.int8)
+    scores = torch._int_mm(coarse.queries, coarse.keys.mT)
+    threshold = scores.view(640, 32, -1).amax(1).topk(5).values[:, -1:]
+    alone = (scores >= threshold - coarse.errors.slack[:, None]).sum()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    similarity, index = torch.empty(640, 5), torch.empty(640, 5, dtype=torch.int64)
+    left, seen = _numba_sift.best_of_sifted(
+        scores, coarse.errors, coarse.order, nothing, rows, rows, similarity, index, group=32, fine=8, most=512
+    )
+    assert len(left) == 0
+    assert 5 * 640 <= seen < 0.75 * alone
+    torch.testing.assert_close(similarity, (rows @ rows.T).topk(5).values, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
 def test_rounding_in_a_loop_is_torch_s(dtype, monkeypatch):
     rows = random_features(70, 24).float() * torch.logspace(-30, 10, 70)[:, None]

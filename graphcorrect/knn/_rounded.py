@@ -14,6 +14,26 @@ CHUNK = 512  # rows rounded at a time
 ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
 
 
+class Errors(NamedTuple):
+    """How far the coarse scores of N queries may be from the true ones; all (N,), float64.
+
+    Attributes:
+        slack: 2 b, twice the bound on the error, in units of a coarse score; infinite where a query has none.
+        unit: what a coarse score of 1 is of an inner product.
+        shift: how much more than that an inner product is, for any key.
+        bound: b, for an inner product summed in float32.
+    """
+
+    slack: Tensor
+    unit: Tensor
+    shift: Tensor
+    bound: Tensor
+
+    def of(self, start: int, stop: int) -> Errors:
+        """Those of some of the queries."""
+        return Errors(*(each[start:stop] for each in self))
+
+
 class Coarse(NamedTuple):
     """Rows of one image rounded for a coarse product.
 
@@ -22,14 +42,14 @@ class Coarse(NamedTuple):
         keys: (M', D) likewise, taken from their mean, in another order.
         order: (M',), which key each of them is; M and above where there is none.
         place: (M',), the inverse of `order`.
-        slack: (N,), twice the bound on the error, in units of a coarse score; infinite where a query has none.
+        errors: of the scores of these queries with these keys.
     """
 
     queries: Tensor
     keys: Tensor
     order: Tensor
     place: Tensor
-    slack: Tensor
+    errors: Errors
 
 
 def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | None:
@@ -52,7 +72,14 @@ def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | No
     slack = 2.01 * (off * longest + (size + off) * farthest + rounding * (size + off) * longest)
     usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    return Coarse(rounded, rounded_keys, order, place, torch.where(usable, slack / (query_step * step), torch.inf))
+    unit, far = query_step * step, 2 * torch.linalg.vector_norm(center.double())
+    errors = Errors(
+        slack=torch.where(usable, slack / unit, torch.inf),
+        unit=unit,
+        shift=(queries @ center).double(),
+        bound=(slack / 2 + rounding * size * (longest + far)) / unit,
+    )
+    return Coarse(rounded, rounded_keys, order, place, errors)
 
 
 def _largest(rows: Tensor, center: Tensor) -> float:

@@ -1,6 +1,6 @@
 """Exact float32 search on the CPU that sifts the keys by coarse scores first, and scores in float32 what is left.
 
-Processors multiply 8-bit integers four times as fast as float32 numbers, and bfloat16 twice as fast. So each query
+Processors multiply 8-bit integers four times as fast as float32 numbers, and some bfloat16 twice as fast. So each query
 scores all keys coarsely, with a bound b on the error that holds for every key. If the k largest coarse scores are at
 least T, the k-th largest true score is at least T - b; a key among the true k largest has a true score no smaller, and
 hence a coarse one of at least T - 2 b. The keys that reach it, a few dozen, are scored in float32, and the best k of
@@ -38,11 +38,20 @@ def fast_dtypes() -> tuple[torch.dtype, ...]:
     """The dtypes whose matrices this processor multiplies faster than those of float32, the one to try first first."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return ()
-    names = {torch.int8: "_is_vnni_supported", torch.bfloat16: "_is_avx512_bf16_supported"}
-    fast = [dtype for dtype, name in names.items() if getattr(torch.cpu, name, lambda: False)()]
-    # With tiles of its own for matrices (AMX) a processor takes torch's bfloat16 product for less than its int8 one
-    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    return (torch.bfloat16,) if has_tiles and torch.bfloat16 in fast else tuple(fast)
+    # With tiles of its own for matrices (AMX) a processor takes torch's bfloat16 product for less than its int8 one;
+    # without them Intel's take it for more than that of float32
+    has_tiles = _has("_is_amx_tile_supported")
+    has_integers, has_bfloat16 = _has("_is_vnni_supported"), _has("_is_avx512_bf16_supported")
+    name = str(getattr(torch.cpu, "get_capabilities", dict[str, object])().get("cpu_name", ""))
+    pays = {
+        torch.int8: has_integers and not (has_tiles and has_bfloat16),
+        torch.bfloat16: has_bfloat16 and (has_tiles or "Intel" not in name),
+    }
+    return tuple(dtype for dtype in pays if pays[dtype])
+
+
+def _has(name: str) -> bool:
+    return bool(getattr(torch.cpu, name, lambda: False)())
 
 
 def group_size(num_keys: int, num_neighbors: int) -> int:
@@ -128,7 +137,7 @@ class _ImageSearch:
             scores = self._coarse_scores(coarse, start, stop)
             if self.exclude_self:
                 scores.scatter_(1, coarse.place[start:stop, None], torch.iinfo(scores.dtype).min)
-            sifted = candidates(scores, coarse.slack[start:stop], count, group, most)
+            sifted = candidates(scores, coarse.errors.slack[start:stop], count, group, most)
             if sifted is None:  # what follows is alike, most likely
                 stop = start
             else:
@@ -156,7 +165,7 @@ class _ImageSearch:
             stop = min(start + self.tile_rows, num_queries)
             unsettled, num_seen = _numba_sift.best_of_sifted(
                 self._coarse_scores(coarse, start, stop),
-                coarse.slack[start:stop],
+                coarse.errors.of(start, stop),
                 coarse.order,
                 coarse.place[start:stop] if self.exclude_self else nothing,
                 self.queries[start:stop],
