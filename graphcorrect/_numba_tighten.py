@@ -61,7 +61,7 @@ class LoopedTighten:
                 _unit_rows_of(room.values, tile.nodes, tile.node_of_row, rows := room.laid_out(tile))
                 self.graph.add_laid_out(sums, tile, rows)
             for tile, parts in tiles:
-                brought = self.graph.from_sums_laid_out(sums, tile)
+                brought = self.graph.from_sums_laid_out(sums, tile, out=room.laid_out(tile))
                 for part in parts:
                     joined, _ = _join(room, part, brought)
                     residual, first = (network(joined), None) if plain is None else _mlp.forward(plain, joined)
@@ -79,7 +79,8 @@ class LoopedTighten:
         result = torch.empty_like(room.values)
         for tiles in self._tiles(values):
             for tile, parts in tiles:
-                brought, rows = self.graph.from_sums_laid_out(sums, tile), room.laid_out(tile)
+                brought = self.graph.from_sums_laid_out(sums, tile, out=room.laid_out(tile, "brought"))
+                rows = room.laid_out(tile)
                 _clear_strays(tile.row, tile.node_of_row, rows)
                 for part in parts:
                     joined, inverse = _join(room, part, brought)
@@ -89,7 +90,7 @@ class LoopedTighten:
                     _slopes_of_mix(*known, part.loops, part.nodes, part.row, rows, result)
                 self.graph.add_laid_out(slope_sums, tile, rows)
             for tile, _ in tiles:
-                brought = self.graph.from_sums_laid_out(slope_sums, tile)
+                brought = self.graph.from_sums_laid_out(slope_sums, tile, out=room.laid_out(tile))
                 _slopes_of_unit_rows(room.values, tile.nodes, tile.row, brought, result)
         return result.reshape(values.shape)
 
@@ -136,9 +137,9 @@ class _Room:
         """(R, 2 D) and (R,) for so many nodes, whatever they hold."""
         return self._get("joined", count, 2 * self.values.shape[1]), self._get("inverse", count, 1)[:, 0]
 
-    def laid_out(self, tile: Tile) -> Tensor:
+    def laid_out(self, tile: Tile, name: str = "rows") -> Tensor:
         """(L, D), whatever they hold."""
-        return self._get("rows", len(tile.node_of_row), self.values.shape[1])
+        return self._get(name, len(tile.node_of_row), self.values.shape[1])
 
     def _get(self, name: str, count: int, width: int) -> Tensor:
         held = self._held.get(name)

@@ -27,7 +27,8 @@ def product(graph: TiledGraph, values: Tensor) -> Tensor:
         _lay_out(values, tile.nodes, tile.node_of_row, rows)
         graph.add_laid_out(sums, tile, rows)
     for tile in tiles:
-        _collect(values, tile.nodes, tile.row, graph.from_sums_laid_out(sums, tile), graph.loops(tile), result)
+        brought = graph.from_sums_laid_out(sums, tile, out=room[: len(tile.node_of_row)])
+        _collect(values, tile.nodes, tile.row, brought, graph.loops(tile), result)
     return result
 
 

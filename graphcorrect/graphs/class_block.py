@@ -151,10 +151,11 @@ class ClassBlockOperator(GraphOperator):
         """What a tile's nodes get of M, (R, F): those rows but for what they take of themselves."""
         return self.from_sums_laid_out(sums, tile).index_select(0, tile.row)
 
-    def from_sums_laid_out(self, sums: Tensor, tile: Tile) -> Tensor:
+    def from_sums_laid_out(self, sums: Tensor, tile: Tile, out: Tensor | None = None) -> Tensor:
         """The same on the rows of the layout, (L, F)."""
-        sums = sums.index_select(0, self._blocks.segment[tile.blocks])
-        return torch.bmm(self._rows[tile.blocks], sums).flatten(0, 1)
+        sums, rows = sums.index_select(0, self._blocks.segment[tile.blocks]), self._rows[tile.blocks]
+        result = None if out is None else out.view(*rows.shape[:2], -1)
+        return torch.bmm(rows, sums, out=result).flatten(0, 1)
 
     def loops(self, tile: Tile) -> Tensor:
         """And that: the share (R, 1) of their own values."""

@@ -52,8 +52,8 @@ class TiledGraph(Protocol):
     def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
         """What a tile's nodes get of M, (R, F): those rows but for what they take of themselves."""
 
-    def from_sums_laid_out(self, sums: Tensor, tile: Tile) -> Tensor:
-        """The same on the rows of the layout, (L, F)."""
+    def from_sums_laid_out(self, sums: Tensor, tile: Tile, out: Tensor | None = None) -> Tensor:
+        """The same on the rows of the layout, (L, F); written to `out`, if there is one."""
 
     def loops(self, tile: Tile) -> Tensor:
         """And that: the share (R, 1) of their own values."""

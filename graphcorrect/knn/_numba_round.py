@@ -38,21 +38,18 @@ def round_to(
         _round_steps(rows, order, center, rounded, steps, size, off)
 
 
-@loop
-def _largest(rows, center, largest):  # type: ignore[no-untyped-def]
-    for place in numba.prange(len(rows)):
-        row, most, wrong = rows[place], rows.dtype.type(0), np.int32(0)
-        for entry in range(len(row)):
-            amount = abs(row[entry] - center[entry])
-            most = amount if amount > most else most
-            wrong += np.int32(amount != amount)
-        largest[place] = np.nan if wrong else most
-
-
 @inner
-def bfloat16_bits(word):  # type: ignore[no-untyped-def]
-    """Those of the bfloat16 number nearest to the float32 number of bits `word`: to an even one from halfway."""
-    return (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+def _largest_amount(values, number):  # type: ignore[no-untyped-def]
+    """The largest of float32 numbers by amount, and NaN if any is; `number` is room for one.
+
+    By their bits: those of amounts are in the same order, those of NaN above all, and integers are compared at once.
+    """
+    bits, most = values.view(np.uint32), np.uint32(0)
+    for entry in range(len(bits)):
+        amount = bits[entry] & np.uint32(0x7FFFFFFF)
+        most = amount if amount > most else most
+    number.view(np.uint32)[0] = most
+    return number[0]
 
 
 @inner
@@ -63,6 +60,21 @@ def _less_center(row, center, exact):  # type: ignore[no-untyped-def]
         exact[entry] = row[entry] - center[entry]
         square += exact[entry] * exact[entry]
     return np.sqrt(square)
+
+
+@loop
+def _largest(rows, center, largest):  # type: ignore[no-untyped-def]
+    for chunk in numba.prange(-(-len(rows) // _CHUNK)):
+        exact, number = np.empty(rows.shape[1], np.float32), np.empty(1, np.float32)
+        for place in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, len(rows))):
+            _less_center(rows[place], center, exact)
+            largest[place] = _largest_amount(exact, number)
+
+
+@inner
+def bfloat16_bits(word):  # type: ignore[no-untyped-def]
+    """Those of the bfloat16 number nearest to the float32 number of bits `word`: to an even one from halfway."""
+    return (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
 
 
 @loop
@@ -88,18 +100,17 @@ def _round_bits(rows, order, center, rounded, size, off):  # type: ignore[no-unt
 def _round_steps(rows, order, center, rounded, steps, size, off):  # type: ignore[no-untyped-def]
     width = rows.shape[1]
     for chunk in numba.prange(-(-len(order) // _CHUNK)):
-        exact = np.empty(width, np.float32)
+        exact, number = np.empty(width, np.float32), np.empty(1, np.float32)
         for place in range(chunk * _CHUNK, min(chunk * _CHUNK + _CHUNK, len(order))):
             size[place] = _less_center(rows[order[place]], center, exact)
             step = steps[place]
             if step == 0:
-                for entry in range(width):
-                    step = max(step, abs(exact[entry]))
-                step = step / np.float32(127) if step > 0 else np.float32(1)
+                largest = _largest_amount(exact, number)
+                step = largest / np.float32(127) if largest > 0 else np.float32(1)
                 steps[place] = step
-            target = rounded[place]
+            target, inverse = rounded[place], np.float32(1) / step
             for entry in range(width):
-                level = np.rint(exact[entry] / step)
+                level = np.rint(exact[entry] * inverse)
                 target[entry] = np.int8(level)
                 exact[entry] = level * step - exact[entry]
             off[place] = np.sqrt(dot(exact, exact))

@@ -136,7 +136,7 @@ def _round(
             if step is None:
                 largest = exact.abs().amax(1)
                 steps[part] = torch.where(largest > 0, largest / 127, 1.0)
-            back = (exact / steps[part, None]).round_()
+            back = (exact * steps[part, None].reciprocal()).round_()
             rounded[part] = back
             back *= steps[part, None]
         else:

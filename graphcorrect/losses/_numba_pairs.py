@@ -18,7 +18,7 @@ class TiledRows:
     """Unit rows (R, D) of one tile after the other, in the same memory; zero outside a mask (R,), None for no mask."""
 
     def __init__(self, most: int, like: Tensor) -> None:
-        self._rows, self._products = like.new_empty(2, most, like.shape[-1])
+        self._rows = like.new_empty(most, like.shape[-1])
         self._inverse = like.new_empty(most)
 
     def unit(self, nodes: Tensor, mask: Tensor | None, slots: Tensor, sums: Tensor | None = None) -> Tensor:
@@ -37,11 +37,10 @@ class TiledRows:
     ) -> None:
         """Writes the gradient of nodes (R, D), that of unit rows v being `of_row` (D, D) v + `of_class`[slot]."""
         rows = self.unit(nodes, mask, slots)
-        products = torch.mm(rows, of_row, out=self._products[: len(nodes)])
-        target = out if out.is_contiguous() else products
-        _slopes(rows, self._inverse, products, slots, of_class.contiguous(), target)
-        if target is not out:
-            out.copy_(target)
+        slope = torch.mm(rows, of_row, out=out if out.is_contiguous() else None)
+        _slopes(rows, self._inverse, slots, of_class.contiguous(), slope)
+        if slope is not out:
+            out.copy_(slope)
 
 
 @loop
@@ -62,11 +61,9 @@ def _unit(nodes, mask, slots, rows, inverse, partial):  # type: ignore[no-untype
 
 
 @loop
-def _slopes(rows, inverse, products, slots, of_class, result):  # type: ignore[no-untyped-def]
+def _slopes(rows, inverse, slots, of_class, slopes):  # type: ignore[no-untyped-def]
     for row in numba.prange(len(rows)):
-        slope, more, target = products[row], of_class[slots[row]], result[row]
+        slope, more = slopes[row], of_class[slots[row]]
         for entry in range(len(slope)):
             slope[entry] += more[entry]
         make_unit_slope(rows[row], inverse[row], slope)
-        for entry in range(len(slope)):
-            target[entry] = slope[entry]

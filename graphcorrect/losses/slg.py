@@ -17,7 +17,7 @@ from graphcorrect.nodes import unit_and_inverse, unit_rows, unit_rows_gradient
 
 # Columns of a symmetric product that a CPU makes at a time; launches of a GPU cost more than half a product
 GRAM_BLOCK = 64
-TILE_ROWS = 1024  # that a CPU's cache holds
+TILE_ROWS = 2048  # that a CPU's cache holds
 
 
 def slg_loss(
@@ -126,7 +126,8 @@ def _pair_term(nodes: Tensor, is_labeled: Tensor, labels: Tensor, num_classes: i
     slots = torch.where(is_labeled & (labels >= 0) & (labels < num_classes), labels, num_classes)
     # A compiler derives the backward itself.
     form = _pairs_of if torch.compiler.is_compiling() else _PairSum.apply
-    counts = F.one_hot(slots, num_classes + 1)[..., :num_classes].sum(1)  # (B, C)
+    classes = torch.arange(num_classes, device=slots.device)
+    counts = (slots[:, None, :] == classes[:, None]).sum(-1)  # (B, C)
     pairs: Tensor = form(nodes, is_labeled, slots, num_classes) + counts.to(nodes.dtype).square().sum(1)
     return pairs, counts.sum(1)
 
