@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from graphcorrect import _eager
+from graphcorrect.knn._screen import fast_dtypes
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -287,6 +288,8 @@ def describe(device: torch.device) -> dict[str, Any]:
         "numpy": np.__version__,
         "numba": importlib.metadata.version("numba") if importlib.util.find_spec("numba") else None,
     }
+    if device.type == "cpu":  # the dtype in which the search looks first, where one is fast
+        facts["coarse_scores"] = next((str(dtype).removeprefix("torch.") for dtype in fast_dtypes()), None)
     if "OPENBLAS_CORETYPE" in os.environ:  # whose kernels faiss runs
         facts["openblas_coretype"] = os.environ["OPENBLAS_CORETYPE"]
     if device.type == "cuda":

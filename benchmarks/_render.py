@@ -19,6 +19,7 @@ from scaling import LINEAR, fits
 DOCS = Path(__file__).parent.parent / "docs"
 FOLDERS = {
     RESULTS: "",
+    RESULTS / "amd": " --out benchmarks/results/amd",
     RESULTS / "amx": " --out benchmarks/results/amx",
     RESULTS / "cuda": " --device cuda --out benchmarks/results/cuda",
 }
@@ -67,7 +68,8 @@ def page() -> str:
         "# Benchmarks\n",
         "Every table here is made from the JSON in `benchmarks/results`, which holds every sample. Both sides are\n"
         "checked to agree, then alternate in one process; ratios are medians of paired rounds with their 95 %\n"
-        "interval. Peak memory is above the inputs. Machines differ: run the scripts on yours.\n",
+        "interval. Peak memory is above the inputs. Machines differ: run the scripts on yours. (Tables of the AMD\n"
+        "EPYC and of the H200 are older than the loops that numba compiles, as the commits say.)\n",
     ]
     for name, (title, text) in TITLES.items():
         parts.append(f"## {title}\n\n{text}\n")
@@ -78,7 +80,9 @@ def page() -> str:
             record, cases = loaded
             device = record["device"]
             where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
-            versions = f"torch {device['torch']}, {record['settings']['dtype']}"
+            loops = f", numba {device['numba']}" if device.get("numba") else ""
+            scores = f", coarse scores in {device['coarse_scores']}" if device.get("coarse_scores") else ""
+            versions = f"torch {device['torch']}{loops}, {record['settings']['dtype']}{scores}"
             facts = f"{where}; {versions}; {record['date']}, commit {record['commit']}."
             kernels = device.get("openblas_coretype")
             setting = f"OPENBLAS_CORETYPE={kernels} " if kernels else ""
