@@ -15,13 +15,13 @@ ORDINARY = 2.0**40  # norms between its inverse and it have products far from ov
 
 
 class Errors(NamedTuple):
-    """How far the coarse scores of N queries may be from the true ones; all (N,), float64.
+    """How coarse scores of N queries stand to their inner products with keys; all (N,), float64.
 
     Attributes:
         slack: 2 b, twice the bound on the error, in units of a coarse score; infinite where a query has none.
-        unit: what a coarse score of 1 is of an inner product.
-        shift: how much more than that an inner product is, for any key.
-        bound: b, for an inner product summed in float32.
+        unit: what a coarse score of 1 stands for.
+        shift: what every inner product has more than that, since keys are taken from their mean.
+        bound: b and what rounding adds to it: how far a score is from (product - shift) / unit, summed in float32.
     """
 
     slack: Tensor
