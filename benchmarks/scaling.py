@@ -69,7 +69,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    sizes, search_size, rounds = ([500, 1000], 1000, 2) if args.smoke else (SIZES, 10000, args.rounds)
+    sizes, search_size, rounds = ([500, 1000, 2000], 1000, 2) if args.smoke else (SIZES, 10000, args.rounds)
 
     cases = []
     for num_nodes in sizes:

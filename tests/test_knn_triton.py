@@ -180,11 +180,11 @@ def interpreted_keys_that_rounding_cannot_tell_apart(sift):
 
 
 def interpreted_only_what_sifting_cannot_answer_is_left_open(sift):
-    features = torch.nn.functional.normalize(features_of(2, 120, 6), dim=-1)
-    features[1, 40:115] = features[1, :1]  # more ties than there is room for
+    features = torch.nn.functional.normalize(features_of(2, 200, 6), dim=-1)
+    features[1, 40:180] = features[1, :1]  # more ties than there is room for
     found = sift.search(features, None, 4, normalize=False, exclude_self=True, key_mask=None)
-    tied = torch.zeros(2, 120, dtype=torch.bool)
-    tied[1, 40:115], tied[1, 0] = True, True
+    tied = torch.zeros(2, 200, dtype=torch.bool)
+    tied[1, 40:180], tied[1, 0] = True, True
     assert found.is_open.bool()[tied].all()
     assert not found.is_open[0].any()
 

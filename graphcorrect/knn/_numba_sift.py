@@ -127,7 +127,10 @@ def _reaching(row, starts, count, step, bound, columns):  # type: ignore[no-unty
 
 @inner
 def _split(row, columns, count, bound, found, reaching, rest):  # type: ignore[no-untyped-def]
-    """Writes those columns that reach a bound after the `found` ones that are there, the others to `rest`."""
+    """Writes those columns that reach a bound after the `found` ones that are there, the others to `rest`.
+
+    That may be `columns` itself. Gives how many there are now of either.
+    """
     others = 0
     for number in range(count):
         column = columns[number]

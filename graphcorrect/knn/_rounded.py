@@ -72,12 +72,13 @@ def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | No
     slack = 2.01 * (off * longest + (size + off) * farthest + rounding * (size + off) * longest)
     usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    unit, far = query_step * step, 2 * torch.linalg.vector_norm(center.double())
+    unit, size_of_center = query_step * step, torch.linalg.vector_norm(center.double())
     errors = Errors(
         slack=torch.where(usable, slack / unit, torch.inf),
         unit=unit,
         shift=(queries @ center).double(),
-        bound=(slack / 2 + rounding * size * (longest + far)) / unit,
+        # Whole keys are longer than what is rounded of them, by the center at the most, and the shift rounds too
+        bound=(slack / 2 + rounding * size * (longest + 2 * size_of_center)) / unit,
     )
     return Coarse(rounded, rounded_keys, order, place, errors)
 
