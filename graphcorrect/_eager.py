@@ -31,11 +31,18 @@ def may_hide() -> bool:
     return torch.compiler.is_compiling() and not _is_exporting()
 
 
-def may_loop(tensor: Tensor) -> bool:
-    """Whether a loop that numba compiles can do the work of several passes: over float32 or float64 on a CPU."""
-    if tensor.dtype not in (torch.float32, torch.float64) or not may_look(tensor) or _is_wrapped(tensor):
+def may_loop(tensor: Tensor, *others: Tensor) -> bool:
+    """Whether a loop that numba compiles can do the work of several passes: over float32 or float64 on a CPU.
+
+    `others` are what it needs besides, of any dtype.
+    """
+    if tensor.dtype not in (torch.float32, torch.float64) or not all(map(_has_memory, (tensor, *others))):
         return False
     return (loops := _numba_loops()) is not None and loops.may_run()
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    return may_look(tensor) and not _is_wrapped(tensor)
 
 
 def may_fuse(tensor: Tensor) -> bool:

@@ -1,7 +1,5 @@
 """ClassConsistencyGraph is the class-level graph of Eqs. 6 and 7, without a matrix of all pairs."""
 
-from importlib import import_module
-
 import pytest
 import reference
 import torch
@@ -9,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import probabilities_strategy, random_features, random_labels, random_logits
 
+from graphcorrect import _eager
 from graphcorrect.graphs import ClassConsistencyGraph, class_block
 
 
@@ -135,18 +134,41 @@ def test_no_matrix_of_all_pairs_is_made(largest_tensor):
     assert seen.entries < 60 * num_nodes
 
 
-@pytest.mark.parametrize("tile", [1, 40, 2**17])
-def test_large_values_are_multiplied_in_tiles_to_the_same_product(monkeypatch, loops, tile):
-    torch.manual_seed(0)
-    graph = ClassConsistencyGraph()((3 * torch.randn(2, 50, 4)).double().softmax(-1))
-    values = torch.randn(2, 50, 5, dtype=torch.float64, requires_grad=True)
-    expected = graph.to_dense() @ values
-    (slope,) = torch.autograd.grad(expected.sin().sum(), values)
-    monkeypatch.setattr(class_block, "LARGE", 0)
-    monkeypatch.setattr(class_block, "LOOPED", 0)
-    monkeypatch.setattr(class_block, "TILE", tile)
-    if loops == "numba":
-        monkeypatch.setattr(import_module("graphcorrect.graphs._numba_tiles"), "TILE", tile)
-    product = graph @ values
+def assert_large_product_is_dense(num_classes):
+    """Of two images whose classes fill several blocks, with nodes outside every class."""
+    probabilities, values = random_probabilities(2, 150, num_classes), random_features(2, 150, 5).requires_grad_()
+    mask = random_features(2, 150, seed=2) < 1.2
+    alone = num_classes + torch.arange(150)  # a class of one's own
+    labels = torch.where(mask, probabilities.argmax(-1), alone)
+    dense = torch.stack([reference.eq7_class_graph(*image) for image in zip(probabilities, labels, strict=True)])
+    product, expected = ClassConsistencyGraph()(probabilities, mask=mask) @ values, dense @ values
     torch.testing.assert_close(product, expected)
-    torch.testing.assert_close(*torch.autograd.grad(product.sin().sum(), values), slope)
+    slope, expected = (torch.autograd.grad(each.sin().sum(), values)[0] for each in (product, expected))
+    torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize("tile", [1, 40, 2**17])
+def test_large_values_are_multiplied_in_tiles(monkeypatch, tile):
+    monkeypatch.setattr(_eager, "_numba_loops", lambda: None)
+    monkeypatch.setattr(class_block, "LARGE", 0)
+    monkeypatch.setattr(class_block, "TILE", tile)
+    assert_large_product_is_dense(4)
+
+
+@pytest.mark.parametrize(("num_classes", "parts"), [(4, 1), (4, 5), (4, 16), (4, 500), (1, 16), (7, 16), (16, 16)])
+def test_wide_values_are_multiplied_in_loops(monkeypatch, num_classes, parts):
+    loops = pytest.importorskip("graphcorrect.graphs._numba_class_block")
+    monkeypatch.setattr(class_block, "LOOPED", 0)
+    monkeypatch.setattr(loops, "PARTS", parts)
+    assert_large_product_is_dense(num_classes)
+
+
+def test_what_is_not_finite_stays_in_its_class_in_loops_too(loops):
+    labels = torch.arange(80) % 3
+    probabilities = (4.0 * torch.eye(3)[labels] + random_logits(80, 3).float()).softmax(-1)
+    graph, values = ClassConsistencyGraph()(probabilities, labels), random_features(80, 64, dtype=torch.float32)
+    expected = graph @ values
+    values[4] = torch.inf
+    product = graph @ values
+    assert not product[labels == 1].isfinite().any()
+    torch.testing.assert_close(product[labels != 1], expected[labels != 1], rtol=0, atol=0)

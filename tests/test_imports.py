@@ -17,8 +17,8 @@ _typing _checks _numba_loops _eager _precision _triton_rows _numba_rows
 nodes labels distributed
 knn._torch knn._numba_round knn._rounded knn._numba_sift knn._screen
 knn._triton_entries knn._triton_round knn._triton_select knn._triton_sift knn._triton knn._faiss knn.search
-graphs.operator graphs._numba_sort graphs.neighbor graphs._numba_tiles graphs._blocks graphs.class_block graphs.affinity
-graphs.consistency
+graphs.operator graphs._numba_sort graphs.neighbor graphs._numba_blocks graphs._blocks graphs._numba_class_block
+graphs.class_block graphs.affinity graphs.consistency
 _mlp _row_maps _numba_correct _numba_tighten propagate
 threshold prototypes anchors guided refined_labels refiner_input refine teacher
 losses._reduce losses._numba_pairs losses.slg losses.clg losses.correction metrics

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -47,14 +48,15 @@ def test_loops_serve_floats_on_a_cpu_outside_a_compiler():
     assert not _eager.may_loop(torch.zeros(3, device="meta"))
     seen = []
 
-    def look(values):
-        seen.append(_eager.may_loop(values))
-        return values + 1
+    def look(*values):
+        seen.append(_eager.may_loop(*values))
+        return values[-1] + 1
 
     torch.compile(look, backend="eager")(torch.zeros(3))
     torch.func.vmap(look)(torch.zeros(2, 3))
     torch.func.grad(lambda values: look(values).sum())(torch.zeros(3))
-    assert seen == [False] * 3
+    torch.func.vmap(partial(look, torch.zeros(3)))(torch.zeros(2, 3, dtype=torch.int64))
+    assert seen == [False] * 4
 
 
 def test_numba_is_left_alone_where_the_environment_says_so():

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from graphcorrect._eager import may_loop
 from graphcorrect.graphs.operator import Tile
 
 
@@ -42,10 +40,16 @@ class ClassBlocks:
             nothing = torch.zeros(0, dtype=torch.int64, device=device)
             self.slot = self.segment = self.node = self.place = self.order = self._ends = nothing
             return
-        segment_of_node = (
-            labels.reshape(num_graphs, num_nodes) + classes * torch.arange(num_graphs, device=device)[:, None]
-        )
-        sorted_segments, self.order, edges = self._sorted(segment_of_node, by_loops)
+        labels = labels.reshape(num_graphs, num_nodes)
+        if by_loops:
+            self._lay_out_by_loops(labels, num_classes)
+        else:
+            self._lay_out(labels + classes * torch.arange(num_graphs, device=device)[:, None], classes)
+
+    def _lay_out(self, segment_of_node: Tensor, classes: int) -> None:
+        device = segment_of_node.device
+        sorted_segments, self.order = segment_of_node.reshape(-1).sort(stable=True)
+        edges = torch.searchsorted(sorted_segments, torch.arange(self.num_segments + 1, device=device))
         blocks_of_segment = (edges.diff() + self.block_rows - 1) // self.block_rows
         last_block = blocks_of_segment.cumsum(0)  # one past the last block of each segment
         offset = (last_block - blocks_of_segment) * self.block_rows - edges[:-1]  # from a place to its row
@@ -60,31 +64,24 @@ class ClassBlocks:
         last = edges[1:] - 1
         self.place = torch.minimum(row - offset[self.segment, None], last[self.segment, None]).flatten()
         self.node = self.order[self.place]
-        self._ends = last_block[num_classes::classes]  # (graphs,), one past the last block of each
+        self._ends = last_block[classes - 1 :: classes]  # (graphs,), one past the last block of each
 
-    def _sorted(self, segment_of_node: Tensor, by_loops: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Segments of nodes (B, N) sorted, the order of the nodes, and the edges between segments."""
-        flat = segment_of_node.reshape(-1)
-        if by_loops:
-            from graphcorrect.graphs import _numba_sort  # not above: it imports numba
+    def _lay_out_by_loops(self, labels: Tensor, num_classes: int) -> None:
+        from graphcorrect.graphs import _numba_blocks  # not above: it imports numba
 
-            each = self.num_segments // self.num_graphs
-            found = _numba_sort.sorted_by_counting(flat[:, None], self.num_graphs, each, dtype=torch.int64)
-            if found is not None:
-                edges = F.pad(found.offsets, (0, 1), value=len(flat))
-                return flat.index_select(0, found.order), found.order, edges
-        sorted_segments, order = flat.sort(stable=True)
-        numbers = torch.arange(self.num_segments + 1, device=flat.device)
-        return sorted_segments, order, torch.searchsorted(sorted_segments, numbers)
+        num_rows = self.num_blocks * self.block_rows
+        self.slot, self.order = labels.new_empty(labels.numel()), labels.new_empty(labels.numel())
+        self.segment, self._ends = labels.new_empty(self.num_blocks), labels.new_empty(self.num_graphs)
+        self.place, self.node = labels.new_empty(num_rows), labels.new_empty(num_rows)
+        known = labels.contiguous(), num_classes, self.block_rows
+        _numba_blocks.lay_out(*known, self.slot, self.order, self.segment, self.place, self.node, self._ends)
+
+    def num_used(self) -> int:
+        """How many blocks hold nodes: the first ones. Waits for the device."""
+        return int(self._ends[-1])
 
     def split(self, rows: Tensor) -> Tensor:
         """Rows (B N, F) laid out as (blocks, T, F), zeros where a block is not full."""
-        if may_loop(rows) and not (rows.requires_grad and torch.is_grad_enabled()):
-            from graphcorrect.graphs import _numba_tiles  # not above: it imports numba
-
-            laid_out = rows.new_empty(self.num_blocks * self.block_rows, rows.shape[-1])
-            _numba_tiles.split(rows.contiguous(), self.node, self.slot, laid_out)
-            return laid_out.view(self.num_blocks, self.block_rows, rows.shape[-1])
         padded = rows.new_zeros(self.num_blocks * self.block_rows, rows.shape[-1])
         return padded.index_copy(0, self.slot, rows).reshape(self.num_blocks, self.block_rows, rows.shape[-1])
 

@@ -15,7 +15,7 @@ from graphcorrect.graphs.operator import GraphOperator, Tile, TiledGraph
 COLUMNS = 64  # of the values, multiplied at a time on a CPU: what lies between stays in its cache
 LARGE = 2**22  # entries of values that do not fit it themselves: on from here it is rows
 TILE = 2**17  # entries multiplied at a time then
-LOOPED = 2**21  # entries from which on loops that numba compiles are faster than either
+LOOPED = 64  # columns from which on loops that numba compiles are faster than either
 
 
 class ClassBlockOperator(GraphOperator):
@@ -55,20 +55,40 @@ class ClassBlockOperator(GraphOperator):
         self.labels = labels
         self.num_classes = num_classes
         if _unscaled is None:
-            self._blocks = ClassBlocks(labels, num_classes, may_loop(vectors))
-            # A node outside every class has no partners: a zero vector leaves it the loop W_ii = 1 alone.
-            is_member = (labels < num_classes)[..., None]
-            members = torch.where(is_member, vectors, 0.0).reshape(labels.numel(), vectors.shape[-1])
-            loops = 1.0 - members.square().sum(-1, keepdim=True)  # 1 - q_i
+            self._blocks = ClassBlocks(labels, num_classes, may_loop(vectors, labels))
+            rows, loops = self._lay_out()
         else:
-            self._blocks, members, loops = _unscaled._blocks, _unscaled._members, _unscaled._loops
-        self._members: Tensor = members
-        rows = self._blocks.split(members) if _unscaled is None else _unscaled._rows
+            self._blocks, rows, loops = _unscaled._blocks, _unscaled._rows, _unscaled._loops
         if scale is not None:  # on the vectors, C entries a node, rather than on values at every product
-            by_node = scale.reshape(-1, 1)
-            rows, loops = self._blocks.split(by_node) * rows, by_node.square() * loops
-        self._loops: Tensor = loops
+            rows, loops = self._scaled(rows, loops, scale)
         self._rows: Tensor = rows  # (blocks, T, m)
+        self._loops: Tensor = loops  # (B N, 1), 1 - q_i
+
+    def _lay_out(self) -> tuple[Tensor, Tensor]:
+        if self.labels.numel() and _may_loop_without_grad(self.vectors, self.labels):
+            from graphcorrect.graphs import _numba_class_block  # not above: it imports numba
+
+            vectors = self.vectors.reshape(self.labels.numel(), self.vectors.shape[-1]).contiguous()
+            known = vectors, self.labels.reshape(-1).contiguous(), self.num_classes
+            rows, loops, degree = _numba_class_block.lay_out(self._blocks, *known)
+            if self._known_degree is None:
+                self._known_degree = degree.view(self.labels.shape)
+            return rows, loops
+        members = self._members()
+        return self._blocks.split(members), 1.0 - members.square().sum(-1, keepdim=True)
+
+    def _members(self) -> Tensor:
+        """The vectors (B N, m), but zero for a node outside every class: that leaves it the loop W_ii = 1 alone."""
+        is_member = (self.labels < self.num_classes)[..., None]
+        return torch.where(is_member, self.vectors, 0.0).reshape(self.labels.numel(), self.vectors.shape[-1])
+
+    def _scaled(self, rows: Tensor, loops: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        if _may_loop_without_grad(rows, scale):
+            from graphcorrect.graphs import _numba_class_block  # not above: it imports numba
+
+            return _numba_class_block.scaled(self._blocks, rows, loops, scale.reshape(-1).contiguous())
+        by_node = scale.reshape(-1, 1)
+        return self._blocks.split(by_node) * rows, by_node.square() * loops
 
     def _normalized_by(self, scale: Tensor, degree: Tensor) -> ClassBlockOperator:
         return ClassBlockOperator(
@@ -79,10 +99,10 @@ class ClassBlockOperator(GraphOperator):
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         rows, blocks, loops = self._rows.to(values.dtype), self._blocks, self._loops.to(values.dtype)
         is_tiled = may_look(values) and not torch.is_grad_enabled()
-        if is_tiled and flat.numel() > LOOPED and flat.dtype == self.dtype and may_loop(flat):
-            from graphcorrect.graphs import _numba_tiles  # not above: it imports numba
+        if is_tiled and flat.numel() and flat.shape[1] >= LOOPED and flat.dtype == self.dtype and may_loop(flat):
+            from graphcorrect.graphs import _numba_class_block  # not above: it imports numba
 
-            return _numba_tiles.product(self, flat).reshape(values.shape)
+            return _numba_class_block.product(blocks, rows, loops, flat).reshape(values.shape)
         if is_tiled and flat.numel() > LARGE and flat.dtype == self.dtype:
             return self._product_in_tiles(flat).reshape(values.shape)
 
@@ -174,5 +194,11 @@ class ClassBlockOperator(GraphOperator):
         same = same | torch.eye(self.shape[-1], dtype=torch.bool, device=self.device)
         graph, target, source = same.nonzero(as_tuple=True)
         target, source = graph * self.shape[-1] + target, graph * self.shape[-1] + source
-        weight = (self._members[target] * self._members[source]).sum(-1)
+        members = self._members()
+        weight = (members[target] * members[source]).sum(-1)
         return target, source, torch.where(target == source, torch.ones_like(weight), weight)
+
+
+def _may_loop_without_grad(*tensors: Tensor) -> bool:
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return may_loop(*tensors) and not needs_grad
