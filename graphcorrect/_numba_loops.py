@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,14 +44,22 @@ def loop(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*arguments: Tensor | float | None) -> None:
-        own = numba.get_num_threads()
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        given = [_array(each) if isinstance(each, Tensor) else each for each in arguments]
+        own, wanted = numba.get_num_threads(), min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        if own == wanted:
+            compiled(*given)
+            return
+        numba.set_num_threads(wanted)
         try:
-            compiled(*(each.detach().numpy() if isinstance(each, Tensor) else each for each in arguments))
+            compiled(*given)
         finally:
             numba.set_num_threads(own)
 
     return run
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:

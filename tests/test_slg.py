@@ -113,6 +113,28 @@ def test_permuting_nodes_renaming_classes_and_scaling_features_change_nothing(se
     torch.testing.assert_close(slg_loss(features * 1e-3, labels, PROTOTYPES * 1e4), loss)
 
 
+@pytest.mark.parametrize("powers", [(-3, 3), (-25, 25), (-40, 0)])
+def test_each_node_may_have_a_scale_of_its_own(powers):
+    features, labels = batch(images=2, num_nodes=40, dtype=torch.float32)
+    scale = 10.0 ** torch.linspace(*powers, 40)[torch.randperm(40)][:, None]
+    one, other = features.clone().requires_grad_(), (features * scale).requires_grad_()
+    for nodes in (one, other):
+        slg_loss(nodes, labels, balance=1.0, num_classes=3).backward()
+    is_normal = scale > torch.finfo(torch.float32).tiny * 1e8  # and divided by it does not overflow
+    expected, slope = (torch.where(is_normal, each, 0.0) for each in (one.grad, other.grad * scale))
+    torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_not_finite_is_not_hidden():
+    features, labels = batch(ignored=0.0, dtype=torch.float32)
+    features[0, 2, 1] = torch.nan
+    features.requires_grad_()
+    loss = slg_loss(features, labels, balance=1.0, num_classes=3)
+    loss.backward()
+    assert loss.isnan()
+    assert features.grad[0].isnan().all()
+
+
 @pytest.mark.parametrize("garbage", [5.0, float("nan"), float("inf")])
 def test_an_ignored_node_changes_neither_value_nor_gradient(garbage):
     features, labels = batch()

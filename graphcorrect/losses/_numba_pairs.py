@@ -7,45 +7,58 @@ allows.
 from __future__ import annotations
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
 from graphcorrect._numba_loops import loop
-from graphcorrect._numba_rows import make_unit_slope, unit_row
+from graphcorrect._numba_rows import unit_row
+
+_LEAST, _MOST = 1e-15, 1e15  # inverse norms by which a product with the node itself may be multiplied
 
 
 class TiledRows:
-    """Unit rows (R, D) of one tile after the other, in the same memory; zero outside a mask (R,), None for no mask."""
+    """What is done with one tile of nodes (R, D) after the other, in the same memory.
+
+    Attributes:
+        are_plain: whether all nodes so far were zero or of a norm between 1e-15 and 1e15: `slopes` serves no others.
+    """
 
     def __init__(self, most: int, like: Tensor) -> None:
         self._rows = like.new_empty(most, like.shape[-1])
-        self._inverse = like.new_empty(most)
+        self._odd = torch.zeros(1, dtype=torch.bool)
 
-    def unit(self, nodes: Tensor, mask: Tensor | None, slots: Tensor, sums: Tensor | None = None) -> Tensor:
-        """Those of nodes (R, D); each is added to the row of `sums` (C + 1, D) that its slot (R,) says."""
+    @property
+    def are_plain(self) -> bool:
+        return not self._odd
+
+    def unit(self, nodes: Tensor, mask: Tensor | None, slots: Tensor, sums: Tensor, inverse: Tensor) -> Tensor:
+        """Unit rows, each added to the one of `sums` (C + 1, D) that its slot (R,) says; zero outside a mask (R,).
+
+        Their inverse norms are written to `inverse` (R,): 0 for a row that gets no gradient.
+        """
         rows: Tensor = self._rows[: len(nodes)]
-        parts = torch.get_num_threads()
-        partial = nodes.new_zeros(parts, 0 if sums is None else len(sums), nodes.shape[1])
-        mask = slots.new_zeros(0, dtype=torch.bool) if mask is None else mask.contiguous()
-        _unit(nodes.contiguous(), mask, slots, rows, self._inverse, partial)
-        if sums is not None:
-            sums += partial.sum(0)
+        mask = slots.new_empty(0, dtype=torch.bool) if mask is None else mask.contiguous()
+        _unit(nodes.contiguous(), mask, slots, torch.get_num_threads(), rows, inverse, sums, self._odd)
         return rows
 
     def slopes(
-        self, nodes: Tensor, mask: Tensor | None, slots: Tensor, of_row: Tensor, of_class: Tensor, out: Tensor
+        self, nodes: Tensor, inverse: Tensor, slots: Tensor, of_row: Tensor, of_class: Tensor, out: Tensor
     ) -> None:
-        """Writes the gradient of nodes (R, D), that of unit rows v being `of_row` (D, D) v + `of_class`[slot]."""
-        rows = self.unit(nodes, mask, slots)
-        slope = torch.mm(rows, of_row, out=out if out.is_contiguous() else None)
-        _slopes(rows, self._inverse, slots, of_class.contiguous(), slope)
+        """Writes the gradient of plain nodes, that of unit rows v being `of_row` (D, D) v + `of_class`[slot].
+
+        The nodes are multiplied as they are, and each product by its inverse norm.
+        """
+        nodes = nodes.contiguous()
+        slope = torch.mm(nodes, of_row, out=out if out.is_contiguous() else None)
+        _slopes(nodes, inverse, slots, of_class.contiguous(), slope)
         if slope is not out:
             out.copy_(slope)
 
 
 @loop
-def _unit(nodes, mask, slots, rows, inverse, partial):  # type: ignore[no-untyped-def]
-    parts = len(partial)
+def _unit(nodes, mask, slots, parts, rows, inverse, sums, odd):  # type: ignore[no-untyped-def]
+    partial = np.zeros((parts, len(sums), nodes.shape[1]), nodes.dtype)
     for part in numba.prange(parts):
         for row in range(part * len(nodes) // parts, (part + 1) * len(nodes) // parts):
             unit = rows[row]
@@ -54,16 +67,28 @@ def _unit(nodes, mask, slots, rows, inverse, partial):  # type: ignore[no-untype
                 inverse[row] = 0
                 continue
             inverse[row] = unit_row(nodes[row], unit)
-            if partial.shape[1]:
-                total = partial[part, slots[row]]
+            if not _LEAST < inverse[row] < _MOST and (inverse[row] != 0 or unit[0] != 0):  # a NaN is not 0 either
+                odd[0] = True
+            if len(sums):
+                slot = slots[row]
                 for entry in range(len(unit)):
-                    total[entry] += unit[entry]
+                    partial[part, slot, entry] += unit[entry]
+    for part in range(parts):
+        for slot in range(len(sums)):
+            for entry in range(sums.shape[1]):
+                sums[slot, entry] += partial[part, slot, entry]
 
 
 @loop
-def _slopes(rows, inverse, slots, of_class, slopes):  # type: ignore[no-untyped-def]
-    for row in numba.prange(len(rows)):
-        slope, more = slopes[row], of_class[slots[row]]
-        for entry in range(len(slope)):
-            slope[entry] += more[entry]
-        make_unit_slope(rows[row], inverse[row], slope)
+def _slopes(nodes, inverse, slots, of_class, slopes):  # type: ignore[no-untyped-def]
+    for row in numba.prange(len(nodes)):
+        factor, slot, along = inverse[row], slots[row], nodes.dtype.type(0)
+        if factor == 0:  # no gradient, whatever the node holds
+            slopes[row] = 0
+            continue
+        for entry in range(nodes.shape[1]):
+            slopes[row, entry] = factor * slopes[row, entry] + of_class[slot, entry]
+            along += nodes[row, entry] * slopes[row, entry]
+        along *= factor * factor
+        for entry in range(nodes.shape[1]):
+            slopes[row, entry] = (slopes[row, entry] - nodes[row, entry] * along) * factor

@@ -123,13 +123,20 @@ def _number_of_classes(
 
 def _pair_term(nodes: Tensor, is_labeled: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Sum over the ordered pairs of each image, and its labeled nodes, both (B,), for nodes (B, N, D) of any scale."""
-    slots = torch.where(is_labeled & (labels >= 0) & (labels < num_classes), labels, num_classes)
+    slots = torch.where(is_labeled, labels, num_classes)
+    counts = _class_counts(slots, num_classes)
     # A compiler derives the backward itself.
     form = _pairs_of if torch.compiler.is_compiling() else _PairSum.apply
-    classes = torch.arange(num_classes, device=slots.device)
-    counts = (slots[:, None, :] == classes[:, None]).sum(-1)  # (B, C)
     pairs: Tensor = form(nodes, is_labeled, slots, num_classes) + counts.to(nodes.dtype).square().sum(1)
     return pairs, counts.sum(1)
+
+
+def _class_counts(slots: Tensor, num_classes: int) -> Tensor:
+    """How many nodes of each image are in each class, (B, C)."""
+    if slots.device.type == "cpu":  # a GPU counts in whatever order comes, which its deterministic mode refuses
+        return slots.new_zeros(len(slots), num_classes + 1).scatter_add(1, slots, torch.ones_like(slots))[:, :-1]
+    classes = torch.arange(num_classes, device=slots.device)
+    return (slots[:, None, :] == classes[:, None]).sum(-1)
 
 
 def _pairs_of(nodes: Tensor, is_labeled: Tensor | None, slots: Tensor, num_classes: int) -> Tensor:
@@ -171,37 +178,39 @@ class _PairSum(torch.autograd.Function):
         gram, sums = nodes.new_zeros(batch, dim, dim), nodes.new_zeros(batch, num_classes + 1, dim)
         mask = None if is_seen_full(is_labeled) else is_labeled
         looped = _looped(nodes)
+        inverse = nodes.new_empty((0,) if looped is None else nodes.shape[:-1])
         for image, tile in _tiles(nodes):
             of_tile = nodes[image, tile], None if mask is None else mask[image, tile]
             if looped is not None:
-                rows = looped.unit(*of_tile, slots[image, tile], sums[image])
+                rows = looped.unit(*of_tile, slots[image, tile], sums[image], inverse[image, tile])
             else:
                 rows = unit_rows(*of_tile)
                 sums[image] += _class_sums(rows, slots[image, tile], num_classes)
             _add_gram(gram[image], rows)
         gram = gram.triu() + gram.triu(1).mT
         ctx.num_classes = num_classes
-        ctx.save_for_backward(nodes, mask, slots, gram, sums)
+        ctx.are_plain = looped is not None and looped.are_plain
+        ctx.save_for_backward(nodes, mask, slots, gram, sums, inverse)
         return gram.square().sum((1, 2)) - 2.0 * sums.square().sum((1, 2))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        nodes, mask, slots, gram, sums = ctx.saved_tensors
+        nodes, mask, slots, gram, sums, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # second derivatives are wanted: by the form that autograd can read
             pairs = _pairs_of(nodes, mask, slots, ctx.num_classes)
             return *torch.autograd.grad(pairs, nodes, grad, create_graph=True), None, None, None
         slope_of_row, slope_of_class = 4.0 * grad[:, None, None] * gram, -4.0 * grad[:, None, None] * sums
         result = torch.empty_like(nodes)
-        looped = _looped(nodes)
+        looped = _looped(nodes) if ctx.are_plain else None
         for image, tile in _tiles(nodes):
-            exact, of_tile = nodes[image, tile], None if mask is None else mask[image, tile]
+            exact, slots_of_tile, slope_of_tile = nodes[image, tile], slots[image, tile], result[image, tile]
             if looped is not None:
                 slopes = slope_of_row[image], slope_of_class[image]
-                looped.slopes(exact, of_tile, slots[image, tile], *slopes, out=result[image, tile])
+                looped.slopes(exact, inverse[image, tile], slots_of_tile, *slopes, out=slope_of_tile)
                 continue
-            rows, inverse = unit_and_inverse(exact, of_tile)
-            slope = slope_of_class[image].index_select(0, slots[image, tile]).addmm_(rows, slope_of_row[image])
-            unit_rows_gradient(exact, rows, inverse, slope, out=result[image, tile])
+            rows, inverse_of_tile = unit_and_inverse(exact, None if mask is None else mask[image, tile])
+            slope = slope_of_class[image].index_select(0, slots_of_tile).addmm_(rows, slope_of_row[image])
+            unit_rows_gradient(exact, rows, inverse_of_tile, slope, out=slope_of_tile)
         return result, None, None, None
 
 
