@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from graphcorrect._eager import may_loop
+from graphcorrect._eager import is_seen_full, may_loop
 
 CHUNK = 512  # rows rounded at a time
+WHOLE = 64  # keys, to a multiple of which there are columns
 ORDINARY = 2.0**40  # norms between its inverse and it have products far from overflow and from zero
 
 
@@ -40,7 +42,7 @@ class Coarse(NamedTuple):
     Attributes:
         queries: (N, D), int8 or bfloat16.
         keys: (M', D) likewise, taken from their mean, in another order.
-        order: (M',), which key each of them is; M and above where there is none.
+        order: (M',), which key each of them is: the first M columns, and no key behind them.
         place: (M',), the inverse of `order`.
         errors: of the scores of these queries with these keys.
     """
@@ -61,24 +63,24 @@ def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | No
     """
     center = keys.mean(0)
     step = _largest(keys, center) / 127 if dtype == torch.int8 else 1.0
-    order = _scattered(len(keys))
+    order, place = _scattered(len(keys))
     rounded_keys, key_size, key_off, _ = _round(keys, dtype, order=order, center=center, step=step)
-    if not 1 / ORDINARY < float(key_size.amax()) < ORDINARY:  # nor NaN
+    longest_key, farthest = float(key_size.amax()), float(key_off.amax())
+    if not 1 / ORDINARY < longest_key < ORDINARY:  # nor NaN
         return None
     rounded, size, off, query_step = _round(queries, dtype)
-    longest, farthest = key_size.amax() + key_off.amax(), key_off.amax()
+    longest, reach, unit = longest_key + farthest, size + off, query_step.double() * step
     # A difference of float32 numbers and a sum of D products round by D 2**-23 of what they are made of, at the most
     rounding = 2 * (queries.shape[-1] + 4) * 2.0**-23
-    slack = 2.01 * (off * longest + (size + off) * farthest + rounding * (size + off) * longest)
+    slack = 2.01 * (off * longest + reach * (farthest + rounding * longest)) / unit
+    # Whole keys are longer than what is rounded of them, by the center at the most, and the shift rounds too
+    whole = longest + 2 * float(torch.linalg.vector_norm(center.double()))
     usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)))
-    unit, size_of_center = query_step * step, torch.linalg.vector_norm(center.double())
     errors = Errors(
-        slack=torch.where(usable, slack / unit, torch.inf),
+        slack=slack if is_seen_full(usable) else torch.where(usable, slack, torch.inf),
         unit=unit,
         shift=(queries @ center).double(),
-        # Whole keys are longer than what is rounded of them, by the center at the most, and the shift rounds too
-        bound=(slack / 2 + rounding * size * (longest + 2 * size_of_center)) / unit,
+        bound=slack / 2 + rounding * whole * size / unit,
     )
     return Coarse(rounded, rounded_keys, order, place, errors)
 
@@ -96,14 +98,17 @@ def tiles(rows: Tensor, size: int) -> Iterator[Tensor]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _scattered(num_keys: int) -> Tensor:
-    """An order of the keys in which neighboring pixels fall into different groups; its length is whole groups.
+@functools.lru_cache(maxsize=4)
+def _scattered(num_keys: int) -> tuple[Tensor, Tensor]:
+    """An order of the keys in which neighboring pixels fall into different groups, and its inverse.
 
     A random one, always the same: any rule has some width of an image at which it sends a pixel and the one two rows
-    below to one group, where only the nearer of them counts.
+    below to one group, where only the nearer of them counts. Numbers that are no key's fill up the last groups.
     """
-    length = num_keys + -num_keys % 64
-    return torch.randperm(length, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(mode=False):  # outside which they may be of use again
+        order = torch.arange(num_keys + -num_keys % WHOLE, device="cpu")
+        order[:num_keys] = torch.randperm(num_keys, generator=torch.Generator().manual_seed(0), device="cpu")
+        return order, order.argsort()
 
 
 def _round(
@@ -120,7 +125,7 @@ def _round(
     """
     count = len(rows) if order is None else len(order)
     rounded = torch.empty(count, rows.shape[1], dtype=dtype)
-    size, off = rows.new_empty(count), rows.new_empty(count)
+    size, off = (rows.new_empty(count, dtype=torch.float64) for _ in range(2))
     steps = rows.new_full((count,), 1.0 if dtype != torch.int8 else step or 0.0)
     if may_loop(rows):
         from graphcorrect.knn import _numba_round  # not above: it imports numba
@@ -128,7 +133,7 @@ def _round(
         places = torch.arange(count) if order is None else order.clamp_max(len(rows) - 1)
         center = rows.new_zeros(rows.shape[1]) if center is None else center
         _numba_round.round_to(rounded, rows, places, center, steps, size=size, off=off)
-        return rounded, size.double(), off.double(), steps.double()
+        return rounded, size, off, steps
     for start in range(0, count, CHUNK):
         part = slice(start, start + CHUNK)
         exact = rows[part] if order is None else rows.index_select(0, order[part].clamp_max(len(rows) - 1))
@@ -145,4 +150,4 @@ def _round(
             back = rounded[part].float()
         size[part] = torch.linalg.vector_norm(exact, dim=1)
         off[part] = torch.linalg.vector_norm(back.sub_(exact), dim=1)
-    return rounded, size.double(), off.double(), steps.double()
+    return rounded, size, off, steps

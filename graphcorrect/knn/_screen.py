@@ -63,27 +63,25 @@ def group_size(num_keys: int, num_neighbors: int) -> int:
 def search(
     queries: Tensor,
     keys: Tensor,
-    num_neighbors: int,
+    similarity: Tensor,
+    index: Tensor,
     *,
     exclude_self: bool,
     key_mask: Tensor | None,
     memory_budget: int,
     dtypes: Sequence[torch.dtype],
-) -> tuple[Tensor, Tensor, Sequence[torch.dtype]]:
-    """Finds the keys of largest inner product for queries (N, D) among keys (M, D): similarity, index (N, k).
+) -> Sequence[torch.dtype]:
+    """Finds the keys of largest inner product for queries (N, D) among keys (M, D): `similarity`, `index` (N, k).
 
     float32 on the CPU, contiguous, :func:`group_size` above 0; `key_mask` is (M,). `dtypes` are those of the coarse
     scores, tried in turn, the finer one last: int8, bfloat16. Extra memory: `memory_budget`, the rounded rows, and
     O(N k).
 
     Returns:
-        Similarity and index, and the dtypes to try on an image like this one: without the first if it was too coarse.
+        The dtypes to try on an image like this one: without the first if it was too coarse.
     """
-    similarity = queries.new_empty(len(queries), num_neighbors)
-    index = torch.empty(similarity.shape, dtype=torch.int64)
     hidden = None if key_mask is None else ~key_mask
-    dtypes = _ImageSearch(queries, keys, exclude_self, hidden, memory_budget).run(dtypes, similarity, index)
-    return similarity, index, dtypes
+    return _ImageSearch(queries, keys, exclude_self, hidden, memory_budget).run(dtypes, similarity, index)
 
 
 class _ImageSearch:
@@ -195,12 +193,10 @@ class _ImageSearch:
         multiply = torch._int_mm if is_integer else torch.mm
         multiply(coarse.queries[start:stop], coarse.keys.mT, out=scores)
         scores = scores if is_integer else scores.view(torch.int16)
-        num_keys = len(self.keys)
-        if len(coarse.order) > num_keys or self.hidden is not None:
-            missing = coarse.order >= num_keys
-            if self.hidden is not None:
-                missing = missing | self.hidden[coarse.order.clamp_max(num_keys - 1)]
-            scores.index_fill_(1, missing.nonzero()[:, 0], torch.iinfo(scores.dtype).min)
+        num_keys, least = len(self.keys), torch.iinfo(scores.dtype).min
+        scores[:, num_keys:] = least
+        if self.hidden is not None:
+            scores.index_fill_(1, self.hidden[coarse.order[:num_keys]].nonzero()[:, 0], least)
         return scores
 
     def _search_in_full(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

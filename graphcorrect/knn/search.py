@@ -202,19 +202,17 @@ def _sifted(
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """By coarse scores, an image at a time, so that no copy of all images is made; keys None: the queries."""
-    similarities, indices = [], []
+    shape = (*queries.shape[:-1], num_neighbors)
+    similarity, index = queries.new_empty(shape, dtype=torch.float32), torch.empty(shape, dtype=torch.int64)
     dtypes: Sequence[torch.dtype] = coarse
     for image in range(len(queries)):
         rows = _unit_or_as_given(queries[image], normalize)
         key_rows = rows if keys is None else _unit_or_as_given(keys[image], normalize)
         mask = options["key_mask"]
         one = {**options, "key_mask": None if mask is None else mask[image]}
-        similarity, index, dtypes = _screen.search(
-            rows, key_rows, num_neighbors, dtypes=dtypes, memory_budget=memory_budget, **one
-        )
-        similarities.append(similarity)
-        indices.append(index)
-    return torch.stack(similarities), torch.stack(indices)
+        found = similarity[image], index[image]
+        dtypes = _screen.search(rows, key_rows, *found, dtypes=dtypes, memory_budget=memory_budget, **one)
+    return similarity, index
 
 
 def _unit_or_as_given(rows: Tensor, normalize: bool) -> Tensor:
