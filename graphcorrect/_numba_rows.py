@@ -1,4 +1,4 @@
-"""Unit rows and their gradient, each in one loop over rows that numba compiles.
+"""Unit rows and their gradient, largest entries and transposes, each in one loop that numba compiles.
 
 Importing this file imports numba; :mod:`graphcorrect.nodes` does so where :func:`graphcorrect._eager.may_loop` allows.
 """
@@ -121,6 +121,30 @@ def _largest_loop(rows, value, place):  # type: ignore[no-untyped-def]
             is_it = row[entry] != row[entry] if wrong else row[entry] == most
             found = entry if is_it else found
         value[number], place[number] = row[found], found
+
+
+def transposed(matrices: Tensor) -> Tensor:
+    """Contiguous matrices (..., A, B) as (..., B, A), contiguous too."""
+    result = matrices.new_empty(*matrices.shape[:-2], *matrices.mT.shape[-2:])
+    _transpose(matrices.reshape(-1, *matrices.shape[-2:]), result.view(-1, *result.shape[-2:]))
+    return result
+
+
+@loop
+def _transpose(source, target):  # type: ignore[no-untyped-def]
+    """Sixteen columns at a time, which are a few cache lines of every row: each line is read once and written once."""
+    batch, num_rows, num_columns = source.shape
+    strips = -(-num_columns // 16)
+    for job in numba.prange(batch * strips):
+        matrix, first = job // strips, job % strips * 16
+        if first + 16 <= num_columns:
+            for row in range(num_rows):
+                for column in range(16):
+                    target[matrix, first + column, row] = source[matrix, row, first + column]
+        else:
+            for row in range(num_rows):
+                for column in range(first, num_columns):
+                    target[matrix, column, row] = source[matrix, row, column]
 
 
 def _flat(rows: Tensor) -> Tensor:

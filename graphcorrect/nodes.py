@@ -19,11 +19,36 @@ _SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or va
 def image_to_nodes(maps: Tensor) -> Tensor:
     """Lists the pixels of maps (B, D, H, W) as nodes (B, H * W, D), in reading order.
 
+    On a CPU, which reads columns slowly, nodes are rows in memory: a copy, unless `maps` are in torch's channels-last
+    format.
+
     Raises:
         ValueError: `maps` is not of four dimensions.
     """
     _checks.ndim("maps", maps, (4,), "(B, D, H, W)")
-    return maps.flatten(2).transpose(1, 2)
+    pixels = maps.flatten(2)
+    return transposed(pixels) if may_look(maps) else pixels.mT
+
+
+def transposed(matrices: Tensor) -> Tensor:
+    """Matrices (..., A, B) as (..., B, A), contiguous; no copy where they are that, and a gradient that lies as they do
+    where a loop makes it.
+    """
+    swapped = matrices.mT
+    if swapped.is_contiguous() or not (matrices.is_contiguous() and may_loop(matrices)):
+        return swapped.contiguous()
+    copy: Tensor = _Transposed.apply(matrices)
+    return copy
+
+
+class _Transposed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor) -> Tensor:
+        return _loops().transposed(matrices)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return transposed(grad)
 
 
 def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -26,6 +26,29 @@ def test_nodes_come_back_as_the_same_image():
     torch.testing.assert_close(nodes.nodes_to_image(nodes.image_to_nodes(maps), (4, 5)), maps, rtol=0, atol=0)
 
 
+@given(st.lists(st.integers(0, 3), max_size=2), st.integers(1, 40), st.integers(1, 70))
+def test_a_transposed_matrix_lies_row_by_row(leading, rows, columns):
+    matrices = random_features(*leading, rows, columns)
+    swapped = nodes.transposed(matrices)
+    assert swapped.is_contiguous()
+    assert torch.equal(swapped, matrices.mT)
+    assert nodes.transposed(matrices.mT).data_ptr() == matrices.data_ptr()  # which is no copy
+    assert torch.equal(nodes.transposed(matrices[..., ::2]), matrices[..., ::2].mT)
+
+
+def test_the_gradient_of_a_map_lies_as_the_map_does(loops):
+    maps = random_features(2, 3, 4, 5, dtype=torch.float32).requires_grad_()
+    (slope,) = torch.autograd.grad(nodes.image_to_nodes(maps).square().sum(), maps)
+    assert slope.is_contiguous() == (loops == "numba")  # torch's own way back costs as much as it saves
+    torch.testing.assert_close(slope, 2 * maps, rtol=0, atol=0)
+
+
+def test_transposed_gradcheck():
+    matrices = random_features(2, 3, 4).requires_grad_()
+    assert torch.autograd.gradcheck(nodes.transposed, matrices)
+    assert torch.autograd.gradgradcheck(nodes.transposed, matrices)
+
+
 def test_unit_rows_have_length_one_and_keep_direction():
     rows = random_features(7, 3) * torch.logspace(-30, 30, 7, dtype=torch.float64)[:, None]
     torch.testing.assert_close(nodes.unit_rows(rows), F.normalize(rows, dim=1, eps=0.0), rtol=1e-12, atol=0)
