@@ -69,8 +69,8 @@ def page() -> str:
         "Every table here is made from the JSON in `benchmarks/results`, which holds every sample. Both sides are\n"
         "checked to agree, then alternate in one process; ratios are medians of paired rounds with their 95 %\n"
         "interval. Peak memory is above the inputs. Machines differ: run the scripts on yours. (Tables of the AMD\n"
-        "EPYC and of the H200 are older than the loops that numba compiles, as the commits say. Of the two Xeons\n"
-        "the one in `results/amx` has tiles for matrices, AMX, and the other none.)\n",
+        "EPYC and of the H200 are older than the loops that numba compiles, those of the Xeon in `results/amx`,\n"
+        "which has tiles for matrices (AMX), older than some of them, as the commits say.)\n",
     ]
     for name, (title, text) in TITLES.items():
         parts.append(f"## {title}\n\n{text}\n")

@@ -143,6 +143,12 @@ def test_class_blocks_of_any_length(num_nodes):
     torch.testing.assert_close(graph @ values, twin(dense, True, (2,)) @ values, rtol=1e-10, atol=1e-10)
 
 
+def test_vectors_without_entries_leave_each_node_to_itself():
+    graph = ClassBlockOperator(torch.zeros(7, 0), torch.zeros(7, dtype=torch.int64), 2)
+    values = random_features(7, 70, dtype=torch.float32)
+    torch.testing.assert_close(graph @ values, values, rtol=0, atol=0)
+
+
 def test_one_class_that_fills_several_blocks():
     p = random_logits(400, 2).softmax(1)
     graph = ClassBlockOperator(p, torch.zeros(400, dtype=torch.int64), 2)

@@ -3,9 +3,9 @@
 Importing this file imports numba; :mod:`graphcorrect.graphs.class_block` does so where
 :func:`graphcorrect._eager.may_loop` allows.
 
-The product needs no layout of its values: nodes are read and written where they are, class by class. Sums over nodes
-add eight at a time and sums over classes seven, written out, so that what is added to stays in registers for as many
-products.
+The product needs no layout of its values: nodes are read and written where they are, class by class. Eight nodes are
+added to the sums of a class at a time, and seven sums to what a node gets, written out: so many products for each entry
+that is read and written again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from graphcorrect._numba_loops import inner, loop
 from graphcorrect.graphs._blocks import ClassBlocks
 
-PARTS = 16  # of the blocks, whose sums are found apart: a number that does not hang on that of threads
+PARTS = 16  # of the blocks, summed up apart: for as many threads, and the same whatever their number
 
 
 def lay_out(blocks: ClassBlocks, vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,7 +59,7 @@ def _lay_out(  # type: ignore[no-untyped-def]
         for row in range(block_rows):
             place = block * block_rows + row
             own = node[place]
-            is_member = slot[own] == place and labels[own] < num_classes
+            is_member = slot[own] == place and 0 <= labels[own] < num_classes
             square = zero
             for entry in range(width):
                 value = vectors[own, entry] if is_member else zero

@@ -99,12 +99,13 @@ class ClassBlockOperator(GraphOperator):
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
         rows, blocks, loops = self._rows.to(values.dtype), self._blocks, self._loops.to(values.dtype)
         is_tiled = may_look(values) and not torch.is_grad_enabled()
-        if is_tiled and flat.numel() and flat.shape[1] >= LOOPED and flat.dtype == self.dtype and may_loop(flat):
-            from graphcorrect.graphs import _numba_class_block  # not above: it imports numba
+        if is_tiled and flat.dtype == self.dtype:
+            if flat.shape[1] >= LOOPED and flat.numel() and rows.numel() and may_loop(flat):
+                from graphcorrect.graphs import _numba_class_block  # not above: it imports numba
 
-            return _numba_class_block.product(blocks, rows, loops, flat).reshape(values.shape)
-        if is_tiled and flat.numel() > LARGE and flat.dtype == self.dtype:
-            return self._product_in_tiles(flat).reshape(values.shape)
+                return _numba_class_block.product(blocks, rows, loops, flat).reshape(values.shape)
+            if flat.numel() > LARGE:
+                return self._product_in_tiles(flat).reshape(values.shape)
 
         def of_others(columns: Tensor) -> Tensor:
             moments = blocks.sum_by_class(rows.mT @ blocks.gather(columns))  # (blocks, m, F), M_c of each block's class
