@@ -18,16 +18,19 @@ def lay_out(  # type: ignore[no-untyped-def]
 ):
     """Writes the attributes of `ClassBlocks` for labels (G, N); a label that is no class counts as `num_classes`.
 
-    `ends` is (G,), one past the last block of each graph.
+    `ends` is (G,), one past the last block of each graph. (What numba would make parallel, such as filling an array, is
+    written as a loop where it is not worth what it takes to compile.)
     """
     num_graphs, num_nodes = labels.shape
-    counts = np.zeros((num_graphs, num_classes + 1), np.int64)
+    counts = np.empty((num_graphs, num_classes + 1), np.int64)
     for graph in numba.prange(num_graphs):
+        for label in range(num_classes + 1):
+            counts[graph, label] = 0
         for own in range(num_nodes):
             label = labels[graph, own]
             counts[graph, label if 0 <= label < num_classes else num_classes] += 1
 
-    next_place, next_row = np.empty_like(counts), np.empty_like(counts)
+    next_place, next_row = np.empty(counts.shape, np.int64), np.empty(counts.shape, np.int64)
     places, block = 0, 0
     for graph in range(num_graphs):
         for label in range(num_classes + 1):
@@ -37,7 +40,8 @@ def lay_out(  # type: ignore[no-untyped-def]
                 segment[block] = graph * (num_classes + 1) + label
                 block += 1
         ends[graph] = block
-    segment[block:] = segment[block - 1]
+    for unused in range(block, len(segment)):
+        segment[unused] = segment[block - 1]
 
     for graph in numba.prange(num_graphs):
         for own in range(num_nodes):
@@ -53,4 +57,5 @@ def lay_out(  # type: ignore[no-untyped-def]
                 place[row], node[row] = place[row - 1], node[row - 1]
                 row += 1
     first = block * block_rows
-    place[first:], node[first:] = place[first - 1], node[first - 1]
+    for row in range(first, len(place)):
+        place[row], node[row] = place[first - 1], node[first - 1]

@@ -11,7 +11,6 @@ that is read and written again.
 from __future__ import annotations
 
 import numba
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +24,9 @@ def lay_out(blocks: ClassBlocks, vectors: Tensor, labels: Tensor, num_classes: i
     """Vectors (B N, m) on the rows of the blocks, (blocks, T, m), the loops 1 - q (B N, 1), and row sums (B N,)."""
     rows = vectors.new_empty(blocks.num_blocks, blocks.block_rows, vectors.shape[1])
     loops, degree = vectors.new_empty(len(vectors), 1), vectors.new_empty(len(vectors))
-    sums = vectors.new_zeros(blocks.num_segments, vectors.shape[1])
-    _lay_out(vectors, labels, num_classes, blocks.node, blocks.slot, blocks.segment, sums, rows, loops, degree)
+    in_blocks, sums = (vectors.new_zeros(count, vectors.shape[1]) for count in (len(rows), blocks.num_segments))
+    known = vectors, labels, num_classes, blocks.node, blocks.slot, blocks.segment
+    _lay_out(*known, in_blocks, sums, rows, loops, degree)
     return rows, loops, degree
 
 
@@ -50,11 +50,10 @@ def product(blocks: ClassBlocks, rows: Tensor, loops: Tensor, values: Tensor) ->
 
 @loop
 def _lay_out(  # type: ignore[no-untyped-def]
-    vectors, labels, num_classes, node, slot, segment, sums, rows, loops, degree
+    vectors, labels, num_classes, node, slot, segment, in_blocks, sums, rows, loops, degree
 ):
     one, zero = vectors.dtype.type(1), vectors.dtype.type(0)
     block_rows, width = rows.shape[1], rows.shape[2]
-    in_blocks = np.zeros((len(rows), width), vectors.dtype)
     for block in numba.prange(len(rows)):
         for row in range(block_rows):
             place = block * block_rows + row

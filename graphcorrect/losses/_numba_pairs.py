@@ -7,7 +7,6 @@ allows.
 from __future__ import annotations
 
 import numba
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +38,8 @@ class TiledRows:
         """
         rows: Tensor = self._rows[: len(nodes)]
         mask = slots.new_empty(0, dtype=torch.bool) if mask is None else mask.contiguous()
-        _unit(nodes.contiguous(), mask, slots, torch.get_num_threads(), rows, inverse, sums, self._odd)
+        partial = sums.new_zeros(torch.get_num_threads(), *sums.shape)
+        _unit(nodes.contiguous(), mask, slots, rows, inverse, partial, sums, self._odd)
         return rows
 
     def slopes(
@@ -57,22 +57,22 @@ class TiledRows:
 
 
 @loop
-def _unit(nodes, mask, slots, parts, rows, inverse, sums, odd):  # type: ignore[no-untyped-def]
-    partial = np.zeros((parts, len(sums), nodes.shape[1]), nodes.dtype)
+def _unit(nodes, mask, slots, rows, inverse, partial, sums, odd):  # type: ignore[no-untyped-def]
+    parts = len(partial)
     for part in numba.prange(parts):
         for row in range(part * len(nodes) // parts, (part + 1) * len(nodes) // parts):
             unit = rows[row]
             if len(mask) and not mask[row]:
-                unit[:] = 0
+                for entry in range(len(unit)):
+                    unit[entry] = 0
                 inverse[row] = 0
                 continue
             inverse[row] = unit_row(nodes[row], unit)
             if not _LEAST < inverse[row] < _MOST and (inverse[row] != 0 or unit[0] != 0):  # a NaN is not 0 either
                 odd[0] = True
-            if len(sums):
-                slot = slots[row]
-                for entry in range(len(unit)):
-                    partial[part, slot, entry] += unit[entry]
+            slot = slots[row]
+            for entry in range(len(unit)):
+                partial[part, slot, entry] += unit[entry]
     for part in range(parts):
         for slot in range(len(sums)):
             for entry in range(sums.shape[1]):
@@ -84,7 +84,8 @@ def _slopes(nodes, inverse, slots, of_class, slopes):  # type: ignore[no-untyped
     for row in numba.prange(len(nodes)):
         factor, slot, along = inverse[row], slots[row], nodes.dtype.type(0)
         if factor == 0:  # no gradient, whatever the node holds
-            slopes[row] = 0
+            for entry in range(nodes.shape[1]):
+                slopes[row, entry] = 0
             continue
         for entry in range(nodes.shape[1]):
             slopes[row, entry] = factor * slopes[row, entry] + of_class[slot, entry]
