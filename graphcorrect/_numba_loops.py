@@ -45,11 +45,8 @@ def loop(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*arguments: Tensor | float | None) -> None:
         given = [_array(each) if isinstance(each, Tensor) else each for each in arguments]
-        own, wanted = numba.get_num_threads(), min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-        if own == wanted:
-            compiled(*given)
-            return
-        numba.set_num_threads(wanted)
+        own = numba.get_num_threads()
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
         try:
             compiled(*given)
         finally:

@@ -13,7 +13,7 @@ from torch import Tensor
 from graphcorrect import _checks
 from graphcorrect._eager import is_seen_full, may_fuse, may_look, may_loop
 
-_SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
+SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
 
 
 def image_to_nodes(maps: Tensor) -> Tensor:
@@ -26,29 +26,32 @@ def image_to_nodes(maps: Tensor) -> Tensor:
         ValueError: `maps` is not of four dimensions.
     """
     _checks.ndim("maps", maps, (4,), "(B, D, H, W)")
-    pixels = maps.flatten(2)
-    return transposed(pixels) if may_look(maps) else pixels.mT
+    nodes = maps.flatten(2).mT
+    return in_rows(nodes) if may_look(maps) else nodes
 
 
-def transposed(matrices: Tensor) -> Tensor:
-    """Matrices (..., A, B) as (..., B, A), contiguous; no copy where they are that, and a gradient that lies as they do
-    where a loop makes it.
+def in_rows(nodes: Tensor) -> Tensor:
+    """Nodes (..., N, D) row by row in memory: a copy where they are not, as pixels are not, which are columns.
+
+    Where a loop makes it, the gradient lies as the nodes did.
     """
-    swapped = matrices.mT
-    if swapped.is_contiguous() or not (matrices.is_contiguous() and may_loop(matrices)):
-        return swapped.contiguous()
-    copy: Tensor = _Transposed.apply(matrices)
+    columns = nodes.mT
+    if nodes.is_contiguous() or not (columns.is_contiguous() and may_loop(nodes)):
+        return nodes.contiguous()
+    copy: Tensor = _Transposed.apply(columns)
     return copy
 
 
 class _Transposed(torch.autograd.Function):
+    """Contiguous matrices (..., A, B) as (..., B, A), contiguous too."""
+
     @staticmethod
     def forward(ctx: Any, matrices: Tensor) -> Tensor:
         return _loops().transposed(matrices)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return transposed(grad)
+        return in_rows(grad.mT)
 
 
 def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -116,8 +119,8 @@ def _unit(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     inverse = norm.reciprocal()
     unit = rows * inverse
     least, largest = norm.aminmax() if norm.numel() else (1.0, 1.0)
-    if not (least > _SAFE_NORMS[0] and largest < _SAFE_NORMS[1]):  # a NaN is neither
-        is_safe = ((norm > _SAFE_NORMS[0]) & (norm < _SAFE_NORMS[1]))[..., 0]
+    if not (least > SAFE_NORMS[0] and largest < SAFE_NORMS[1]):  # a NaN is neither
+        is_safe = ((norm > SAFE_NORMS[0]) & (norm < SAFE_NORMS[1]))[..., 0]
         unit[~is_safe], inverse[~is_safe] = _scaled_unit(rows[~is_safe])
     return unit, inverse
 

@@ -15,7 +15,7 @@ from graphcorrect.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_mask, resize_maps
+from graphcorrect.nodes import grid_size, image_to_nodes, in_rows, nodes_to_image, pool_mask, resize_maps
 from graphcorrect.propagate import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
 from graphcorrect.refiner_input import check_input
@@ -213,8 +213,8 @@ class DualGraphRefiner(nn.Module):
             probabilities = widen(logits).softmax(-1)
             keys = features if anchor_features is None else anchor_features
             start = probabilities if anchors is None else anchors.correct(probabilities, keys)
-            # Rows that are not contiguous every step would read slowly
-            rounds, feature_rounds = self._refine_nodes(widen(features).contiguous(), probabilities, start, mask)
+            # Columns every step would read slowly
+            rounds, feature_rounds = self._refine_nodes(in_rows(widen(features)), probabilities, start, mask)
             return RefinedLabels(
                 tuple(values.to(logits.dtype) for values in (probabilities, *rounds)),
                 (features, *(values.to(features.dtype) for values in feature_rounds)),
@@ -240,7 +240,7 @@ class DualGraphRefiner(nn.Module):
         keys = coarse_features if anchor_features is None else resize_maps(widen(anchor_features), size, mask)
         start = coarse if anchors is None else anchors.correct(coarse, keys)
         rounds, feature_rounds = self._refine_nodes(
-            image_to_nodes(coarse_features).contiguous(),  # pixels are columns
+            in_rows(image_to_nodes(coarse_features)),
             image_to_nodes(coarse),
             image_to_nodes(start),
             None if coarse_mask is None else coarse_mask.flatten(1),

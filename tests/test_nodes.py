@@ -29,11 +29,11 @@ def test_nodes_come_back_as_the_same_image():
 @given(st.lists(st.integers(0, 3), max_size=2), st.integers(1, 40), st.integers(1, 70))
 def test_a_transposed_matrix_lies_row_by_row(leading, rows, columns):
     matrices = random_features(*leading, rows, columns)
-    swapped = nodes.transposed(matrices)
+    swapped = nodes.in_rows(matrices.mT)
     assert swapped.is_contiguous()
     assert torch.equal(swapped, matrices.mT)
-    assert nodes.transposed(matrices.mT).data_ptr() == matrices.data_ptr()  # which is no copy
-    assert torch.equal(nodes.transposed(matrices[..., ::2]), matrices[..., ::2].mT)
+    assert nodes.in_rows(matrices).data_ptr() == matrices.data_ptr()  # which is no copy
+    assert torch.equal(nodes.in_rows(matrices[..., ::2].mT), matrices[..., ::2].mT)
 
 
 def test_the_gradient_of_a_map_lies_as_the_map_does(loops):
@@ -43,10 +43,10 @@ def test_the_gradient_of_a_map_lies_as_the_map_does(loops):
     torch.testing.assert_close(slope, 2 * maps, rtol=0, atol=0)
 
 
-def test_transposed_gradcheck():
+def test_in_rows_gradcheck():
     matrices = random_features(2, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(nodes.transposed, matrices)
-    assert torch.autograd.gradgradcheck(nodes.transposed, matrices)
+    assert torch.autograd.gradcheck(lambda columns: nodes.in_rows(columns.mT), matrices)
+    assert torch.autograd.gradgradcheck(lambda columns: nodes.in_rows(columns.mT), matrices)
 
 
 def test_unit_rows_have_length_one_and_keep_direction():

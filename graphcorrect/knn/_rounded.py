@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect._eager import is_seen_full, may_loop
+from graphcorrect._eager import may_loop
 
 CHUNK = 512  # rows rounded at a time
 WHOLE = 64  # keys, to a multiple of which there are columns
@@ -77,7 +77,7 @@ def round_rows(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Coarse | No
     whole = longest + 2 * float(torch.linalg.vector_norm(center.double()))
     usable = (size == 0) | ((size > 1 / ORDINARY) & (size < ORDINARY))
     errors = Errors(
-        slack=slack if is_seen_full(usable) else torch.where(usable, slack, torch.inf),
+        slack=torch.where(usable, slack, torch.inf),
         unit=unit,
         shift=(queries @ center).double(),
         bound=slack / 2 + rounding * whole * size / unit,

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from graphcorrect._numba_loops import loop
 from graphcorrect._numba_rows import unit_row
+from graphcorrect.nodes import SAFE_NORMS
 
-_LEAST, _MOST = 1e-15, 1e15  # inverse norms by which a product with the node itself may be multiplied
+_LEAST, _MOST = SAFE_NORMS  # inverse norms, too, by which a product with the node itself may be multiplied
 
 
 class TiledRows:
