@@ -10,8 +10,8 @@ import numba
 import torch
 from torch import Tensor
 
-from graphcorrect._numba_loops import inner, loop
-from graphcorrect._numba_rows import dot
+from graphcorrect.ops.kernels.cpu._compile import inner, loop
+from graphcorrect.ops.kernels.cpu.rows import dot
 from graphcorrect._row_maps import Learned, ParameterSlopes
 
 

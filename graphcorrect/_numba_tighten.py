@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _mlp
-from graphcorrect._numba_loops import inner, loop
-from graphcorrect._numba_rows import dot, make_unit, make_unit_slope, unit_row
+from graphcorrect.ops.kernels.cpu._compile import inner, loop
+from graphcorrect.ops.kernels.cpu.rows import dot, make_unit, make_unit_slope, unit_row
 from graphcorrect._row_maps import ParameterSlopes
 from graphcorrect.graphs.operator import Tile, TiledGraph
 

@@ -129,14 +129,14 @@ def _fused(rows: Tensor) -> Any:
     """The file of fused kernels where they serve such rows, or None."""
     if not may_fuse(rows):
         return None
-    from graphcorrect import _triton_rows  # not above: it imports triton
+    from graphcorrect.ops.kernels.cuda import rows as _triton_rows  # not above: it imports triton
 
     return _triton_rows if rows.shape[-1] <= _triton_rows.MOST_ENTRIES else None
 
 
 def _loops() -> Any:
     """The file of compiled loops, where :func:`may_loop` says that they serve."""
-    from graphcorrect import _numba_rows  # not above: it imports numba
+    from graphcorrect.ops.kernels.cpu import rows as _numba_rows  # not above: it imports numba
 
     return _numba_rows
 

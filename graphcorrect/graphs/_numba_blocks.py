@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from graphcorrect._numba_loops import loop
+from graphcorrect.ops.kernels.cpu._compile import loop
 
 
 @loop

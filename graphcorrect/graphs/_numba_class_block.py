@@ -14,7 +14,7 @@ import numba
 import torch
 from torch import Tensor
 
-from graphcorrect._numba_loops import inner, loop
+from graphcorrect.ops.kernels.cpu._compile import inner, loop
 from graphcorrect.graphs._blocks import ClassBlocks
 
 PARTS = 16  # of the blocks, summed up apart: for as many threads, and the same whatever their number

@@ -11,7 +11,7 @@ import numba
 import torch
 from torch import Tensor
 
-from graphcorrect._numba_loops import loop
+from graphcorrect.ops.kernels.cpu._compile import loop
 
 
 class Sorted(NamedTuple):

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcorrect._numba_loops import inner, loop
-from graphcorrect._numba_rows import dot
+from graphcorrect.ops.kernels.cpu._compile import inner, loop
+from graphcorrect.ops.kernels.cpu.rows import dot
 
 _CHUNK = 64  # rows of one thread at a time, with room of their own
 

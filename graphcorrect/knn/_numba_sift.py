@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcorrect._numba_loops import inner, loop
-from graphcorrect._numba_rows import dot
+from graphcorrect.ops.kernels.cpu._compile import inner, loop
+from graphcorrect.ops.kernels.cpu.rows import dot
 from graphcorrect.knn._numba_round import bfloat16_bits
 from graphcorrect.knn._rounded import Errors
 

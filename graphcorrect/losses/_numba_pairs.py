@@ -10,8 +10,8 @@ import numba
 import torch
 from torch import Tensor
 
-from graphcorrect._numba_loops import loop
-from graphcorrect._numba_rows import unit_row
+from graphcorrect.ops.kernels.cpu._compile import loop
+from graphcorrect.ops.kernels.cpu.rows import unit_row
 from graphcorrect.nodes import SAFE_NORMS
 
 _LEAST, _MOST = SAFE_NORMS  # inverse norms, too, by which a product with the node itself may be multiplied

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcorrect._numba_loops import inner, loop
+from graphcorrect.ops.kernels.cpu._compile import inner, loop
 
 _LEAST, _MOST = 1e-30, 1e30  # squares of norms between which no square of an entry that counts overflows or vanishes
 
