@@ -6,6 +6,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.nodes import image_to_nodes
+from graphcorrect.ops.majority_vote import majority_vote
 
 IGNORE_INDEX = 255  # as in VOC and Cityscapes (torch's own default is -100)
 
@@ -38,19 +39,12 @@ def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, igno
 
     Void takes part in the vote, and a tie is void: a cell gets a class only if more of its pixels carry that class than
     any other, ignored ones included. Cells are those of :func:`graphcorrect.nodes.pool_maps`, so that labels meet
-    features pooled over the same pixels. Memory: three maps (B, H, W), whatever the number of classes.
+    features pooled over the same pixels. Labels outside [0, C) count as void.
     """
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
-    best = F.adaptive_avg_pool2d((labels == ignore_index).float()[:, None], size)[:, 0]
-    winner = torch.full_like(best, ignore_index, dtype=labels.dtype)
-    for label in range(num_classes):
-        share = F.adaptive_avg_pool2d((labels == label).float()[:, None], size)[:, 0]
-        # Shares of one cell are counts over the same area: equal counts give equal floats.
-        winner = torch.where(share > best, label, torch.where((share == best) & (share > 0), ignore_index, winner))
-        best = torch.maximum(best, share)
-    return winner
+    return majority_vote(labels, size, num_classes, ignore_index=ignore_index)
 
 
 def labeled_nodes(

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcorrect.ops.kernels.cpu._compile import inner, loop
-from graphcorrect.ops.kernels.cpu.rows import dot
 from graphcorrect.knn._numba_round import bfloat16_bits
 from graphcorrect.knn._rounded import Errors
+from graphcorrect.ops.kernels.cpu._compile import inner, loop
+from graphcorrect.ops.kernels.cpu.rows import dot
 
 _CHUNK = 32  # queries of one thread at a time, with room of their own
 

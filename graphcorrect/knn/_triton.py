@@ -26,7 +26,7 @@ except ImportError as error:
 from graphcorrect._precision import widen
 from graphcorrect.knn import _triton_sift
 from graphcorrect.knn._triton_entries import INT32_MAX, INT64_MAX, NOTHING, order_of, store_best
-from graphcorrect.nodes import unit_rows
+from graphcorrect.ops.unit_rows import unit_rows
 
 MOST_NEIGHBORS = 128  # longer lists leave too few registers for a tile
 

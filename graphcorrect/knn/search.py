@@ -11,7 +11,7 @@ from graphcorrect._eager import has_triton, is_seen_full, may_hide
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend, Scoring
 from graphcorrect.knn import _faiss, _screen, _torch
-from graphcorrect.nodes import in_rows, unit_rows
+from graphcorrect.ops.unit_rows import unit_rows
 
 # Here, since torch 2.4 compiles no call of get_args
 _BACKENDS, _SCORINGS = get_args(Backend), get_args(Scoring)
@@ -217,7 +217,7 @@ def _sifted(
 
 def _unit_or_as_given(rows: Tensor, normalize: bool) -> Tensor:
     """Rows (..., N, D) in float32 or better."""
-    rows = in_rows(widen(rows))  # which every backend reads faster than the columns that pixels are
+    rows = widen(rows).contiguous()  # which every backend reads faster than the columns that pixels are
     return unit_rows(rows) if normalize else rows
 
 

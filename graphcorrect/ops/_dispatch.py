@@ -101,7 +101,9 @@ def _numba_is_missing() -> str | None:
         return reason
     from graphcorrect.ops.kernels.cpu import _compile  # not above: it imports numba
 
-    return None if _compile.may_run() else "numba's threads bear no calls from several threads, or are gone after a fork"
+    return (
+        None if _compile.may_run() else "numba's threads bear no calls from several threads, or are gone after a fork"
+    )
 
 
 @functools.cache
