@@ -67,6 +67,14 @@ def labeled_nodes(
         ValueError: shapes do not fit, or a label is outside the classes.
         TypeError: dtypes do not fit.
     """
+    labels = labels_of_nodes(features, labels, num_classes, ignore_index=ignore_index, validate_args=validate_args)
+    return image_to_nodes(features) if features.ndim == 4 else features, labels
+
+
+def labels_of_nodes(
+    features: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDEX, validate_args: bool = True
+) -> Tensor:
+    """The labels alone of :func:`labeled_nodes`, int64 (..., N)."""
     _checks.floating("features", features)
     _checks.integral("labels", labels)
     _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")
@@ -79,8 +87,8 @@ def labeled_nodes(
         _checks.size("labels", labels, 0, features.shape[0], "images")
         height, width = features.shape[-2:]
         labels = pool_labels(labels, (height, width), num_classes, ignore_index=ignore_index).flatten(1)
-        features = image_to_nodes(features)
-    _checks.shape("labels", labels, features.shape[:-1], "(one for each node)")
+    else:
+        _checks.shape("labels", labels, features.shape[:-1], "(one for each node)")
     if not validate_args:
         labels = torch.where((labels >= 0) & (labels < num_classes), labels, ignore_index)
-    return features, labels
+    return labels

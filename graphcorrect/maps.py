@@ -163,4 +163,3 @@ class LinearPropagation(GraphPropagation):
     def _map(self, values: Tensor) -> Tensor:
         # In the precision of the values, which is never the lower one.
         return F.linear(values, self.linear.weight.to(values.dtype), self.linear.bias.to(values.dtype))
-

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphcorrect
-from graphcorrect import _eager
+from graphcorrect.ops._dispatch import without
 
 settings.register_profile(
     "quick", max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -51,13 +51,14 @@ def fixed_seed():
 
 
 @pytest.fixture(params=["numba", "torch alone"])
-def loops(request, monkeypatch):
+def loops(request):
     """A test with the loops that numba compiles, and again without."""
-    if request.param != "numba":
-        monkeypatch.setattr(_eager, "_numba_loops", lambda: None)
-    elif _eager._numba_loops() is None:
-        pytest.skip("numba is not installed")
-    return request.param
+    if request.param == "numba":
+        pytest.importorskip("numba")
+        yield request.param
+    else:
+        with without("numba"):
+            yield request.param
 
 
 class _LargestTensor(TorchDispatchMode):

@@ -1,5 +1,9 @@
 """The contrastive loss on the semantic-level graph, exact and linear in the number of nodes."""
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,7 +49,7 @@ def slg_loss(
             integers in [0, C) or `ignore_index`.
         prototypes: (C, D) class means of :class:`PrototypeBank`; taken as constants. None leaves the second term out.
         prototype_mask: (C,) bool, True where a class has a prototype; nodes of the others take no part in the second
-            term.
+            term. None takes a row of zeros for no prototype.
         num_classes: C; None is that of `prototypes`, or else the largest label + 1, which reads the labels.
         balance: lambda, in [0, 1].
         temperature: tau, above 0.
@@ -68,27 +72,88 @@ def slg_loss(
     nodes, node_labels = labeled_nodes(
         features, labels, num_classes, ignore_index=ignore_index, validate_args=validate_args
     )
-    nodes = nodes.reshape(nodes.shape[:-2].numel(), *nodes.shape[-2:])
-    node_labels = node_labels.reshape(nodes.shape[:-1])
-    is_labeled = node_labels != ignore_index
-    node_labels = torch.where(is_labeled, node_labels, -1)  # `ignore_index` may be the number of a class
     with full_precision(nodes):
-        rows = unit_rows(widen(nodes), is_labeled)
-        num_labeled = is_labeled.sum(1)
-        has_nodes = num_labeled > 0
-        image_means = pair_sum(rows, node_labels, num_classes) / num_labeled.clamp_min(1).to(rows.dtype).square()
-        if prototypes is None:
-            contrast = node_counted = torch.zeros_like(rows[..., 0])
-        else:
-            _checks.size("prototypes", prototypes, 1, rows.shape[-1], "entries, as `features` has")
-            contrast, node_counted = _prototype_term(rows, node_labels, prototypes, prototype_mask, temperature)
-        if reduction == "none":
-            return balance * image_means + (1 - balance) * contrast.sum(1) / node_counted.sum(1).clamp_min(1)
-        if reduction == "sum":
-            return balance * image_means.sum() + (1 - balance) * contrast.sum()
-        return balance * mean_over_ranks(image_means.sum(), has_nodes.sum()) + (1 - balance) * mean_over_ranks(
-            contrast.sum(), node_counted.sum()
-        )
+        known = LabeledNodes.of(node_labels, num_classes, ignore_index, widen(nodes).dtype)
+        unit = None
+        if prototypes is not None:
+            _checks.size("prototypes", prototypes, 1, nodes.shape[-1], "entries, as `features` has")
+            unit, prototype_mask = unit_prototypes(prototypes, prototype_mask, known.is_of_class.dtype)
+        return contrast(nodes, known, unit, prototype_mask, balance, temperature, reduction)
+
+
+class LabeledNodes(NamedTuple):
+    """The labels of nodes in the forms that the loss needs, which are the same for all rounds.
+
+    Attributes:
+        labels: (B, N) int64, -1 where there is none.
+        is_labeled: (B, N) bool.
+        is_of_class: (B, N, C), one-hot rows, zero where there is no label.
+        inverse_pairs: (B,), the inverse of the number of ordered pairs of labeled nodes in each image.
+        same_class: (B,), how many of these pairs are of one class.
+        num_images: (), how many images have a labeled node.
+    """
+
+    labels: Tensor
+    is_labeled: Tensor
+    is_of_class: Tensor
+    inverse_pairs: Tensor
+    same_class: Tensor
+    num_images: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype) -> LabeledNodes:
+        """Those of labels (..., N) in [0, C) or `ignore_index`."""
+        labels = labels.reshape(labels.shape[:-1].numel(), labels.shape[-1])
+        is_labeled = labels != ignore_index
+        labels = torch.where(is_labeled, labels, -1)  # `ignore_index` may be the number of a class
+        is_of_class = (labels[..., None] == torch.arange(num_classes, device=labels.device)).to(dtype)
+        of_class = is_of_class.sum(1)
+        count = of_class.sum(1)
+        inverse = count.clamp_min(1).square().reciprocal()
+        return cls(labels, is_labeled, is_of_class, inverse, of_class.square().sum(1), (count > 0).sum())
+
+
+def unit_prototypes(prototypes: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Prototypes (..., C, D) of unit length and which of them there are, (..., C); a row of zeros is none."""
+    if mask is None:
+        mask = (prototypes != 0).any(-1)
+    return unit_rows(widen(prototypes.detach())).to(dtype), mask
+
+
+def contrast(
+    nodes: Tensor,
+    known: LabeledNodes,
+    prototypes: Tensor | None,
+    prototype_mask: Tensor | None,
+    balance: float,
+    temperature: float,
+    reduction: Reduction,
+) -> Tensor:
+    """Eq. (12) for nodes (..., N, D), and prototypes (C, D) of unit length."""
+    rows = unit_rows(widen(nodes).reshape(*known.labels.shape, nodes.shape[-1]), known.is_labeled)
+    pairs = (pair_sum(rows, known.labels, known.is_of_class) + known.same_class) * known.inverse_pairs
+    if prototypes is None or prototype_mask is None:
+        entropy, counted = torch.zeros_like(rows[..., 0]), torch.zeros_like(known.is_labeled)
+    else:
+        entropy, counted = _prototype_term(rows, known, prototypes, prototype_mask, temperature)
+    if reduction == "none":
+        return balance * pairs + (1 - balance) * entropy.sum(1) / counted.sum(1).clamp_min(1)
+    if reduction == "sum":
+        return balance * pairs.sum() + (1 - balance) * entropy.sum()
+    of_pairs = mean_over_ranks(pairs.sum(), known.num_images)
+    return balance * of_pairs + (1 - balance) * mean_over_ranks(entropy.sum(), counted.sum())
+
+
+def _prototype_term(
+    rows: Tensor, known: LabeledNodes, prototypes: Tensor, mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each node against the prototypes, (B, N), zero where it does not count; and who counts."""
+    counted = known.is_labeled & mask[known.labels]  # -1, where there is no label, is a place too
+    # Not -inf: where no class has a prototype a row of -inf would make NaN gradients.
+    scores = (rows @ (prototypes.mT / temperature)).masked_fill(~mask, torch.finfo(rows.dtype).min)  # (B, N, C)
+    target = torch.where(counted, known.labels, -1).flatten()
+    entropy = F.cross_entropy(scores.flatten(0, 1), target, ignore_index=-1, reduction="none")
+    return entropy.reshape(counted.shape), counted
 
 
 def _number_of_classes(
@@ -111,21 +176,6 @@ def _number_of_classes(
     _checks.integral("labels", labels)
     counted = labels[labels != ignore_index]
     return max(1, int(counted.max()) + 1) if counted.numel() else 1
-
-
-def _prototype_term(
-    rows: Tensor, labels: Tensor, prototypes: Tensor, prototype_mask: Tensor | None, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each node against the prototypes, (B, N), zero where it does not count; and who counts."""
-    scores = rows @ unit_rows(widen(prototypes.detach())).to(rows.dtype).mT / temperature  # (B, N, C)
-    is_class = (labels >= 0) & (labels < len(prototypes))
-    known = torch.where(is_class, labels, 0)
-    if prototype_mask is not None:
-        is_class = is_class & prototype_mask[known]
-        # Not -inf: where no class has a prototype a row of -inf would make NaN gradients.
-        scores = scores.masked_fill(~prototype_mask, torch.finfo(scores.dtype).min)
-    contrast = F.cross_entropy(scores.flatten(0, 1), known.flatten(), reduction="none").reshape(labels.shape)
-    return torch.where(is_class, contrast, 0.0), is_class.to(rows.dtype)
 
 
 class SLGLoss(nn.Module):

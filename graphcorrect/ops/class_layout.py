@@ -9,10 +9,10 @@ from torch import Tensor
 
 from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses
 
-# Entries of z_i up to which Z is multiplied as it is: more work than in blocks, in a third of the launches. A CPU has
-# no launches to save, so that it takes Z only where all of it is small.
-MAX_LOW_RANK = {"cpu": 512}
-DEFAULT_MAX_LOW_RANK = 1024
+# Z is multiplied as it is where it is narrow: more work than in blocks, in a third of the launches. A CPU has few
+# launches' worth to save, so that there all of Z has to be small.
+MAX_WIDTH = 1024  # entries of z_i
+MAX_ENTRIES_ON_CPU = 2**20  # of Z
 
 
 class ClassLayout(NamedTuple):
@@ -58,9 +58,10 @@ def class_layout(vectors: Tensor, labels: Tensor, num_classes: int) -> ClassLayo
         labels: (B, N) int64; a label outside [0, C) is no class, and joins its node to nobody.
         num_classes: C.
     """
-    limit = MAX_LOW_RANK.get(vectors.device.type, DEFAULT_MAX_LOW_RANK)
-    is_low_rank = labels.numel() == 0 or num_classes * vectors.shape[-1] <= limit
-    return ClassLayout(*_class_layout(vectors, labels, num_classes, is_low_rank))
+    width = num_classes * vectors.shape[-1]
+    is_small = labels.numel() * width <= MAX_ENTRIES_ON_CPU
+    is_low_rank = width <= MAX_WIDTH and (vectors.device.type != "cpu" or is_small)
+    return ClassLayout(*_class_layout(vectors, labels, num_classes, is_low_rank or labels.numel() == 0))
 
 
 def block_shape(num_graphs: int, num_nodes: int, num_classes: int) -> tuple[int, int]:

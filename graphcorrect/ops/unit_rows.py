@@ -31,8 +31,9 @@ def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Ten
     """Unit rows (..., D), and the norms (..., 1) that their gradient is divided by: infinite where there is none."""
     if any_scale:
         largest = _norm_or_inf(rows, ord=torch.inf)
-        unit, norm = _definition(rows / largest, None, False)
-        norm *= largest
+        unit = rows / largest
+        norm = _norm_or_inf(unit, ord=2)
+        unit, norm = unit.div_(norm), norm * largest
     else:
         norm = _norm_or_inf(rows, ord=2)
         unit = rows / norm

@@ -15,7 +15,7 @@ def sort_edges(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Raises:
         ValueError: an edge leads to no node of its graph.
     """
-    num_graphs, num_nodes, _ = index.shape
+    num_graphs, num_nodes, num_neighbors = index.shape
     index = index.contiguous()
     targets = torch.empty_like(index)
     counts = torch.zeros(num_graphs, num_nodes, dtype=torch.int64)
@@ -25,7 +25,7 @@ def sort_edges(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ValueError(f"expected `index` in [0, {num_nodes}), got {int(index.min())} to {int(index.max())}")
     order, source = (torch.empty(index.numel(), dtype=torch.int64) for _ in range(2))
     arriving = ends - counts.view(-1)
-    offsets = torch.stack([torch.arange(0, index.numel(), index.shape[2]), arriving])
+    offsets = torch.stack([num_neighbors * torch.arange(len(arriving)), arriving])
     _fill(targets.flatten(0, 1), num_graphs, arriving, order, source)
     return targets.flatten(0, 1), order, source, offsets
 
