@@ -7,8 +7,8 @@ from graphcorrect import metrics
 from graphcorrect.anchors import AnchorBank
 from graphcorrect.graphs import ClassConsistencyGraph, GraphOperator, KNNAffinity
 from graphcorrect.guided import guided_upsample
-from graphcorrect.knn import knn
 from graphcorrect.losses import CLGLoss, LabelCorrectionLoss, SLGLoss, clg_loss, slg_loss
+from graphcorrect.neighbors import knn
 from graphcorrect.prototypes import PrototypeBank
 from graphcorrect.refine import DualGraphRefiner
 from graphcorrect.refined_labels import RefinedLabels
