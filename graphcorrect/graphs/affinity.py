@@ -10,7 +10,7 @@ from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend
 from graphcorrect.graphs.neighbor import NeighborOperator
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.knn.search import knn
+from graphcorrect.neighbors import knn
 from graphcorrect.ops.unit_rows import unit_rows
 
 
