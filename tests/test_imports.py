@@ -13,10 +13,12 @@ PACKAGE = Path(graphcorrect.__file__).parent
 
 # A file imports only from files above it.
 LAYOUT = """
-_typing _checks _numba_loops _eager _precision _triton_rows _numba_rows
-nodes labels distributed
-knn._torch knn._numba_round knn._rounded knn._numba_sift knn._screen
-knn._triton_entries knn._triton_round knn._triton_select knn._triton_sift knn._triton knn._faiss knn.search
+_typing _checks ops.kernels.cpu._compile ops._dispatch _eager _precision
+ops.kernels.cuda.rows ops.kernels.cpu.rows
+nodes labels distributed ops._compared
+ops.kernels.cpu.topk ops.kernels.cpu.quantized ops.kernels.cpu.quantize ops.kernels.cpu.filter
+ops.kernels.cpu.filtered_search ops.kernels.cuda.packing ops.kernels.cuda.quantize ops.kernels.cuda.rescore
+ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss ops.neighbors neighbors
 graphs.operator graphs._numba_sort graphs.neighbor graphs._numba_blocks graphs._blocks graphs._numba_class_block
 graphs.class_block graphs.affinity graphs.consistency
 _mlp _row_maps _numba_correct _numba_tighten propagate
@@ -46,7 +48,7 @@ def imported_files(name):
             continue
         found |= {m.removeprefix("graphcorrect.") for m in modules if m.startswith("graphcorrect.")}
         assert "graphcorrect" not in modules or isinstance(node, ast.ImportFrom), f"{name}: line {node.lineno}"
-    packages = {"knn", "graphs", "losses", "plot"}
+    packages = {"graphs", "losses", "ops", "plot"}
     assert not {p for p in packages & found if not any(f.startswith(p + ".") and f in FILES for f in found)}, (
         f"{name} imports from a package's __init__, which only re-exports"
     )

@@ -14,13 +14,15 @@ from strategies import draw, random_features
 
 from graphcorrect import _eager
 from graphcorrect.graphs.neighbor import Edges
-from graphcorrect.knn import _rounded, _screen
 from graphcorrect.nodes import unit_rows
+from graphcorrect.ops._dispatch import without
+from graphcorrect.ops.kernels.cpu import filtered_search, quantized
 
 numba = pytest.importorskip("numba")
 
 from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # noqa: E402
-from graphcorrect.knn import _numba_sift  # noqa: E402
+from graphcorrect.ops.kernels.cpu import filter as numba_filter  # noqa: E402
+from graphcorrect.ops.kernels.cpu import quantize as numba_quantize  # noqa: E402
 
 
 def said_by(script, **environment):
@@ -128,52 +130,49 @@ def test_where_nothing_can_be_written_loops_are_compiled_all_the_same(monkeypatc
     assert values.tolist() == [7.0] * 3
 
 
-@given(st.integers(0, 10**6), st.floats(0, 3), st.sampled_from([torch.int32, torch.int16]))
-def test_the_lower_threshold_of_a_loop_is_torch_s(seed, slack, dtype):
-    if dtype == torch.int16:
-        threshold = (random_features(64, 1, seed=seed) * 4).bfloat16().view(torch.int16)
-        slacks = torch.full((64,), slack, dtype=torch.float64)
-    else:
-        threshold = torch.randint(-(2**31), 2**31, (64, 1), generator=draw(seed)).to(torch.int32)
-        slacks = torch.full((64,), slack * 2**29, dtype=torch.float64)
-    slacks[0] = torch.inf
-    expected = _screen._lower(threshold, slacks[:, None])[:, 0].tolist()
-    room = torch.empty(1).numpy()
-    given_ = zip(threshold[:, 0].tolist(), slacks.tolist(), strict=True)
-    assert [_numba_sift._lower(t, s, dtype == torch.int32, room) for t, s in given_] == expected
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+@given(lower=st.lists(st.floats(-4.0e9, 4.0e9), min_size=1, max_size=20))
+def test_a_bound_as_a_score_is_torch_s_and_no_larger(lower, dtype):
+    lower = torch.tensor([*lower, -torch.inf, torch.inf, torch.nan, 0.0], dtype=torch.float64)
+    expected = filtered_search._as_score(lower, dtype)
+    word = torch.empty(1).numpy()
+    assert [numba_filter.as_score(each, dtype == torch.int32, word) for each in lower.tolist()] == expected.tolist()
+    known = (expected < torch.iinfo(dtype).max) & lower.isfinite()
+    score = expected if dtype == torch.int32 else expected.view(torch.bfloat16)
+    assert (score.double()[known] <= lower[known]).all()
 
 
-def test_a_loop_scores_fewer_keys_than_coarse_scores_alone_would_leave():
+@pytest.mark.parametrize("best_candidates", [numba_filter.best_candidates, filtered_search.best_candidates])
+def test_few_keys_are_scored_in_float32_and_the_best_of_them_are_the_best_of_all(best_candidates):
     centers, labels = random_features(5, 32, seed=3), torch.arange(640) % 5
     rows = unit_rows((centers[labels] + 0.3 * random_features(640, 32, seed=5)).float())
-    coarse = _rounded.round_rows(rows, rows, torch.int8)
-    scores = torch._int_mm(coarse.queries, coarse.keys.mT)
-    threshold = scores.view(640, 32, -1).amax(1).topk(5).values[:, -1:]
-    alone = (scores >= threshold - coarse.errors.slack[:, None]).sum()
-    nothing = torch.zeros(0, dtype=torch.int64)
+    keys = quantized.quantize_keys(rows, torch.int8, None)
+    queries, bounds = quantized.quantize_queries(rows, keys, None)
+    scores = torch._int_mm(queries, keys.rows.mT)
     similarity, index = torch.empty(640, 5), torch.empty(640, 5, dtype=torch.int64)
-    left, seen = _numba_sift.best_of_sifted(
-        scores, coarse.errors, coarse.order, nothing, rows, rows, similarity, index, group=32, fine=8, most=512
+    counts = best_candidates(
+        scores, bounds, keys.permutation, torch.zeros(0).long(), rows, rows, similarity, index, 32, 8, 512
     )
-    assert len(left) == 0
-    assert 5 * 640 <= seen < 0.75 * alone
+    assert (counts >= 5).all()
+    assert counts.float().mean() < 64
     torch.testing.assert_close(similarity, (rows @ rows.T).topk(5).values, rtol=0, atol=1e-6)
+    bounds = bounds._replace(error=torch.full_like(bounds.error, torch.inf))
+    arguments = (keys.permutation, torch.zeros(0).long(), rows, rows, similarity, index, 32, 8, 512)
+    assert (best_candidates(scores, bounds, *arguments) < 0).all()  # no bound is known: no answer
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
-def test_rounding_in_a_loop_is_torch_s(dtype, monkeypatch):
+def test_rows_are_quantized_by_numba_as_by_torch(dtype):
     rows = random_features(70, 24).float() * torch.logspace(-30, 10, 70)[:, None]
     rows[5], rows[6] = 0.0, torch.linspace(-1, 1, 24)
     rows[7] = 1 + 2.0**-8 * torch.arange(24)  # halfway between two bfloat16 numbers, every other time
     order = torch.randperm(80, generator=draw(1))
     options = {"order": order, "center": rows[10:20].mean(0), "step": 0.01}
 
-    def rounded():
-        return *_rounded._round(rows, dtype), *_rounded._round(rows[:20], dtype, **options)
+    def by(kernels):
+        return *quantized._quantize(rows, dtype, kernels), *quantized._quantize(rows[:20], dtype, kernels, **options)
 
-    looped = rounded()
-    monkeypatch.setattr(_eager, "_numba_loops", lambda: None)
-    for found, expected in zip(looped, rounded(), strict=True):
+    for found, expected in zip(by(numba_quantize), by(None), strict=True):
         if found.dtype == dtype:
             assert torch.equal(found, expected)
         else:
