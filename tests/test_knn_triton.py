@@ -29,7 +29,7 @@ def search():
 
 @pytest.fixture
 def topk_filter(monkeypatch):
-    """The kernels of the filter, with as many rows a program as the interpreter, which runs one after the other, likes."""
+    """The kernels of the filter, with many rows a program: the interpreter runs one program after the other."""
     pytest.importorskip("triton")
     from graphcorrect.ops.kernels.cuda import rescore, topk_filter
 

@@ -15,7 +15,6 @@ from strategies import draw, random_features
 from graphcorrect import _eager
 from graphcorrect.graphs.neighbor import Edges
 from graphcorrect.nodes import unit_rows
-from graphcorrect.ops._dispatch import without
 from graphcorrect.ops.kernels.cpu import filtered_search, quantized
 
 numba = pytest.importorskip("numba")

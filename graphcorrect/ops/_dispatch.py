@@ -84,7 +84,7 @@ def _tensors(args: tuple[object, ...]) -> list[Tensor]:
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Rules implementations out while it lasts, for tests and counts: ``with without("numba", "triton"): ...``."""
+    """Rules implementations out while it lasts, for tests and counts."""
     added = set(names) - _ruled_out
     _ruled_out.update(added)
     try:
@@ -112,7 +112,9 @@ def _numba_is_missing() -> str | None:
         return reason
     from graphcorrect.ops.kernels.cpu import _compile  # not above: it imports numba
 
-    return None if _compile.may_run() else "numba's threads bear no calls from several threads, or are gone after a fork"
+    return (
+        None if _compile.may_run() else "numba's threads bear no calls from several threads, or are gone after a fork"
+    )
 
 
 @functools.cache
