@@ -33,10 +33,12 @@ Find = Callable[[Tensor, Tensor, int], "tuple[Tensor, Tensor]"]
 
 
 def is_installed() -> bool:
+    """Whether faiss can be imported."""
     return importlib.util.find_spec("faiss") is not None
 
 
 def version() -> str:
+    """The version of faiss that is installed."""
     return str(_import().__version__)
 
 
