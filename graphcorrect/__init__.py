@@ -4,7 +4,7 @@ Start with :class:`DualGraphRefiner`; its parts are here too, each usable alone.
 """
 
 from graphcorrect import metrics
-from graphcorrect.anchors import AnchorBank
+from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.graphs import ClassConsistencyGraph, GraphOperator, KNNAffinity
 from graphcorrect.guided import guided_upsample
 from graphcorrect.knn import knn

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend, Order
-from graphcorrect.anchors import AnchorBank
+from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
 from graphcorrect.graphs.operator import GraphOperator
