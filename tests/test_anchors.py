@@ -369,3 +369,71 @@ def test_zero_queries_get_a_finite_answer():
     bank, _, _ = filled_bank()
     posterior = bank(torch.zeros(3, 5, dtype=torch.float64))
     torch.testing.assert_close(posterior.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def clustered(count, seed, num_clusters=40, width=16):
+    """Rows close to one of `num_clusters` directions, and the number of the cluster."""
+    centers = random_features(num_clusters, width, seed=77)
+    cluster = random_labels(count, num_classes=num_clusters, seed=seed)
+    return centers[cluster] + 0.3 * random_features(count, width, seed=seed + 1), cluster
+
+
+def recall(bank, exact, queries):
+    """Share of the truly nearest anchors that a bank finds."""
+    found, true = (
+        each._packed().nearest(queries, 10, backend="torch", num_probes=each.num_probes)[1] for each in (bank, exact)
+    )
+    return (found[:, :, None] == true[:, None]).any(1).double().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("options", "least"), [({"num_probes": 1}, 0.3), ({}, 0.95), ({"num_lists": 10, "num_probes": 10}, 1.0)]
+)
+def test_lists_find_most_of_the_nearest_anchors(options, least):
+    pytest.importorskip("faiss")
+    keys, cluster = clustered(4000, 1)
+    exact = AnchorBank(4, 16).double()
+    exact.update(keys, cluster % 4)
+    bank = AnchorBank(4, 16, index="ivf", **options).double()
+    bank.load_state_dict(exact.state_dict())
+    queries, cluster = clustered(200, 5)
+    assert least <= recall(bank, exact, queries) <= 1.0
+    assert (bank(queries).argmax(1) == cluster % 4).double().mean() > 0.99
+    if least == 1.0:
+        torch.testing.assert_close(bank(queries), exact(queries), rtol=1e-4, atol=1e-5)  # float32 inside
+
+
+def test_lists_are_made_anew_after_an_update():
+    pytest.importorskip("faiss")
+    bank = AnchorBank(2, 2, index="ivf")
+    bank.update(torch.eye(2), torch.tensor([0, 1]))
+    assert bank(torch.eye(2)).argmax(1).tolist() == [0, 1]
+    first = bank._packed().index
+    bank(torch.eye(2))
+    assert bank._packed().index is first
+    bank.update(-torch.eye(2), torch.tensor([1, 0]))
+    assert bank(-torch.eye(2)).argmax(1).tolist() == [1, 0]
+    assert copy.deepcopy(bank)(torch.eye(2)).argmax(1).tolist() == [0, 1]
+
+
+def test_lists_with_fewer_anchors_than_neighbors_answer_all_the_same():
+    pytest.importorskip("faiss")
+    bank = AnchorBank(2, 3, index="ivf", num_lists=6, num_probes=1, num_neighbors=5)
+    bank.update(random_features(6, 3, dtype=torch.float32), torch.tensor([0, 1] * 3))
+    queries = torch.cat([random_features(4, 3, dtype=torch.float32), torch.zeros(1, 3), torch.full((1, 3), torch.nan)])
+    posterior = bank(queries)
+    torch.testing.assert_close(posterior.sum(1), torch.ones(6))
+
+
+def test_lists_without_faiss_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"index=\"ivf\" needs faiss: pip install \"graphcorrect\[faiss\]\""):
+        AnchorBank(2, 2, index="ivf")
+
+
+@pytest.mark.gpu
+def test_lists_refuse_a_gpu():
+    bank = AnchorBank(2, 2, index="ivf").cuda()
+    bank.update(torch.eye(2).cuda(), torch.tensor([0, 1]).cuda())
+    with pytest.raises(ValueError, match="on the CPU for index"):
+        bank(torch.eye(2).cuda())

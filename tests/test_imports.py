@@ -20,7 +20,7 @@ knn._triton_entries knn._triton_round knn._triton_select knn._triton_sift knn._t
 graphs.operator graphs._numba_sort graphs.neighbor graphs._numba_blocks graphs._blocks graphs._numba_class_block
 graphs.class_block graphs.affinity graphs.consistency
 _mlp _row_maps _numba_correct _numba_tighten propagate
-threshold prototypes banks._reservoir banks._lookup banks.anchors guided refined_labels refiner_input refine teacher
+threshold prototypes ops.kernels.faiss_index banks._reservoir banks._lookup banks.anchors guided refined_labels refiner_input refine teacher
 losses._reduce losses._numba_pairs losses.slg losses.clg losses.correction metrics
 pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane

@@ -9,6 +9,7 @@ from graphcorrect._precision import widen
 from graphcorrect._typing import Backend
 from graphcorrect.knn.search import knn
 from graphcorrect.nodes import unit_rows
+from graphcorrect.ops.kernels.faiss_index import InvertedLists
 
 MAX_PCA_ROWS = 16_384  # which tell the directions of a bank of any size
 
@@ -21,37 +22,50 @@ class PackedAnchors:
         priority: (C, S), -inf in empty slots.
         counts: how many slots each class fills, from the first one on.
         key_dim: entries of a key after the projection; None for all.
+        num_lists: of an approximate index, 0 for about 4 √M; None for an exact search.
 
     Attributes:
         keys: (M, D) or (M, key_dim) unit rows.
         label: (M,) int64.
         share: (M,), one by the number of anchors of the class.
         projection: (D, key_dim) of queries, or None.
+        index: holds the keys in lists, or None.
     """
 
-    def __init__(self, features: Tensor, priority: Tensor, counts: list[int], key_dim: int | None) -> None:
+    def __init__(
+        self, features: Tensor, priority: Tensor, counts: list[int], key_dim: int | None, num_lists: int | None
+    ) -> None:
         self._buffers = features, priority
         self._writes = _writes(self._buffers)
         is_full = min(counts) == features.shape[1]
         held = features if is_full else torch.cat([rows[:count] for rows, count in zip(features, counts, strict=True)])
         keys = widen(held.reshape(-1, features.shape[-1]))  # of a full bank: no copy
-        self.key_dim = key_dim
+        self._settings = key_dim, num_lists
         self.projection = None if key_dim is None else principal_directions(keys, key_dim)
         self.keys = keys if self.projection is None else unit_rows(keys @ self.projection)
         of_class = torch.tensor(counts, device=keys.device)
         label = torch.arange(len(counts), device=keys.device)
         self.label = label.repeat_interleave(of_class, output_size=len(keys))
         self.share = of_class.to(keys.dtype).reciprocal()[self.label]
+        self.index = None if num_lists is None else InvertedLists(self.keys, num_lists)
 
-    def is_of(self, features: Tensor, priority: Tensor, key_dim: int | None) -> bool:
-        """Whether these are the same buffers, and nothing was written to them since."""
-        same = features is self._buffers[0] and priority is self._buffers[1] and key_dim == self.key_dim
+    def is_of(self, features: Tensor, priority: Tensor, key_dim: int | None, num_lists: int | None) -> bool:
+        """Whether these are the same buffers and settings, and nothing was written to the buffers since."""
+        same = features is self._buffers[0] and priority is self._buffers[1]
+        same = same and (key_dim, num_lists) == self._settings
         return same and self._writes is not None and self._writes == _writes(self._buffers)
 
-    def nearest(self, queries: Tensor, num_neighbors: int, *, backend: Backend) -> tuple[Tensor, Tensor]:
-        """Cosine and position of the most similar anchors of each query (N, D): (N, k) both, the nearest first."""
+    def nearest(
+        self, queries: Tensor, num_neighbors: int, *, backend: Backend, num_probes: int
+    ) -> tuple[Tensor, Tensor]:
+        """Cosine and position of the most similar anchors of each query (N, D): (N, k) both, the nearest first.
+
+        An approximate index looks through `num_probes` of its lists; where they hold fewer, the cosine is -inf.
+        """
         rows = unit_rows(queries if self.projection is None else queries @ self.projection.to(queries.dtype))
         count = min(num_neighbors, len(self.keys))
+        if self.index is not None:
+            return self.index.search(rows, count, num_probes)
         return knn(rows, self.keys.to(rows.dtype), count, normalize=False, backend=backend)
 
     def votes(self, similarity: Tensor, index: Tensor, num_classes: int, temperature: float) -> Tensor:

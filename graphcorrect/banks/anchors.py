@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from graphcorrect.banks._lookup import PackedAnchors
 from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.nodes import image_to_nodes, unit_rows
+from graphcorrect.ops.kernels import faiss_index
+
+Index = Literal["flat", "ivf"]
 
 
 class AnchorBank(nn.Module):
@@ -51,7 +54,12 @@ class AnchorBank(nn.Module):
             Neighboring pixels are near copies: the same capacity then holds nodes of more images.
         key_dim: entries to which keys are narrowed for the search, by the principal directions of the bank's rows; None
             searches by all of them.
-        backend: of :func:`graphcorrect.knn`.
+        index: "flat" compares a query with every anchor: exact. "ivf" sorts the anchors into lists by faiss, and a
+            query reads the nearest few: approximate, on a CPU alone, and worth it for a bank that rests, since the
+            lists are made anew at the first look-up after an update.
+        num_lists: of "ivf"; None for about four times the square root of the number of anchors.
+        num_probes: lists that a query reads; more find more of the nearest anchors and take longer.
+        backend: of :func:`graphcorrect.knn`, for "flat".
         ignore_index: label left out.
         validate_args: False takes labels outside the classes for ignored ones, and `update` does not wait for a GPU.
         seed: of the random priorities.
@@ -79,6 +87,9 @@ class AnchorBank(nn.Module):
         decay: float = 1.0,
         quota_per_image: int | None = None,
         key_dim: int | None = None,
+        index: Index = "flat",
+        num_lists: int | None = None,
+        num_probes: int = 8,
         backend: Backend = "auto",
         ignore_index: int = IGNORE_INDEX,
         validate_args: bool = True,
@@ -98,6 +109,12 @@ class AnchorBank(nn.Module):
         if key_dim is not None:
             _checks.integer_at_least("key_dim", key_dim, 1)
             _checks.in_interval("key_dim", key_dim, 1, feature_dim)
+        _checks.one_of("index", index, get_args(Index))
+        if num_lists is not None:
+            _checks.integer_at_least("num_lists", num_lists, 1)
+        _checks.integer_at_least("num_probes", num_probes, 1)
+        if index == "ivf":
+            faiss_index.require_installed()
         _checks.one_of("backend", backend, get_args(Backend))
         self.num_classes = num_classes
         self.feature_dim = feature_dim
@@ -109,6 +126,9 @@ class AnchorBank(nn.Module):
         self.decay = decay
         self.quota_per_image = quota_per_image
         self.key_dim = key_dim
+        self.index: Index = index
+        self.num_lists = num_lists
+        self.num_probes = num_probes
         self.backend: Backend = backend
         self.ignore_index = ignore_index
         self.validate_args = validate_args
@@ -180,7 +200,8 @@ class AnchorBank(nn.Module):
         nodes = widen(image_to_nodes(features) if features.ndim == 4 else features)
         with full_precision(nodes):
             anchors = self._packed()
-            found = anchors.nearest(nodes.reshape(-1, self.feature_dim), self.num_neighbors, backend=self.backend)
+            rows = nodes.reshape(-1, self.feature_dim)
+            found = anchors.nearest(rows, self.num_neighbors, backend=self.backend, num_probes=self.num_probes)
             posterior = anchors.votes(*found, self.num_classes, self.temperature).to(features.dtype)
         posterior = posterior.reshape(*nodes.shape[:-1], self.num_classes)
         if features.ndim == 4:
@@ -220,13 +241,15 @@ class AnchorBank(nn.Module):
 
     def _packed(self) -> PackedAnchors:
         """The anchors as rows, packed anew if a buffer was written or replaced since."""
-        if self._cache is None or not self._cache.is_of(self.features, self.priority, self.key_dim):
+        num_lists = (self.num_lists or 0) if self.index == "ivf" else None
+        settings = self.key_dim, num_lists
+        if self._cache is None or not self._cache.is_of(self.features, self.priority, *settings):
             counts = self.counts.tolist()
             if sum(counts) == 0:
                 raise RuntimeError(
                     "expected an AnchorBank with anchors, got an empty one; call update(features, labels) first"
                 )
-            self._cache = PackedAnchors(self.features, self.priority, counts, self.key_dim)
+            self._cache = PackedAnchors(self.features, self.priority, counts, *settings)
         return self._cache
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorBank:
@@ -243,5 +266,6 @@ class AnchorBank(nn.Module):
             f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, "
             f"capacity_per_class={self.capacity_per_class}, num_neighbors={self.num_neighbors}, "
             f"temperature={self.temperature}, strength={self.strength}, eps={self.eps}, decay={self.decay}, "
-            f"quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, backend={self.backend!r}"
+            f"quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, "
+            f"index={self.index!r}, num_lists={self.num_lists}, num_probes={self.num_probes}, backend={self.backend!r}"
         )
