@@ -89,7 +89,7 @@ class AnchorBank(nn.Module):
         key_dim: int | None = None,
         index: Index = "flat",
         num_lists: int | None = None,
-        num_probes: int = 8,
+        num_probes: int = 16,
         backend: Backend = "auto",
         ignore_index: int = IGNORE_INDEX,
         validate_args: bool = True,

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_POINTS_PER_LIST = 64  # that training looks at: faiss's own 256 takes four times as long for the same recall
+# Of the k-means that places the centers: faiss's own 10 and 256 take ten times as long, for a hundredth more recall
+ITERATIONS, POINTS_PER_LIST = 4, 32
 
 
 def require_installed() -> None:
@@ -45,10 +46,14 @@ class InvertedLists:
         dim = rows.shape[1]
         # The one does not own the other, which has to live as long
         self._centers = faiss.IndexFlatIP(dim)
-        self._index: Any = faiss.IndexIVFFlat(self._centers, dim, self.num_lists, faiss.METRIC_INNER_PRODUCT)
+        # Keys in half precision, which are read in three quarters of the time and found as well
+        self._index: Any = faiss.IndexIVFScalarQuantizer(
+            self._centers, dim, self.num_lists, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT, False
+        )
         self._index.cp.spherical = True
+        self._index.cp.niter = ITERATIONS
         self._index.cp.min_points_per_centroid = 1  # no warning: small banks have small lists
-        self._index.cp.max_points_per_centroid = MAX_POINTS_PER_LIST
+        self._index.cp.max_points_per_centroid = POINTS_PER_LIST
         self._index.train(rows)
         self._index.add(rows)
 
