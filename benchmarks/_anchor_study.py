@@ -1,4 +1,4 @@
-"""What the fast settings of an anchor bank cost in quality, on the frozen study's teacher: gain, recall, seconds a frame.
+"""What the fast settings of an anchor bank cost in quality, on the frozen study's teacher: gain, recall and seconds.
 
 Every setting holds the same anchors as the exact one, or what is made of them; all correct the same answers.
 """
@@ -101,7 +101,8 @@ class Found:
 
     def __str__(self) -> str:
         seconds = f"{np.median(self.look_up):.3f} CPU s looked up, {np.median(self.whole):.3f} in all"
-        return f"{self.score}, recall {np.mean(self.recall or [0]):.3f}, {seconds}"
+        recall = f"recall {np.mean(self.recall):.3f}, " if self.recall else ""
+        return f"{self.score}, {recall}{seconds}"
 
 
 class Timed(torch.nn.Module):

@@ -13,6 +13,7 @@ directions as backbones' features have that matter; what the options cost in qua
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ SIZES = [
     (1_000_000, 1024, 64),
     (1_000_000, 1024, 256),
 ]
+MEASURED_ENTRIES = 252_000 * 256  # up to which memory is measured, which fills the bank once more for each side
 SMOKE_SIZES = [(630, 64, 16), (2100, 128, 32)]
 OURS, EXACT = "AnchorBank.update", "exact"
 REWRITTEN, PRODUCT = "bank written anew", "product and topk"
@@ -105,8 +107,12 @@ def measure_update(anchors: int, dim: int, rounds: int, device: torch.device) ->
 def options(anchors: int, dim: int) -> dict[str, dict[str, Any]]:
     """The settings of an `AnchorBank` that are compared, by name."""
     found: dict[str, dict[str, Any]] = {EXACT: {}}
-    if dim > 64:
-        found["key_dim=64"] = {"key_dim": 64}
+    if dim > 128:
+        found["key_dim=128"] = {"key_dim": 128}
+    if importlib.util.find_spec("faiss") is not None:
+        found["ivf"] = {"index": "ivf"}
+        if dim > 128:
+            found["key_dim=128, ivf"] = {"key_dim": 128, "index": "ivf"}
     return found
 
 
@@ -121,7 +127,7 @@ def build(name: str, anchors: int, queries: int, dim: int, device: torch.device)
 
 
 def nearest(bank: AnchorBank, queries: Tensor) -> tuple[Tensor, Tensor]:
-    return bank._packed().nearest(queries, NEIGHBORS, backend=bank.backend)
+    return bank._packed().nearest(queries, NEIGHBORS, backend=bank.backend, num_probes=bank.num_probes)
 
 
 def measure_look_up(anchors: int, queries: int, dim: int, rounds: int, device: torch.device) -> Case:
@@ -176,7 +182,7 @@ def main() -> None:
         report(cases[-1], REWRITTEN)
     for size in sizes:
         case = measure_look_up(*size, rounds, device)
-        if not args.smoke:
+        if not args.smoke and size[0] * size[2] <= MEASURED_ENTRIES:
             names = (*options(size[0], size[2]), PRODUCT)
             case.peak_bytes = {name: peak_memory(build, name, *size, device, device=device) for name in names}
         cases.append(case)

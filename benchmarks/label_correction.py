@@ -8,9 +8,9 @@
 
 `noise` needs no network: features of which the true labels are known, 10 to 60 % of the labels replaced. `frozen`
 trains a teacher on few labels, keeps what it says of unlabeled images, and corrects that, with and without each part,
-beside peers on the same neighbors. `training` runs the reference trainer. `anchors` corrects the frozen teacher's labels
-with each of the settings that make a look-up fast: what is left of the gain, and the seconds of a frame. Settings were chosen on training frames that
-were held out, never on the test images; both are reported.
+beside peers on the same neighbors. `training` runs the reference trainer. `anchors` corrects the frozen teacher's
+labels with each of the settings that make a look-up fast: what is left of the gain, and the seconds of a frame.
+Settings were chosen on training frames that were held out, never on the test images; both are reported.
 """
 
 from __future__ import annotations
