@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from graphcorrect import _checks
 from graphcorrect._typing import Backend, Order
-from graphcorrect.anchors import AnchorBank
+from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
 from graphcorrect.graphs.operator import GraphOperator

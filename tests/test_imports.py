@@ -20,10 +20,10 @@ ops.kernels.cpu.edges ops.neighbor_product ops.kernels.cpu.class_blocks ops.clas
 ops.kernels.cpu.pairs ops.pair_sum ops.majority_vote
 ops.kernels.cpu.quantize ops.kernels.cpu.quantized ops.kernels.cpu.filter ops.kernels.cpu.topk
 ops.kernels.cpu.filtered_search ops.kernels.cuda.packing ops.kernels.cuda.quantize ops.kernels.cuda.rescore
-ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss ops.neighbors
+ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss_index ops.kernels.faiss ops.neighbors
 nodes labels distributed neighbors
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
-guided functional maps threshold banks.prototypes anchors refined_labels refiner_input refine teacher
+guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors refined_labels refiner_input refine teacher
 losses._reduce losses.slg losses.clg losses.correction metrics
 pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane

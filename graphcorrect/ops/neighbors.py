@@ -250,4 +250,4 @@ def prepare(keys: Tensor, key_mask: Tensor | None = None, *, normalize: bool = T
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and len(rows) and filtered_search.fast_dtypes():
         numba_quantize = filtered_search.numba_file("quantize") if numba_refuses() is None else None
         quantized = quantize_keys(rows, filtered_search.fast_dtypes()[0], numba_quantize)
-    return PreparedKeys(rows.clone() if rows is keys else rows, index, tuple(quantized or ()))
+    return PreparedKeys(rows, index, tuple(quantized or ()))
