@@ -92,8 +92,8 @@ class LabelPropagation(GraphPropagation):
         """Corrects the probabilities (..., N, C) of each node by its neighbors'."""
         with full_precision(values):
             own = widen(values)
-            # The softmax of a logarithm is the row divided by its sum. What is added has the logarithm of a zero finite,
-            # and its gradient right; of what is larger it changes no digit.
+            # The softmax of a logarithm is the row divided by its sum. What is added makes the logarithm of a zero
+            # finite, and its gradient right; of what is larger it changes no digit.
             log = (propagate(operator, own) + torch.finfo(own.dtype).tiny ** 0.75).log()
             residual = self.bound * torch.tanh(self.residual(own, log.softmax(-1)) / self.bound)
             return (log + residual).softmax(-1).to(values.dtype)

@@ -18,8 +18,8 @@ MAX_ENTRIES_ON_CPU = 2**20  # of Z
 class ClassLayout(NamedTuple):
     """Factors of the graph W, and where nodes lie among them.
 
-    Low rank: z_i = onehot(class of i) ⊗ u_i, and W = Z Z^T but for the diagonal. Blocks: the nodes of each class of each
-    graph lie together, in blocks of T rows, which end in rows of zeros; then Z is never formed.
+    Low rank: z_i = onehot(class of i) ⊗ u_i, and W = Z Z^T but for the diagonal. Blocks: the nodes of each class of
+    each graph lie together, in blocks of T rows, which end in rows of zeros; then Z is never formed.
 
     Attributes:
         factors: (B, N, C m), z_i; or (blocks, T, m), u_i by class.

@@ -4,30 +4,32 @@ import torch
 from torch import Tensor
 
 
-def majority_vote(labels: Tensor, size: tuple[int, int], num_classes: int, *, ignore_index: int) -> Tensor:
-    """Pools label images (B, H, W) to a grid (h, w); ties, and cells where void has the most pixels, become void.
+def majority_vote(votes: Tensor, size: tuple[int, int], num_classes: int, *, void: int) -> Tensor:
+    """Pools label images (B, H, W) to a grid (h, w); ties, and cells where void has the most pixels, get `void`.
 
     Every pixel casts one vote in each cell that holds it, and one scatter into (B h w, C + 2) counts them all: the same
-    operations for any number of classes. Labels outside [0, C) vote for void. Cells are those of torch's adaptive
-    pooling, which overlap by a pixel where the sizes do not divide.
+    operations for any number of classes. Cells are those of torch's adaptive pooling, which overlap by a pixel where
+    the sizes do not divide.
+
+    Args:
+        votes: (B, H, W) integers in [0, C]; C is a vote for void.
+        size: (h, w).
+        num_classes: C.
+        void: what void is called in the result.
     """
-    batch, (rows, columns) = len(labels), size
-    void, padding = num_classes, num_classes + 1
-    is_class = (labels >= 0) & (labels < num_classes)
-    if 0 <= ignore_index < num_classes:
-        is_class &= labels != ignore_index
-    votes = torch.where(is_class, labels, void).long()
-    votes = _by_cell(_by_cell(votes, rows, padding).flatten(1, 2).mT, columns, padding)  # (B, w, x, h y)
+    batch, (rows, columns), dtype, padding = len(votes), size, votes.dtype, num_classes + 1
+    by_row = _by_cell(votes.long(), rows, padding).flatten(1, 2).mT
+    votes = _by_cell(by_row, columns, padding)  # (B, w, x, h y)
     votes = votes.unflatten(-1, (rows, -1)).permute(0, 3, 1, 4, 2).reshape(batch * rows * columns, -1)
     width = num_classes + 2
-    place = votes + torch.arange(0, len(votes) * width, width, device=labels.device)[:, None]
+    place = votes + torch.arange(0, len(votes) * width, width, device=votes.device)[:, None]
     # Flat, since torch's deterministic mode takes scatters of one dimension alone
     place = place.flatten()
-    counts = torch.zeros(len(votes) * width, dtype=torch.int32, device=labels.device)
-    counts.scatter_add_(0, place, torch.ones((), dtype=torch.int32, device=labels.device).expand_as(place))
+    counts = torch.zeros(len(votes) * width, dtype=torch.int32, device=votes.device)
+    counts.scatter_add_(0, place, torch.ones((), dtype=torch.int32, device=votes.device).expand_as(place))
     most, winner = counts.view(len(votes), width)[:, :padding].topk(min(2, padding))
-    is_void = (winner[:, 0] == void) | (most[:, 0] == most[:, -1])
-    return torch.where(is_void, ignore_index, winner[:, 0]).reshape(batch, rows, columns).to(labels.dtype)
+    is_void = (winner[:, 0] == num_classes) | (most[:, 0] == most[:, -1])
+    return torch.where(is_void, void, winner[:, 0]).reshape(batch, rows, columns).to(dtype)
 
 
 def _by_cell(votes: Tensor, count: int, padding: int) -> Tensor:

@@ -39,8 +39,7 @@ def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Ten
         unit = rows / norm
     if mask is None:
         return unit, norm
-    outside = ~mask[..., None]
-    return unit.masked_fill_(outside, 0.0), norm.masked_fill_(outside, torch.inf)
+    return torch.where(mask[..., None], unit, 0.0), torch.where(mask[..., None], norm, torch.inf)
 
 
 def _norm_or_inf(rows: Tensor, ord: float) -> Tensor:
