@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -46,15 +47,21 @@ def operations(step: Callable[[], Any], as_one: Collection[str] = ()) -> Counter
 @contextmanager
 def _marked(names: Collection[str]) -> Iterator[None]:
     """Gives each call of these operations a span in the profile; torch gives custom operations none of their own."""
-    call = Operation.__call__
+    choose = Operation.choose
 
-    def marked_call(operation: Operation, *args: Any) -> Any:
+    def choose_marked(operation: Operation, *args: Any) -> Any:
+        kernel = choose(operation, *args)
         if operation.name not in names:
-            return call(operation, *args)
-        with record_function(OURS + operation.name):
-            return call(operation, *args)
+            return kernel
+        run = operation.definition if kernel is None else kernel.load()
 
-    with mock.patch.object(Operation, "__call__", marked_call):
+        def marked(*args: Any) -> Any:
+            with record_function(OURS + operation.name):
+                return run(*args)
+
+        return SimpleNamespace(name="torch" if kernel is None else kernel.name, load=lambda: marked)
+
+    with mock.patch.object(Operation, "choose", choose_marked):
         yield
 
 

@@ -224,7 +224,9 @@ def count(run: Run, device: torch.device, verbose: str = "") -> dict[str, int]:
         with without("triton"):
             found["torch"] = launches(run)
     else:
-        with without("numba", "triton", "faiss"):
+        with without(
+            *{kernel.name for each in OPERATIONS.values() for kernel in each.kernels}
+        ):  # the definitions alone
             found["triton"] = operations(run, with_triton())
             found["torch"] = operations(run)
     if verbose:

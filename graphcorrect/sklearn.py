@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect.knn.search import knn
-from graphcorrect.propagate import to_simplex
+from graphcorrect.functional import to_simplex
+from graphcorrect.neighbors import knn
 from graphcorrect.refine import DualGraphRefiner
 
 try:

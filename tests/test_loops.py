@@ -19,8 +19,8 @@ from graphcorrect.nodes import unit_rows
 
 numba = pytest.importorskip("numba")
 
-from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # noqa: E402
 from graphcorrect.knn import _numba_sift  # noqa: E402
+from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # noqa: E402
 
 
 def said_by(script, **environment):

@@ -29,7 +29,7 @@ class Kernel(NamedTuple):
 
     Attributes:
         name: "numba", "triton", "faiss".
-        refuses: says for the tensors of a call why the kernel does not serve them; None where it does.
+        refuses: says for the arguments of a call why the kernel does not serve them; None where it does.
         module: the file that holds it, imported at its first use.
         function: its name there; arguments and results are those of the definition.
     """
@@ -38,6 +38,10 @@ class Kernel(NamedTuple):
     refuses: Refusal
     module: str
     function: str
+
+    def load(self) -> Callable[..., Any]:
+        """The function, whose file is imported if it was not before."""
+        return getattr(importlib.import_module(self.module), self.function)  # type: ignore[no-any-return]
 
 
 class Operation:
@@ -51,26 +55,31 @@ class Operation:
 
     def __call__(self, *args: Any) -> Any:
         """Runs whichever implementation serves these arguments."""
-        tensors = [each for each in args if isinstance(each, Tensor)]
-        for kernel in self.kernels:
-            if refusal(kernel, *tensors) is None:
-                return getattr(importlib.import_module(kernel.module), kernel.function)(*args)
-        return self.definition(*args)
+        kernel = self.choose(*args)
+        return self.definition(*args) if kernel is None else kernel.load()(*args)
 
-    def explain(self, *tensors: Tensor) -> tuple[str, dict[str, str]]:
-        """What serves such tensors, and why each of the implementations before it does not."""
+    def choose(self, *args: Any) -> Kernel | None:
+        """The kernel that serves these arguments; None where the definition does."""
+        return next((kernel for kernel in self.kernels if refusal(kernel, *args) is None), None)
+
+    def explain(self, *args: Any) -> tuple[str, dict[str, str]]:
+        """What serves such arguments, and why each of the implementations before it does not."""
         reasons: dict[str, str] = {}
         for kernel in self.kernels:
-            reason = refusal(kernel, *tensors)
+            reason = refusal(kernel, *args)
             if reason is None:
                 return kernel.name, reasons
             reasons[kernel.name] = reason
         return "torch", reasons
 
 
-def refusal(kernel: Kernel, *tensors: Tensor) -> str | None:
-    """Why a kernel does not serve a call with these tensors; None where it does."""
-    return "it is ruled out" if kernel.name in _ruled_out else kernel.refuses(*tensors)
+def refusal(kernel: Kernel, *args: Any) -> str | None:
+    """Why a kernel does not serve a call with these arguments; None where it does."""
+    return "it is ruled out" if kernel.name in _ruled_out else kernel.refuses(*args)
+
+
+def _tensors(args: tuple[object, ...]) -> list[Tensor]:
+    return [each for each in args if isinstance(each, Tensor)]
 
 
 @contextmanager
@@ -84,9 +93,9 @@ def without(*names: str) -> Iterator[None]:
         _ruled_out.difference_update(added)
 
 
-def numba_refuses(*tensors: Tensor) -> str | None:
+def numba_refuses(*args: object) -> str | None:
     """Numba's loops serve float32 or float64 on a CPU, beside integers and masks."""
-    for tensor in tensors:
+    for tensor in _tensors(args):
         if tensor.device.type != "cpu":
             return f"numba's loops run on the CPU, not on {tensor.device.type}"
         if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
@@ -95,13 +104,17 @@ def numba_refuses(*tensors: Tensor) -> str | None:
 
 
 def _numba_is_missing() -> str | None:
+    if "numba" in _ruled_out:
+        return "it is ruled out"
     if os.environ.get("GRAPHCORRECT_NUMBA") == "0":
         return "GRAPHCORRECT_NUMBA=0 rules numba out"
     if (reason := _import_of_numba_fails()) is not None:
         return reason
     from graphcorrect.ops.kernels.cpu import _compile  # not above: it imports numba
 
-    return None if _compile.may_run() else "numba's threads bear no calls from several threads, or are gone after a fork"
+    return (
+        None if _compile.may_run() else "numba's threads bear no calls from several threads, or are gone after a fork"
+    )
 
 
 @functools.cache
@@ -113,8 +126,9 @@ def _import_of_numba_fails() -> str | None:
     return None
 
 
-def triton_refuses(*tensors: Tensor) -> str | None:
+def triton_refuses(*args: object) -> str | None:
     """Triton's kernels serve float32 on a GPU that Triton compiles for."""
+    tensors = _tensors(args)
     for tensor in tensors:
         if not tensor.is_cuda:
             return f"Triton's kernels run on CUDA devices, not on {tensor.device.type}"
