@@ -224,9 +224,8 @@ def count(run: Run, device: torch.device, verbose: str = "") -> dict[str, int]:
         with without("triton"):
             found["torch"] = launches(run)
     else:
-        with without(
-            *{kernel.name for each in OPERATIONS.values() for kernel in each.kernels}
-        ):  # the definitions alone
+        kernels = {kernel.name for each in OPERATIONS.values() for kernel in each.kernels}
+        with without(*kernels):
             found["triton"] = operations(run, with_triton())
             found["torch"] = operations(run)
     if verbose:
