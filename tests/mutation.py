@@ -49,7 +49,7 @@ TESTS = {
     "ops/pair_sum.py": "ops slg",
     "ops/unit_rows.py": "ops nodes unit_rows",
     "ops/majority_vote.py": "ops labels majority_vote",
-    KERNELS: "ops loops",
+    KERNELS: "ops",
     "ops/kernels/cpu/rows.py": "nodes unit_rows",
     "ops/kernels/cpu/class*.py": "consistency operator",
     "ops/kernels/cpu/edges.py": "operator affinity",
