@@ -53,11 +53,11 @@ def explain_backends(features: Tensor | None = None) -> Backends:
         TypeError: `features` is not floating point.
 
     Example:
-        >>> print(graphcorrect.explain_backends(features))  # doctest: +SKIP
+        >>> print(explain_backends(features))  # doctest: +SKIP
         for float32 of shape (4, 4096, 256) on cpu:
-          unit_rows  torch
-                       not triton: Triton's kernels run on CUDA devices, not on cpu
-                       not numba: numba is not installed: pip install "graphcorrect[numba]"
+          unit rows      numba
+                           not triton: Triton's kernels run on CUDA devices, not on cpu
+          class product  numba
     """
     if features is None:
         features = torch.empty(4096, 256, device="cuda" if torch.cuda.is_available() else "cpu")

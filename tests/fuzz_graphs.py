@@ -22,10 +22,10 @@ from awkward import (
     draw_tensor,
     spoil_an_argument,
 )
-from graphcorrect.propagate import propagate
 from torch.testing import assert_close
 
 import graphcorrect as gc
+from graphcorrect.functional import propagate
 from graphcorrect.graphs import ClassConsistencyGraph, KNNAffinity
 from graphcorrect.nodes import grid_size
 
