@@ -17,7 +17,7 @@ class Serving(NamedTuple):
     """What serves one operation.
 
     Attributes:
-        name: of the implementation: "torch", "numba", "triton", "faiss".
+        name: of the implementation; "torch" is the definition in plain torch.
         refused: what would be preferred -> why it does not serve.
     """
 
@@ -54,10 +54,9 @@ def explain_backends(features: Tensor | None = None) -> Backends:
 
     Example:
         >>> print(explain_backends(features))  # doctest: +SKIP
-        for float32 of shape (4, 4096, 256) on cpu:
-          unit rows      numba
-                           not triton: Triton's kernels run on CUDA devices, not on cpu
-          class product  numba
+        for float32 of shape (4, 4096, 256) on cuda:0:
+          pair sum  torch
+                      not tiles: tiles fit the caches of a CPU, not of cuda
     """
     if features is None:
         features = torch.empty(4096, 256, device="cuda" if torch.cuda.is_available() else "cpu")

@@ -96,7 +96,8 @@ class LabelPropagation(GraphPropagation):
             # finite, and its gradient right; of what is larger it changes no digit.
             log = (propagate(operator, own) + torch.finfo(own.dtype).tiny ** 0.75).log()
             residual = self.bound * torch.tanh(self.residual(own, log.softmax(-1)) / self.bound)
-            return (log + residual).softmax(-1).to(values.dtype)
+            corrected: Tensor = (log + residual).softmax(-1).to(values.dtype)
+            return corrected
 
 
 class FeaturePropagation(GraphPropagation):
@@ -135,7 +136,8 @@ class FeaturePropagation(GraphPropagation):
             own = widen(values)
             propagated = unit_rows(propagate(operator, own), any_scale=False)
             mixed = unit_rows(torch.lerp(own, propagated, self.share), any_scale=False)
-            return (mixed + self.residual(own, propagated)).to(values.dtype)
+            moved: Tensor = (mixed + self.residual(own, propagated)).to(values.dtype)
+            return moved
 
 
 class LinearPropagation(GraphPropagation):

@@ -16,10 +16,10 @@ _SEED, _STREAM = 0xA0761D6478BD642F, 0x5851F42D4C957F2D
 
 
 def draw(count: int, seed: int, stream: Tensor) -> Tensor:
-    """Random integers in [0, 2^40) for the positions 0 to count - 1, int64: 
-    splitmix64 of (seed, stream, position), its shifts those of signed integers.
+    """Random integers in [0, 2^40) for the positions 0 to count - 1, int64: the same on every device and every rank.
 
-    They are the same on every device and every rank. `stream`, () int64, is not read by the host.
+    They are splitmix64 of (seed, stream, position), with the shifts of signed integers. `stream`, () int64, is not
+    read by the host.
     """
     start = stream * _STREAM + (seed + 1) * _SEED % 2**63
     bits = torch.add(start, torch.arange(count, device=stream.device), alpha=_GOLDEN)

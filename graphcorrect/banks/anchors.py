@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._typing import Backend
 from graphcorrect.banks import _reservoir
 from graphcorrect.banks._lookup import PackedAnchors
 from graphcorrect.distributed import gather_rows
@@ -17,6 +16,7 @@ from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.kernels import faiss_index
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
 
 Index = Literal["flat", "ivf"]

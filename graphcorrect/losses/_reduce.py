@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._typing import Reduction
 from graphcorrect.distributed import sum_over_ranks, world_size
+from graphcorrect.ops.typing import Reduction
 
 _REDUCTIONS = get_args(Reduction)  # here, since torch 2.4 compiles no call of get_args
 

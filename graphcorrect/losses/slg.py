@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.pair_sum import pair_sum
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.typing import Reduction
 from graphcorrect.ops.unit_rows import unit_rows
 
 
@@ -155,7 +155,7 @@ def prototype_targets(
 
 
 def contrast(nodes: Tensor, known: LabeledNodes, targets: PrototypeTargets | None) -> tuple[Tensor, Tensor]:
-    """The terms of Eq. (12) for nodes (..., N, D): the mean over pairs of each image, (B,), and that of nodes, (B, N)."""
+    """Eq. (12) for nodes (..., N, D): the mean over the pairs of each image, (B,), and the entropy of nodes, (B, N)."""
     rows = unit_rows(widen(nodes).reshape(*known.labels.shape, nodes.shape[-1]), known.is_labeled)
     pairs = (pair_sum(rows, known.labels, known.is_of_class) + known.same_class) * known.inverse_pairs
     if targets is None:

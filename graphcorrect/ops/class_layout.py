@@ -117,7 +117,7 @@ def _class_layout(
     if is_low_rank:
         found = _low_rank(vectors, labels, num_classes)
     else:
-        found = OPERATION(vectors, labels, num_classes, *block_shape(*labels.shape, num_classes))
+        found = OPERATION(vectors, labels, num_classes, *block_shape(len(labels), labels.shape[1], num_classes))
     factors, self_weight, slot, node, segment, used = found
     return factors, self_weight, slot, node, segment, used
 
@@ -147,7 +147,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 def _backward(ctx: Any, of_factors: Tensor, of_self_weight: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
     vectors, labels, slot = ctx.saved_tensors
     if ctx.is_low_rank:
-        by_class = of_factors.unflatten(-1, (ctx.num_classes, vectors.shape[-1]))
+        by_class = of_factors.view(*labels.shape, ctx.num_classes, vectors.shape[-1])
         place = labels.clamp(0, ctx.num_classes - 1)[..., None, None].expand(*labels.shape, 1, vectors.shape[-1])
         grad = by_class.gather(2, place)[:, :, 0]
     else:

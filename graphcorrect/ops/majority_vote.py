@@ -19,8 +19,9 @@ def majority_vote(votes: Tensor, size: tuple[int, int], num_classes: int, *, voi
     """
     batch, (rows, columns), dtype, padding = len(votes), size, votes.dtype, num_classes + 1
     by_row = _by_cell(votes.long(), rows, padding).flatten(1, 2).mT
-    votes = _by_cell(by_row, columns, padding)  # (B, w, x, h y)
-    votes = votes.unflatten(-1, (rows, -1)).permute(0, 3, 1, 4, 2).reshape(batch * rows * columns, -1)
+    cells = _by_cell(by_row, columns, padding)  # (B, w, x, h y)
+    cells = cells.reshape(batch, columns, cells.shape[2], rows, cells.shape[3] // rows)
+    votes = cells.permute(0, 3, 1, 4, 2).flatten(0, 2).flatten(1)
     width = num_classes + 2
     place = votes + torch.arange(0, len(votes) * width, width, device=votes.device)[:, None]
     # Flat, since torch's deterministic mode takes scatters of one dimension alone
@@ -36,11 +37,11 @@ def _by_cell(votes: Tensor, count: int, padding: int) -> Tensor:
     """Votes (B, L, ...) by the cells of a side, (B, count, y, ...), where short cells end in `padding`."""
     length = votes.shape[1]
     if length % count == 0:
-        return votes.unflatten(1, (count, length // count))
+        return votes.reshape(len(votes), count, length // count, *votes.shape[2:])
     cell = torch.arange(count, device=votes.device)
     first, end = cell * length // count, -(-(cell + 1) * length // count)
     longest = max(-(-(each + 1) * length // count) - each * length // count for each in range(count))
     place = first[:, None] + torch.arange(longest, device=votes.device)
     inside = (place < end[:, None]).view(1, count, longest, *(1 for _ in votes.shape[2:]))
-    cells = votes.index_select(1, place.clamp_max(length - 1).flatten()).unflatten(1, (count, longest))
-    return torch.where(inside, cells, padding)
+    cells = votes.index_select(1, place.clamp_max(length - 1).flatten())
+    return torch.where(inside, cells.view(len(votes), count, longest, *votes.shape[2:]), padding)

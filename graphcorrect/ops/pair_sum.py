@@ -23,7 +23,7 @@ def pair_sum(unit: Tensor, labels: Tensor, is_of_class: Tensor) -> Tensor:
         labels: (B, N) int64 in [0, C); any of them, or -1, where a node takes no part.
         is_of_class: (B, N, C), the one-hot rows of the labels in the dtype of `unit`, or zero.
     """
-    pairs, _, _ = _pair_sum(unit, labels, is_of_class)
+    pairs: Tensor = _pair_sum(unit, labels, is_of_class)[0]
     return pairs
 
 
