@@ -1,0 +1,78 @@
+"""A folder of results: it can be written, it holds those of one command, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from segmentation.checkpoint import write_atomically
+from segmentation.faults import check_writable, reading
+
+FILE = "settings.json"  # what the results depend on; its presence says whose the folder is
+
+
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them, paths in full."""
+    return json.loads(json.dumps(settings, default=lambda path: str(path.resolve())))
+
+
+def check_inputs_apart(out: Path, written: tuple[str, ...], inputs: dict[str, Path | None]) -> None:
+    """Refuse a folder of results in which, or in a part of which, inputs lie: results would take their place.
+
+    Args:
+        out: the folder of results.
+        written: what goes into it, such as `masks`.
+        inputs: folders of inputs by option; None is left out.
+
+    Raises:
+        ValueError: an input would be written over, or be found among the results the next time.
+    """
+    where = [out.resolve(), *(out.resolve() / name for name in written)]
+    for option, folder in inputs.items():
+        if folder is None:
+            continue
+        inside = where[0].is_relative_to(folder.resolve())
+        over = any(folder.resolve().is_relative_to(place) for place in where[1:])
+        if inside or over:
+            raise ValueError(f"expected --out outside {option}, got {out}, into whose {', '.join(written)} results go")
+
+
+def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...], hint: str = "") -> None:
+    """Refuse a folder that holds results of other settings, or files of another origin under the names to be written.
+
+    Raises:
+        ValueError: it does; the message says what differs.
+    """
+    path = out / FILE
+    if not path.exists() and not path.is_symlink():
+        there = [name for name in written if (out / name).exists()]
+        if there:
+            raise ValueError(
+                f"expected --out to be new or a folder of such results, got {out}, which holds {', '.join(there)} of "
+                "another origin"
+            )
+        return
+    with reading(path, "the settings of earlier results"):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [f"{key} {before.get(key)!r}" for key in settings if before.get(key) != settings[key]]
+    if other:
+        raise ValueError(
+            f"expected --out to be new or of these settings{hint}, got {out}, made with {', '.join(other)}"
+        )
+
+
+def begin(out: Path, settings: dict[str, Any]) -> None:
+    """Write what the results depend on, before the first of them."""
+    check_writable(out)
+    write_atomically(out / FILE, json.dumps(settings, indent=2).encode())
+
+
+def clear(out: Path, written: tuple[str, ...]) -> None:
+    """Remove earlier results of ours, so that none of them stands among new ones."""
+    for path in (out / name for name in written):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
