@@ -91,7 +91,7 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
         {"checkpoint": given.checkpoint, "network": given.network, "data": given.data, "images": given.images}
         | {"mode": settings.mode, "scales": settings.scales, "flip": settings.flip, "window": settings.window}
     )
-    results.check_inputs_apart(out, WRITTEN[:2], {"--images": given.images})
+    results.check_apart(out, WRITTEN[:2], searched={"--images": given.images})
     if not given.overwrite or not (out / results.FILE).exists():
         results.check_settings(out, asked, WRITTEN[:2], " (or --overwrite)")
     samples = find_samples(given, trained, out)
@@ -128,7 +128,7 @@ def find_samples(given: argparse.Namespace, trained: Trained, out: Path) -> list
     """The test images of the data set, or all images below a folder."""
     if given.images is not None:
         found = Folder(given.images, IMAGE_ENDINGS)
-        refuse(found.faults, "the folder of --images has")
+        refuse(found.faults_of(), "the folder of --images has")
         found.say_what_is_left_out()
         if not found.files:
             raise ValueError(f"expected images below --images, found none in {str(given.images)!r}")

@@ -1,4 +1,4 @@
-"""Files of weights: what fits is loaded whatever stands before its names; what does not is refused by its file's name."""
+"""Files of weights: what fits is loaded whatever stands before its names; what does not is refused by file."""
 
 import argparse
 import re

@@ -161,8 +161,11 @@ def in_words(*, interrupted: str = "interrupted", note: Any = lambda: "") -> Ite
     try:
         yield
     except KeyboardInterrupt:
-        print(f"{interrupted}{note()}", file=sys.stderr)
-        sys.exit(130)  # as the shell says it
+        said = f"{interrupted}{note()}"
+        print(said, file=sys.stderr)
+        stopped = SystemExit(said)
+        stopped.code = 130  # as the shell says it
+        raise stopped from None
     except BrokenPipeError:  # whoever read our output has left, say `head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (or Python complains of the pipe once more as it ends)
         sys.exit(1)

@@ -9,12 +9,20 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from segmentation.faults import looks_like, words
 
 COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")  # of a file system, beside hidden files
+
+
+class Fault(NamedTuple):
+    """What is wrong, and with the file of which name; None: with the folder."""
+
+    name: str | None
+    text: str
 
 
 class Folder:
@@ -31,20 +39,20 @@ class Folder:
     def __init__(self, folder: Path, endings: Iterable[str]) -> None:
         self.folder, self.endings = folder, tuple(endings)
         self.files: dict[str, Path] = {}
-        self.faults: list[str] = []
+        self.faults: list[Fault] = []
         self.left_out: list[Path] = []
         for path in self._entries():
             if path.suffix.lower() not in self.endings:
                 self.left_out.append(path)
             elif not path.is_file():
-                self.faults.append(f"{path}: {looks_like(path)}")
+                self.faults.append(Fault(name_below(folder, path), f"{path}: {looks_like(path)}"))
             else:
                 self._add(path)
 
     def _add(self, path: Path) -> None:
         name = name_below(self.folder, path)
         if name in self.files:
-            self.faults.append(f"{path}: {self.files[name].name} has the same name")
+            self.faults.append(Fault(name, f"{path}: {self.files[name].name} has the same name"))
         self.files.setdefault(name, path)
 
     def _entries(self) -> list[Path]:
@@ -64,7 +72,11 @@ class Folder:
         return sorted(found)
 
     def _cannot_open(self, error: OSError) -> None:
-        self.faults.append(f"{error.filename}: cannot be opened ({words(error)})")
+        self.faults.append(Fault(None, f"{error.filename}: cannot be opened ({words(error)})"))
+
+    def faults_of(self, names: Collection[str] | None = None) -> list[str]:
+        """A line each; those of the folder and of the given names, None: of all."""
+        return [fault.text for fault in self.faults if names is None or fault.name is None or fault.name in names]
 
     def say_what_is_left_out(self) -> None:
         """One line on the screen, if there is anything."""

@@ -18,25 +18,32 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=lambda path: str(path.resolve())))
 
 
-def check_inputs_apart(out: Path, written: tuple[str, ...], inputs: dict[str, Path | None]) -> None:
-    """Refuse a folder of results in which, or in a part of which, inputs lie: results would take their place.
+def check_apart(
+    out: Path,
+    written: tuple[str, ...],
+    *,
+    searched: dict[str, Path | None],
+    others: dict[str, Path | None] | None = None,
+) -> None:
+    """Refuse a folder of results that lies among the inputs, or the inputs in it: one would take the other's place.
 
     Args:
         out: the folder of results.
-        written: what goes into it, such as `masks`.
-        inputs: folders of inputs by option; None is left out.
+        written: folders that are made in it, such as `masks`.
+        searched: folders by option of which every file is an input; None is left out.
+        others: further folders of inputs.
 
     Raises:
-        ValueError: an input would be written over, or be found among the results the next time.
+        ValueError: an input would be written over, or results be found among the inputs the next time.
     """
-    where = [out.resolve(), *(out.resolve() / name for name in written)]
-    for option, folder in inputs.items():
+    for option, folder in (searched | (others or {})).items():
         if folder is None:
             continue
-        inside = where[0].is_relative_to(folder.resolve())
-        over = any(folder.resolve().is_relative_to(place) for place in where[1:])
+        inside = option in searched and out.resolve().is_relative_to(folder.resolve())
+        over = [name for name in written if folder.resolve().is_relative_to((out / name).resolve())]
         if inside or over:
-            raise ValueError(f"expected --out outside {option}, got {out}, into whose {', '.join(written)} results go")
+            taken = f", whose {over[0]} would be written over" if over else ""
+            raise ValueError(f"expected --out outside {option}, got {out}{taken}")
 
 
 def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...], hint: str = "") -> None:

@@ -55,7 +55,7 @@ def open_checkpoint(path: Path, network: str, device: torch.device) -> Trained:
 
 
 def titles(paths: list[Path]) -> list[str]:
-    """A short name for each checkpoint, no two alike: its method's folder, with the run's or the file's where needed."""
+    """A short name for each checkpoint, no two alike: its method's folder, with more of its path where needed."""
     for parts in (lambda path: path.parts[-2:-1], lambda path: path.parts[-3:-1], lambda path: path.parts[-3:]):
         found = ["/".join(parts(path.resolve())) for path in paths]
         if len(set(found)) == len(found):

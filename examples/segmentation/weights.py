@@ -72,7 +72,7 @@ def entries_for(wanted: Entries, content: Any) -> Entries:
         raise ValueError("holds no tensors by name")
     most = max(count for count, _, _ in candidates)
     best = [candidate for candidate in candidates if candidate[0] == most]
-    different = [each for each in best if not _same(each[2], best[0][2], wanted)]
+    different = [each for each in best[1:] if not _same(each[2], best[0][2], wanted)]
     if most and different:
         places = ", ".join(place for _, place, _ in [best[0], *different])
         raise ValueError(f"holds several sets of weights that fit, {places}; save the one you mean alone")
