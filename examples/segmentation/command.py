@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from segmentation import checkpoint, cost, processes, speed
+from segmentation import checkpoint, cost, options, processes, speed
 from segmentation.engine import run
+from segmentation.faults import check_writable, in_words, open_console, reading, unforeseen
 from segmentation.paper import load_any
 from segmentation.recipe import Recipe, as_dict, from_dict, is_text
 
@@ -85,6 +85,7 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
         out: default folder of the run.
         recipe: default recipe, and `with_data` that where `--data` is given.
     """
+    open_console()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help=f"name (see examples/segmentation/recipes) or file; default: {recipe}")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any recipe key")
@@ -92,7 +93,9 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
     parser.add_argument("--overwrite", action="store_true", help="begin anew though --out holds an unfinished run")
     parser.add_argument("--dry-run", action="store_true", help="print the recipe and what it costs, train nothing")
-    parser.add_argument("--measure", type=int, metavar="STEPS", help="time so many steps and the loader, print JSON")
+    parser.add_argument(
+        "--measure", type=options.integer(1), metavar="STEPS", help="time so many steps and the loader, print JSON"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
     parser.add_argument("--anchors", action=argparse.BooleanOptionalAction, help="mllc looks up labeled pixels too")
@@ -110,37 +113,38 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
             digits = load_any(name, overrides).data.layout == "digits"
             overrides = SMOKE | (SMOKE_DIGITS if digits else {}) | overrides
         return Command(load_any(name, overrides), given.out, False, given.dry_run, given.measure)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
+    except Exception as error:
+        parser.error(unforeseen(error))
 
 
 def main(command: Command) -> None:
-    """Do what a command line asks for."""
+    """Do what a command line asks for; what goes wrong ends the program in words."""
     try:
-        if command.dry_run:
-            print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
-            print(cost.estimate(command.recipe))
-            return
-        if command.measure is not None:
-            found = speed.measure(command.recipe, command.out, command.measure)
-            if processes.is_first():
-                print(json.dumps(found, indent=2))
-            return
-        command.out.mkdir(parents=True, exist_ok=True)
-        if not command.resume and processes.is_first():
-            (command.out / "resume.pt").unlink(missing_ok=True)
-            write_recipe(command.recipe, command.out)
-        run(command.recipe, command.out, resume=command.resume)
-    except (RuntimeError, EOFError, ConnectionError):  # of the machine or the code, such as a loader that was killed
-        print(f"the run has failed{_how_to_go_on(command.out)}", file=sys.stderr)
-        raise
-    except (ValueError, OSError) as error:  # what the user can mend: say it without the path it took through the code
-        sys.exit(f"error: {error}{_how_to_go_on(command.out)}")
-    except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(command.out)}", file=sys.stderr)
-        sys.exit(130)  # as the shell says it
+        with in_words(failed="the run has failed", note=lambda: _how_to_go_on(command.out)):
+            work(command)
     finally:
         processes.leave()
+
+
+def work(command: Command) -> None:
+    """The same, with its errors as they are."""
+    if command.dry_run:
+        print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
+        print(cost.estimate(command.recipe))
+        return
+    if command.measure is not None:
+        found = speed.measure(command.recipe, command.out, command.measure)
+        if processes.is_first():
+            print(json.dumps(found, indent=2))
+        return
+    if processes.is_first():
+        check_writable(command.out)
+    if not command.resume and processes.is_first():
+        (command.out / "resume.pt").unlink(missing_ok=True)
+        write_recipe(command.recipe, command.out)
+    run(command.recipe, command.out, resume=command.resume)
 
 
 def _how_to_go_on(out: Path) -> str:
@@ -197,11 +201,13 @@ def _value(key: str, text: str) -> Any:
 def resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
     """The recipe that the run in `out` began with."""
     file = out / "recipe.yaml"
-    if not file.is_file():
+    if not (file.exists() or file.is_symlink()):
         raise ValueError(f"expected a run to resume in --out, found no {file}")
-    stored = yaml.safe_load(file.read_text())
-    recipe = from_dict(stored, str(file))
-    changed = from_dict(stored, str(file))
+    with reading(file, "the recipe of a run"):
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise ValueError(f"holds {type(stored).__name__}, no sections of keys")
+        recipe, changed = from_dict(stored, "its keys"), from_dict(stored, "its keys")
     for key, value in overrides.items():
         changed.set(key, value, "the command line")
         if key not in MAY_CHANGE_ON_RESUME and changed.get(key) != recipe.get(key):

@@ -11,9 +11,8 @@ import os
 import sys
 import traceback
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 TRACE = "GRAPHCORRECT_TRACE"  # set, the whole trace is shown
 LONGEST = 300  # characters of what another library says
@@ -150,11 +149,14 @@ def open_console() -> None:
 
 
 @contextlib.contextmanager
-def in_words(*, interrupted: str = "interrupted", note: Any = lambda: "") -> Iterator[None]:
+def in_words(
+    *, interrupted: str = "interrupted", failed: str = "", note: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
     """End the program with one message for whatever is raised inside: 130 for Ctrl-C, else 1.
 
     Args:
         interrupted: what to say of Ctrl-C.
+        failed: what to say first of an error that no check foresaw.
         note: called for a line to add, such as how to go on.
     """
     open_console()
@@ -169,14 +171,15 @@ def in_words(*, interrupted: str = "interrupted", note: Any = lambda: "") -> Ite
     except BrokenPipeError:  # whoever read our output has left, say `head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (or Python complains of the pipe once more as it ends)
         sys.exit(1)
-    except (ValueError, OSError, ImportError) as error:  # what the user can mend
+    except Exception as error:
         if os.environ.get(TRACE):
             raise
-        sys.exit(f"error: {error}{note()}")
-    except Exception as error:  # of the machine or the code
-        if os.environ.get(TRACE):
-            raise
-        sys.exit(f"error: {unforeseen(error)}{note()}")
+        # A lost connection is one to another process of ours.
+        if isinstance(error, (ValueError, OSError, ImportError)) and not isinstance(error, ConnectionError):
+            sys.exit(f"error: {error}{note()}")  # what the user can mend
+        if failed:
+            print(f"{failed}{note()}", file=sys.stderr)
+        sys.exit(f"error: {unforeseen(error)}")  # of the machine or the code
 
 
 def unforeseen(error: Exception) -> str:
