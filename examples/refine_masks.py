@@ -167,7 +167,11 @@ def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labe
     faults += checker.faults_of_all()
     if checker.num_classes is not None and checker.num_classes > IGNORE_INDEX:
         faults.append(f"{checker.num_classes} classes, expected at most {IGNORE_INDEX}, as masks hold 8 bits")
-    refuse(faults, "the folders have")
+    from_file = args.classes is not None and not args.classes.isdecimal()
+    refuse(
+        faults,
+        f"the folders, for the {len(args.names)} names of {args.classes}, have" if from_file else "the folders have",
+    )
     return checker.num_classes or 0, checker.feature_dim or 18
 
 

@@ -64,17 +64,18 @@ def read_array(path: Path) -> np.ndarray:
     """The array of a `.npy`, or the only one of a `.npz`; code hidden in it (pickle) is refused, not run."""
     if fault := looks_like(path):
         raise ValueError(fault)
+    check_archive(path)
     with path.open("rb") as file:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
             raise ValueError("is no .npy or .npz of numpy")
-    check_archive(path)
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        if len(loaded.files) != 1:
-            raise ValueError(f"expected one array, got {len(loaded.files)}: {', '.join(loaded.files)}")
-        return loaded[loaded.files[0]]
+        file.seek(0)
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            if len(loaded.files) != 1:
+                raise ValueError(f"expected one array, got {len(loaded.files)}: {', '.join(loaded.files)}")
+            return loaded[loaded.files[0]]
 
 
 def read_maps(path: Path, channels: str | None = None) -> Tensor:
