@@ -92,7 +92,7 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
         | {"mode": settings.mode, "scales": settings.scales, "flip": settings.flip, "window": settings.window}
     )
     results.check_apart(out, WRITTEN[:2], searched={"--images": given.images})
-    if not given.overwrite or not (out / results.FILE).exists():
+    if not (given.overwrite and results.is_ours(out)):
         results.check_settings(out, asked, WRITTEN[:2], " (or --overwrite)")
     samples = find_samples(given, trained, out)
     names = names_of(samples, given.images)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentation.checkpoint import write_atomically
-from segmentation.faults import check_writable, reading
+from segmentation.faults import check_writable, reading, words
 
 FILE = "settings.json"  # what the results depend on; its presence says whose the folder is
 
@@ -53,7 +53,7 @@ def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...]
         ValueError: it does; the message says what differs.
     """
     path = out / FILE
-    if not path.exists() and not path.is_symlink():
+    if not is_ours(out):
         there = [name for name in written if (out / name).exists()]
         if there:
             raise ValueError(
@@ -68,6 +68,22 @@ def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...]
         raise ValueError(
             f"expected --out to be new or of these settings{hint}, got {out}, made with {', '.join(other)}"
         )
+
+
+def is_ours(out: Path) -> bool:
+    """Whether the folder holds results already.
+
+    Raises:
+        ValueError: it cannot be opened.
+    """
+    path = out / FILE
+    try:
+        path.lstat()
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ValueError(f"expected --out to be a folder, got {str(out)!r}: {words(error)}") from error
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:
