@@ -16,8 +16,23 @@ def shape_of(tensor: Tensor) -> str:
 
 
 def is_tensor(name: str, value: object) -> None:
+    """Refuses all but a dense tensor with values of its own: what else torch has fails deep inside, or is misread."""
     if not isinstance(value, Tensor):
         raise TypeError(f"expected `{name}` to be a torch.Tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"expected `{name}` to be dense, got the layout {value.layout}; use `.to_dense()`")
+    if value.is_nested:
+        raise TypeError(f"expected `{name}` to be dense, got a nested tensor; pad it, and mask the padding")
+    if value.is_quantized:
+        raise TypeError(f"expected `{name}` to be dense, got the quantized {value.dtype}; use `.dequantize()`")
+    if torch.compiler.is_compiling():  # the two below are no part of compiled programs
+        return
+    if hasattr(value, "has_names") and value.has_names():  # torch 2.13 has no named tensors any more
+        raise TypeError(f"expected `{name}` without names of dimensions, got some; use `.rename(None)`")
+    if isinstance(value, torch.masked.MaskedTensor):
+        raise TypeError(
+            f"expected `{name}` to be a plain tensor, got a MaskedTensor; use `.get_data()` and pass `mask`"
+        )
 
 
 def floating(name: str, value: object) -> None:
@@ -42,16 +57,19 @@ def integral(name: str, value: object) -> None:
 
 
 def ndim(name: str, tensor: Tensor, allowed: Sequence[int], form: str) -> None:
+    is_tensor(name, tensor)
     if tensor.ndim not in allowed:
         raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
 
 
 def at_least_2d(name: str, tensor: Tensor, form: str) -> None:
+    is_tensor(name, tensor)
     if tensor.ndim < 2:
         raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
 
 
 def shape(name: str, tensor: Tensor, expected: Sequence[int], why: str = "") -> None:
+    is_tensor(name, tensor)
     if tuple(tensor.shape) != tuple(expected):
         reason = f" {why}" if why else ""
         raise ValueError(f"expected `{name}` of shape {tuple(expected)}{reason}, got {shape_of(tensor)}")
@@ -95,9 +113,15 @@ def one_of(name: str, value: object, options: Sequence[str]) -> None:
         raise ValueError(f"expected `{name}` to be one of {', '.join(map(repr, options))}, got {value!r}")
 
 
+def has_values(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise ValueError(f"expected `{name}` with values, got a tensor on the meta device, which has a shape alone")
+
+
 def finite(name: str, tensor: Tensor) -> None:
     if torch.compiler.is_compiling():
         return
+    has_values(name, tensor)
     if not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(f"expected `{name}` to be finite, got {bad} NaN or Inf among {tensor.numel()} values")
@@ -106,6 +130,7 @@ def finite(name: str, tensor: Tensor) -> None:
 def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     if torch.compiler.is_compiling():  # a branch on values would split the graph
         return
+    has_values(name, labels)
     outside = (labels < 0) | (labels >= num_classes)
     if ignore_index is not None:
         outside &= labels != ignore_index
