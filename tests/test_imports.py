@@ -22,7 +22,7 @@ graphs.class_block graphs.affinity graphs.consistency
 _mlp _row_maps _numba_correct _numba_tighten propagate
 threshold prototypes anchors guided refined_labels refiner_input refine teacher
 losses._reduce losses._numba_pairs losses.slg losses.clg losses.correction metrics
-pyg sklearn
+pyg _missing sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
 """.split()
 
