@@ -18,7 +18,6 @@ from graphcorrect import (
     slg_loss,
 )
 from graphcorrect.nodes import image_to_nodes, nodes_to_image
-from graphcorrect.propagate import propagate
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # torch's, of the kinds
 
@@ -62,7 +61,6 @@ DOORS = {
     "class graph": ("probabilities", lambda t: ClassConsistencyGraph()(t), P),
     "class graph, labels": ("pseudo_labels", lambda t: ClassConsistencyGraph()(P, t), Y),
     "product": ("values", lambda t: KNNAffinity(3)(X) @ t, P),
-    "propagate": ("values", lambda t: propagate(KNNAffinity(3)(X), t, 0.5), P),
     "pair loss": ("features", lambda t: slg_loss(t, Y), X),
     "pair loss, labels": ("labels", lambda t: slg_loss(X, t), Y),
     "pair loss, prototypes": ("prototypes", lambda t: slg_loss(X, Y, t), torch.randn(3, 6)),
@@ -96,7 +94,7 @@ def test_other_kinds_of_tensors_are_refused_by_the_name_of_the_argument(door):
             call(made(argument))
 
 
-@pytest.mark.parametrize("door", ["refiner, features", "guided", "counts", "IoU", "pair loss, labels"])
+@pytest.mark.parametrize("door", ["refiner, features", "guided", "counts", "IoU", "one-hot"])
 def test_a_tensor_without_values_is_refused(door):
     name, call, argument = DOORS[door]
     with pytest.raises(ValueError, match="expected `"):

@@ -108,7 +108,7 @@ def read_probabilities(
             raise ValueError(
                 f"expected (classes, height, width), got classes last, {tuple(probabilities.shape)}; {LAST}"
             )
-        if len(probabilities) == 1:
+        if len(probabilities) == 1 or (channels is None and probabilities.shape[-1] == 1):
             raise ValueError(
                 "expected probabilities of each class, got one channel; of a sigmoid save both classes, "
                 "np.concatenate([1 - p, p])"
