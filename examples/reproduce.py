@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from segmentation import checkpoint, figures, report
 from segmentation.command import Command, main, resumed, values_of
-from segmentation.faults import as_bytes, check_writable, in_words, reading
+from segmentation.faults import as_bytes, check_writable, in_words, reading, words
 from segmentation.paper import Row, find_list, rows
 
 FOLDERS = {"cityscapes": "cityscapes", "voc": "voc"}  # which option holds the data of a layout
@@ -47,9 +47,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = [name for name in given.run if name not in rows()]
     if unknown:
         parser.error(f"unknown row(s) {', '.join(unknown)}; without --run all are listed")
-    if given.out.is_symlink() or given.out.exists():
-        if not given.out.is_dir():
-            parser.error(f"expected --out to be a folder, got {str(given.out)!r}, which is none")
+    try:
+        if _is_there(given.out) and not given.out.is_dir():
+            raise ValueError("is no folder")
+    except (OSError, ValueError) as error:
+        parser.error(f"expected --out to be a folder, got {str(given.out)!r}: {words(error)}")
     return given
 
 

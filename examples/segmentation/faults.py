@@ -89,6 +89,8 @@ def read_text(path: Path) -> str:
         FileFault: it cannot be read, or holds something else.
     """
     with reading(path, "text in UTF-8"):
+        if fault := looks_like(path):
+            raise ValueError(fault)
         content = path.read_bytes()
         encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
         text = content.decode(encoding)
