@@ -170,8 +170,11 @@ def in_words(
         stopped = SystemExit(said)
         stopped.code = 130  # as the shell says it
         raise stopped from None
-    except BrokenPipeError:  # whoever read our output has left, say `head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (or Python complains of the pipe once more as it ends)
+    except (
+        BrokenPipeError
+    ):  # whoever read our output has left, say `head`; Python would complain of it again at its end
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if os.environ.get(TRACE):
