@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from graphcorrect import _eager
-from graphcorrect.knn._screen import fast_dtypes
+from graphcorrect.ops.kernels.cpu.filtered_search import fast_dtypes
 
 RESULTS = Path(__file__).parent / "results"
 

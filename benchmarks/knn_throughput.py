@@ -35,7 +35,7 @@ from _harness import (
 from torch import Tensor
 
 from graphcorrect import knn
-from graphcorrect.knn import _faiss
+from graphcorrect.ops.kernels import faiss as _faiss
 
 SHAPES = {
     "cpu": [(8, 1089), (8, 4225), (1, 4096), (1, 10000)],

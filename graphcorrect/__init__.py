@@ -5,11 +5,11 @@ Start with :class:`DualGraphRefiner`; its parts are here too, each usable alone.
 
 from graphcorrect import metrics
 from graphcorrect.anchors import AnchorBank
+from graphcorrect.banks.prototypes import PrototypeBank
 from graphcorrect.graphs import ClassConsistencyGraph, GraphOperator, KNNAffinity
 from graphcorrect.guided import guided_upsample
-from graphcorrect.knn import knn
 from graphcorrect.losses import CLGLoss, LabelCorrectionLoss, SLGLoss, clg_loss, slg_loss
-from graphcorrect.prototypes import PrototypeBank
+from graphcorrect.neighbors import knn
 from graphcorrect.refine import DualGraphRefiner
 from graphcorrect.refined_labels import RefinedLabels
 from graphcorrect.teacher import EMATeacher

@@ -131,10 +131,12 @@ def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: i
     if torch.compiler.is_compiling():  # a branch on values would split the graph
         return
     has_values(name, labels)
-    outside = (labels < 0) | (labels >= num_classes)
-    if ignore_index is not None:
-        outside &= labels != ignore_index
-    if bool(outside.any()):
+    if labels.numel() == 0:
+        return
+    counted = labels if ignore_index is None else labels.masked_fill(labels == ignore_index, 0)
+    least, most = counted.aminmax()
+    if not (least >= 0 and most < num_classes):
+        outside = (counted < 0) | (counted >= num_classes)
         values = sorted(set(labels[outside].tolist()))
         shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
         ignored = "" if ignore_index is None else f" or ignore_index={ignore_index}"

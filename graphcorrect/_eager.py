@@ -58,7 +58,7 @@ def _numba_loops() -> Any:
     if os.environ.get("GRAPHCORRECT_NUMBA") == "0":
         return None
     try:
-        from graphcorrect import _numba_loops  # not above: it imports numba
+        from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # not above: it imports numba
     except ImportError:
         return None
     return _numba_loops

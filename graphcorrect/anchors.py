@@ -9,10 +9,11 @@ from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend
 from graphcorrect.distributed import gather_rows, rank
-from graphcorrect.knn.search import knn
+from graphcorrect.functional import to_simplex
+from graphcorrect.neighbors import knn
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.nodes import image_to_nodes, unit_rows
-from graphcorrect.propagate import to_simplex
+from graphcorrect.nodes import image_to_nodes
+from graphcorrect.ops.unit_rows import unit_rows
 
 
 class AnchorBank(nn.Module):

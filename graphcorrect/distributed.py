@@ -20,9 +20,10 @@ def rank() -> int:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of `tensor` over all ranks, as a new tensor without gradient; shapes must agree."""
-    total = tensor.detach().clone()
+    """The sum of `tensor` over all ranks, without gradient; shapes must agree. The tensor itself on one process."""
+    total = tensor.detach()
     if world_size() > 1:
+        total = total.clone()
         dist.all_reduce(total)
     return total
 

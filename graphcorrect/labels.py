@@ -6,6 +6,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.nodes import image_to_nodes
+from graphcorrect.ops.majority_vote import majority_vote
 
 IGNORE_INDEX = 255  # as in VOC and Cityscapes (torch's own default is -100)
 
@@ -39,20 +40,13 @@ def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, igno
 
     Void takes part in the vote, and a tie is void: a cell gets a class only if more of its pixels carry that class than
     any other, ignored ones included. Cells are those of :func:`graphcorrect.nodes.pool_maps`, so that labels meet
-    features pooled over the same pixels. Memory: three maps (B, H, W), whatever the number of classes.
+    features pooled over the same pixels. Labels outside [0, C) count as void.
     """
     _checks.integral("labels", labels)
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
-    best = F.adaptive_avg_pool2d((labels == ignore_index).float()[:, None], size)[:, 0]
-    winner = torch.full_like(best, ignore_index, dtype=labels.dtype)
-    for label in range(num_classes):
-        share = F.adaptive_avg_pool2d((labels == label).float()[:, None], size)[:, 0]
-        # Shares of one cell are counts over the same area: equal counts give equal floats.
-        winner = torch.where(share > best, label, torch.where((share == best) & (share > 0), ignore_index, winner))
-        best = torch.maximum(best, share)
-    return winner
+    return majority_vote(labels, size, num_classes, ignore_index=ignore_index)
 
 
 def labeled_nodes(
@@ -75,6 +69,14 @@ def labeled_nodes(
         ValueError: shapes do not fit, or a label is outside the classes.
         TypeError: dtypes do not fit.
     """
+    labels = labels_of_nodes(features, labels, num_classes, ignore_index=ignore_index, validate_args=validate_args)
+    return image_to_nodes(features) if features.ndim == 4 else features, labels
+
+
+def labels_of_nodes(
+    features: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDEX, validate_args: bool = True
+) -> Tensor:
+    """The labels alone of :func:`labeled_nodes`, int64 (..., N)."""
     _checks.floating("features", features)
     _checks.integral("labels", labels)
     _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")
@@ -87,8 +89,8 @@ def labeled_nodes(
         _checks.size("labels", labels, 0, features.shape[0], "images")
         height, width = features.shape[-2:]
         labels = pool_labels(labels, (height, width), num_classes, ignore_index=ignore_index).flatten(1)
-        features = image_to_nodes(features)
-    _checks.shape("labels", labels, features.shape[:-1], "(one for each node)")
+    else:
+        _checks.shape("labels", labels, features.shape[:-1], "(one for each node)")
     if not validate_args:
         labels = torch.where((labels >= 0) & (labels < num_classes), labels, ignore_index)
-    return features, labels
+    return labels

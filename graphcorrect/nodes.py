@@ -1,57 +1,27 @@
-"""Images as sets of nodes: reshaping, pooling to a node budget, and unit rows.
+"""Images as sets of nodes: reshaping, and pooling to a node budget.
 
 An image is a map (B, D, H, W); its nodes are the same numbers as (B, N, D) with N = H * W, pixels in reading order.
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._eager import is_seen_full, may_fuse, may_look, may_loop
-
-SAFE_NORMS = (1e-15, 1e15)  # no square of an entry that counts overflows or vanishes in float32
 
 
 def image_to_nodes(maps: Tensor) -> Tensor:
     """Lists the pixels of maps (B, D, H, W) as nodes (B, H * W, D), in reading order.
 
-    On a CPU, which reads columns slowly, nodes are rows in memory: a copy, unless `maps` are in torch's channels-last
-    format.
+    Nodes are rows in memory: a copy, unless `maps` are in torch's channels-last format.
 
     Raises:
         ValueError: `maps` is not of four dimensions.
     """
     _checks.ndim("maps", maps, (4,), "(B, D, H, W)")
-    nodes = maps.flatten(2).mT
-    return in_rows(nodes) if may_look(maps) else nodes
-
-
-def in_rows(nodes: Tensor) -> Tensor:
-    """Nodes (..., N, D) row by row in memory: a copy where they are not, as pixels are not, which are columns.
-
-    Where a loop makes it, the gradient lies as the nodes did.
-    """
-    columns = nodes.mT
-    if nodes.is_contiguous() or not (columns.is_contiguous() and may_loop(nodes)):
-        return nodes.contiguous()
-    copy: Tensor = _Transposed.apply(columns)
-    return copy
-
-
-class _Transposed(torch.autograd.Function):
-    """Contiguous matrices (..., A, B) as (..., B, A), contiguous too."""
-
-    @staticmethod
-    def forward(ctx: Any, matrices: Tensor) -> Tensor:
-        return _loops().transposed(matrices)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return in_rows(grad.mT)
+    return maps.flatten(2).mT.contiguous()
 
 
 def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -64,121 +34,6 @@ def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     _checks.size("nodes", nodes, 1, height * width, f"nodes (one for each pixel of a {height}x{width} image)")
     return nodes.transpose(1, 2).reshape(nodes.shape[0], nodes.shape[2], height, width)
-
-
-def unit_rows(rows: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Divides each row (..., D) by its Euclidean norm; a zero row stays zero and gets no gradient.
-
-    Rows are scaled by their largest entry first, so that squares neither overflow nor vanish in float32. Rows outside
-    `mask` (...) are zero too, and get no gradient, whatever they hold.
-    """
-    if rows.shape[-1] == 0:
-        return rows
-    unit: Tensor = _UnitRows.apply(rows, mask)
-    return unit
-
-
-class _UnitRows(torch.autograd.Function):
-    """x / |x| with the gradient (g - u (u·g)) / |x|: few passes over memory, and nothing kept but x, u and 1 / |x|."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, mask: Tensor | None) -> Tensor:
-        unit, inverse = unit_and_inverse(rows, mask)
-        ctx.save_for_backward(rows, unit, *([] if inverse is None else [inverse]))
-        return unit
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        rows, unit, *inverse = ctx.saved_tensors
-        return unit_rows_gradient(rows, unit, inverse[0] if inverse else None, grad), None
-
-
-def unit_and_inverse(rows: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """:func:`unit_rows` without a gradient, and the inverse norms (..., 1) that its gradient needs, if they are known.
-
-    They are 0 for a row that gets no gradient.
-    """
-    unit, inverse = _unit(rows)
-    if mask is not None and not is_seen_full(mask):
-        outside = ~mask[..., None]
-        # Changed in place and compiled by torch 2.11, what is returned would have a gradient of zero
-        fill = unit.masked_fill if torch.compiler.is_compiling() else unit.masked_fill_
-        unit = fill(outside, 0.0)
-        inverse = None if inverse is None else inverse.masked_fill(outside, 0.0)
-    return unit, inverse
-
-
-def _unit(rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    if (fused := _fused(rows)) is not None:
-        return fused.unit(rows), None
-    if may_loop(rows):
-        return _loops().unit(rows)  # type: ignore[no-any-return]
-    if not may_look(rows):
-        return _scaled_unit(rows)
-    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    inverse = norm.reciprocal()
-    unit = rows * inverse
-    least, largest = norm.aminmax() if norm.numel() else (1.0, 1.0)
-    if not (least > SAFE_NORMS[0] and largest < SAFE_NORMS[1]):  # a NaN is neither
-        is_safe = ((norm > SAFE_NORMS[0]) & (norm < SAFE_NORMS[1]))[..., 0]
-        unit[~is_safe], inverse[~is_safe] = _scaled_unit(rows[~is_safe])
-    return unit, inverse
-
-
-def _fused(rows: Tensor) -> Any:
-    """The file of fused kernels where they serve such rows, or None."""
-    if not may_fuse(rows):
-        return None
-    from graphcorrect import _triton_rows  # not above: it imports triton
-
-    return _triton_rows if rows.shape[-1] <= _triton_rows.MOST_ENTRIES else None
-
-
-def _loops() -> Any:
-    """The file of compiled loops, where :func:`may_loop` says that they serve."""
-    from graphcorrect import _numba_rows  # not above: it imports numba
-
-    return _numba_rows
-
-
-def _scaled_unit(rows: Tensor) -> tuple[Tensor, Tensor]:
-    largest = rows.abs().amax(-1, keepdim=True)
-    scaled = rows / torch.where(largest == 0, 1.0, largest)
-    norm = _dot(scaled, scaled).sqrt()  # at least 1, save for a zero row
-    return scaled / torch.where(largest == 0, 1.0, norm), _inverse(norm * largest)
-
-
-def unit_rows_gradient(
-    rows: Tensor, unit: Tensor, inverse: Tensor | None, grad: Tensor, *, out: Tensor | None = None
-) -> Tensor:
-    """The gradient of :func:`unit_rows`, for rows and what :func:`unit_and_inverse` says of them; written to `out`."""
-    is_last = not torch.is_grad_enabled()  # second derivatives need torch's own steps, from the rows on
-    if is_last and (fused := _fused(grad)) is not None:
-        slope: Tensor = fused.gradient(rows, unit, grad, out=out)
-        return slope
-    if inverse is None or not is_last:
-        inverse = _inverse(_dot(unit, rows))
-    if is_last and may_loop(grad):
-        return _loops().gradient(unit, inverse, grad, out=out)  # type: ignore[no-any-return]
-    return torch.mul(torch.addcmul(grad, unit, _dot(unit, grad), value=-1), inverse, out=out)
-
-
-def largest_entry(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest entry of each row (..., C), NaN where there is one, and its place: both (...). No gradient."""
-    rows = rows.detach()
-    if rows.shape[-1] and may_loop(rows):
-        return _loops().largest(rows)  # type: ignore[no-any-return]
-    return rows.max(-1)
-
-
-def _inverse(norm: Tensor) -> Tensor:
-    """1 / norm; 0 for no norm, be it zero or NaN."""
-    return torch.where(norm > 0, norm, torch.inf).reciprocal().clamp_max(torch.finfo(norm.dtype).max)
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Inner products of rows, (..., 1)."""
-    return (left * right).sum(-1, keepdim=True)
 
 
 def grid_size(height: int, width: int, max_nodes: int) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from graphcorrect.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.nodes import grid_size, image_to_nodes, in_rows, nodes_to_image, pool_mask, resize_maps
-from graphcorrect.propagate import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
+from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
+from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_mask, resize_maps
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
 from graphcorrect.refiner_input import check_input
 from graphcorrect.threshold import DynamicThreshold
@@ -213,8 +213,7 @@ class DualGraphRefiner(nn.Module):
             probabilities = widen(logits).softmax(-1)
             keys = features if anchor_features is None else anchor_features
             start = probabilities if anchors is None else anchors.correct(probabilities, keys)
-            # Columns every step would read slowly
-            rounds, feature_rounds = self._refine_nodes(in_rows(widen(features)), probabilities, start, mask)
+            rounds, feature_rounds = self._refine_nodes(widen(features), probabilities, start, mask)
             return RefinedLabels(
                 tuple(values.to(logits.dtype) for values in (probabilities, *rounds)),
                 (features, *(values.to(features.dtype) for values in feature_rounds)),
@@ -240,9 +239,9 @@ class DualGraphRefiner(nn.Module):
         keys = coarse_features if anchor_features is None else resize_maps(widen(anchor_features), size, mask)
         start = coarse if anchors is None else anchors.correct(coarse, keys)
         rounds, feature_rounds = self._refine_nodes(
-            in_rows(image_to_nodes(coarse_features)),
+            image_to_nodes(coarse_features),
             image_to_nodes(coarse),
-            image_to_nodes(start),
+            None if start is coarse else image_to_nodes(start),
             None if coarse_mask is None else coarse_mask.flatten(1),
         )
         corrected = [
@@ -256,12 +255,14 @@ class DualGraphRefiner(nn.Module):
         )
 
     def _refine_nodes(
-        self, features: Tensor, probabilities: Tensor, start: Tensor, mask: Tensor | None
+        self, features: Tensor, probabilities: Tensor, start: Tensor | None, mask: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Algorithm 1 on nodes: the probabilities and the features of rounds 1..K.
 
-        `probabilities` are the input head's, which decide who is confident; `start` is what round 1 sets out from.
+        `probabilities` are the input head's, which decide who is confident; `start` is what round 1 sets out from,
+        None the same.
         """
+        start = probabilities if start is None else start
         input_features, input_probabilities = features, probabilities
         if mask is not None:
             # Nothing of a masked-out node may enter a product, not even 0 * NaN.
@@ -280,15 +281,16 @@ class DualGraphRefiner(nn.Module):
         rounds, feature_rounds = [], []
         for label_map, feature_map in zip(self.label_maps, self.feature_maps, strict=True):
             assert isinstance(label_map, GraphPropagation)
+            assert isinstance(feature_map, GraphPropagation)
             if self.order == "semantic_first":
                 features = feature_map(class_graph(values), features)
                 values = label_map.mix(self.affinity(features, mask=mask), values, share)
-            elif self.order == "class_first":
-                values = label_map.mix(self.affinity(features, mask=mask), values, share)
-                features = feature_map(class_graph(values), features)
             else:
-                affinity, consistency = self.affinity(features, mask=mask), class_graph(values)
-                values, features = label_map.mix(affinity, values, share), feature_map(consistency, features)
+                features = feature_map.prepare(features)  # once, for the search and for the map
+                affinity = self.affinity(features, mask=mask, normalize=self.propagation == "linear")
+                before, values = values, label_map.mix(affinity, values, share)
+                labels_of_graph = values if self.order == "class_first" else before
+                features = feature_map.step(class_graph(labels_of_graph), features)
             refined = values.softmax(-1) if uses_logits else values
             if mask is None:
                 rounds.append(refined)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._missing import dense_rows, split_labels
-from graphcorrect.knn.search import knn
-from graphcorrect.propagate import to_simplex
+from graphcorrect.functional import to_simplex
+from graphcorrect.neighbors import knn
 from graphcorrect.refine import DualGraphRefiner
 
 try:

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._precision import widen
 from graphcorrect.distributed import sum_over_ranks
-from graphcorrect.nodes import largest_entry
 
 
 class DynamicThreshold(nn.Module):
@@ -76,9 +75,8 @@ class DynamicThreshold(nn.Module):
             TypeError: dtypes do not fit.
         """
         counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
-        most = counts.max()
-        share = counts.to(widen(probabilities).dtype) / most.clamp_min(1)
-        return self.sigma * torch.where(most > 0, share, torch.ones_like(share))
+        share = counts.to(widen(probabilities).dtype) / counts.max()
+        return self.sigma * share.nan_to_num_(nan=1.0)  # 0 / 0: nobody is above sigma
 
     def is_confident(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Whether each node reaches the threshold of its class: bool, (..., N) or (B, H, W); False outside `mask`."""
@@ -93,7 +91,7 @@ class DynamicThreshold(nn.Module):
         class_dim = 1 if probabilities.ndim == 4 else probabilities.ndim - 1
         _checks.size("probabilities", probabilities, class_dim, self.num_classes, "classes")
         wide = widen(probabilities.detach())
-        confidence, labels = wide.max(1) if wide.ndim == 4 else largest_entry(wide)
+        confidence, labels = wide.max(class_dim)
         if mask is not None:
             _checks.boolean("mask", mask)
             _checks.shape("mask", mask, confidence.shape, "(one entry for each node)")

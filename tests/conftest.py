@@ -1,15 +1,13 @@
 """Hypothesis profiles, seeds, threads, and the `gpu` mark."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import graphcorrect
-from graphcorrect import _eager
+from graphcorrect.ops._dispatch import numba_refuses, without
 
 settings.register_profile(
     "quick", max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -24,17 +22,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        forget_stale_loops()
-
-
-def forget_stale_loops():
-    """Before it takes what it compiled once, numba looks at the file of a loop, not at those that it calls into."""
-    package = Path(graphcorrect.__file__).parent
-    changed = max(path.stat().st_mtime for path in package.rglob("_numba_*.py"))
-    for kept in package.rglob("_numba_*.nb[ic]"):
-        if kept.stat().st_mtime < changed:
-            kept.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(items):
@@ -51,13 +38,15 @@ def fixed_seed():
 
 
 @pytest.fixture(params=["numba", "torch alone"])
-def loops(request, monkeypatch):
+def loops(request):
     """A test with the loops that numba compiles, and again without."""
-    if request.param != "numba":
-        monkeypatch.setattr(_eager, "_numba_loops", lambda: None)
-    elif _eager._numba_loops() is None:
-        pytest.skip("numba is not installed")
-    return request.param
+    if request.param == "numba":
+        if numba_refuses() is not None:
+            pytest.skip(numba_refuses())
+        yield request.param
+    else:
+        with without("numba"):
+            yield request.param
 
 
 class _LargestTensor(TorchDispatchMode):

@@ -9,8 +9,9 @@ from hypothesis import given
 from layer_checks import compiles
 from strategies import features_strategy, identical_features, orthogonal_clusters, random_features
 
-from graphcorrect import _eager
-from graphcorrect.knn import knn, search
+from graphcorrect.neighbors import knn
+from graphcorrect.ops import _dispatch
+from graphcorrect.ops import neighbors as search
 
 BACKENDS = ["torch", "faiss", "auto"]
 
@@ -212,30 +213,49 @@ def test_no_keys_under_a_mask_are_found_by_nobody():
 def test_on_a_gpu_auto_is_triton_where_it_serves_and_was_timed(
     monkeypatch, capability, dtype, num_neighbors, triton, expected
 ):
-    monkeypatch.setattr(search, "has_triton", lambda: triton)
+    monkeypatch.setattr(search, "triton_is_missing", lambda: None if triton else "it is not installed")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    queries = types.SimpleNamespace(is_cuda=True, dtype=dtype, device="cuda")
-    assert search._chosen("auto", queries, num_neighbors) == expected
-    assert search._chosen("faiss", queries, num_neighbors) == "faiss"
+    queries = types.SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1000, 64))
+    settings = (queries, None, None, num_neighbors, True, True)
+    assert search.NEIGHBORS.explain(*settings, "auto")[0] == expected
+    assert search.NEIGHBORS.explain(*settings, "faiss")[0] == "faiss"
 
 
-def test_auto_leaves_to_triton_what_triton_sifts():
+def test_auto_leaves_to_triton_what_triton_filters():
     pytest.importorskip("triton")
-    from graphcorrect.knn import _triton_sift
+    from graphcorrect.ops.kernels.cuda import topk_filter
 
-    assert search.MOST_TRITON_NEIGHBORS == _triton_sift.MOST_NEIGHBORS
+    assert search.MAX_TRITON_NEIGHBORS == topk_filter.MAX_NEIGHBORS
+
+
+@pytest.mark.parametrize(("capability", "installed", "expected"), [("AVX2", True, "faiss"), ("AVX2", False, "torch")])
+def test_on_a_processor_with_avx2_alone_auto_is_faiss_where_it_is_installed(
+    monkeypatch, capability, installed, expected
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(search.faiss, "is_installed", lambda: installed)
+    fast_dtypes = search.filtered_search.fast_dtypes
+    fast_dtypes.cache_clear()
+    try:
+        serving, reasons = search.NEIGHBORS.explain(torch.zeros(2, 1000, 64))
+        assert serving == expected
+        assert ("pip install" in reasons.get("faiss", "")) == (not installed)
+        assert search.NEIGHBORS.explain(torch.zeros(2, 1000, 64, dtype=torch.float64))[0] == "torch"
+        assert "float32" in search.NEIGHBORS.explain(torch.zeros(2, 1000, 64, dtype=torch.float64))[1]["quantized"]
+    finally:
+        fast_dtypes.cache_clear()
 
 
 def test_triton_counts_as_there_with_a_compiler_alone(monkeypatch):
-    find = _eager.has_triton.__wrapped__
+    missing = _dispatch.triton_is_missing.__wrapped__
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert not find()
+    assert "C compiler" in missing()
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/cc" if name == "cc" else None)
-    assert find()
+    assert missing() is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not find()
+    assert "pip install" in missing()
 
 
 @compiles
@@ -243,7 +263,7 @@ def test_triton_counts_as_there_with_a_compiler_alone(monkeypatch):
 @pytest.mark.parametrize("scoring", ["auto", "bfloat16"])
 def test_a_compiler_takes_the_whole_search_as_one_step_of_any_size(backend, scoring):
     if backend == "faiss" and scoring != "auto":
-        pytest.skip("faiss knows no coarse scores")
+        pytest.skip("faiss knows no quantized scores")
     graphs = []
 
     def keep(graph, inputs):
@@ -261,14 +281,108 @@ def test_a_compiler_takes_the_whole_search_as_one_step_of_any_size(backend, scor
         torch.testing.assert_close(found.similarity, expected.similarity)
         assert torch.equal(found.index, expected.index)
     (steps,) = graphs
-    assert [step for step in steps if step.startswith("graphcorrect.knn")]
+    assert [step for step in steps if step.startswith("graphcorrect.neighbors")]
     assert not [step for step in steps if "matmul" in step or "topk" in step]
 
 
+LAYOUTS = {
+    "dense": lambda rows: rows,
+    "permuted": lambda rows: rows.mT.contiguous().mT,
+    "strided": lambda rows: rows.repeat_interleave(2, -1)[..., ::2],
+}
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("keys", [None, (2, 50, 16)], ids=["among themselves", "other keys"])
-def test_what_a_compiler_is_told_of_the_search_is_true(keys, dtype):
-    queries = random_features(2, 40, 16, dtype=dtype)
-    keys = None if keys is None else random_features(*keys, seed=1, dtype=dtype)
-    torch.library.opcheck(search._opaque, (queries, keys, 5, "auto", "auto", keys is None, True, None, 2**24))
+def test_what_torch_is_told_of_the_search_is_true(keys, layout, dtype):
+    queries = LAYOUTS[layout](random_features(2, 40, 16, dtype=dtype))
+    keys = None if keys is None else LAYOUTS[layout](random_features(*keys, seed=1, dtype=dtype))
+    mask = torch.rand(2, 40 if keys is None else 50) < 0.9
+    for scoring in ("auto", "bfloat16"):
+        arguments = (queries, keys, mask, 2, keys is None, True, "auto", scoring, 2**24, [])
+        torch.library.opcheck(search.neighbors, arguments)
+
+
+@pytest.mark.usefixtures("loops")
+def test_no_result_shares_memory_with_an_argument():
+    rows = torch.nn.functional.normalize(random_features(1, 200, 16, dtype=torch.float32), dim=-1)
+    for backend in ("torch", "auto"):
+        for normalize in (True, False):
+            found = knn(rows, None, 2, backend=backend, normalize=normalize)
+            memory = {part.untyped_storage().data_ptr() for part in found}
+            assert len(memory | {rows.untyped_storage().data_ptr()}) == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("loops")
+@pytest.mark.parametrize("scoring", ["auto", "int8"])
+def test_torch_sees_the_search_in_its_tracers(scoring):
+    rows = random_features(200, 16, dtype=torch.float32)
+    expected = knn(rows, None, 2, scoring=scoring, exclude_self=True)
+
+    class Search(torch.nn.Module):
+        def forward(self, rows):
+            return tuple(knn(rows, None, 2, scoring=scoring, exclude_self=True))
+
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with FakeTensorMode() as mode:
+        fake = Search()(mode.from_tensor(rows))
+    assert [tuple(part.shape) for part in fake] == [(200, 2)] * 2
+    assert [part.dtype for part in fake] == [torch.float32, torch.int64]
+    for traced in (make_fx(Search())(rows), torch.export.export(Search(), (rows,)).module()):
+        assert torch.equal(traced(rows)[1], expected.index)
+
+
+@compiles
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("loops")
+def test_inductor_compiles_what_surrounds_the_search():
+    def weights(rows):
+        found = knn(2 * rows, None, 2, exclude_self=True)
+        return found.similarity.relu(), found.index + 1
+
+    torch._dynamo.reset()
+    rows = random_features(200, 16, dtype=torch.float32)
+    for found, expected in zip(torch.compile(weights, fullgraph=True)(rows), weights(rows), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("loops")
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("num_keys", [40, 900])
+def test_prepared_keys_are_found_as_others_are(normalize, num_keys):
+    queries, keys = random_features(150, 40, dtype=torch.float32), random_features(num_keys, 40, seed=1).float()
+    mask = torch.rand(num_keys) < 0.7
+    prepared = search.prepare(keys, mask, normalize=normalize)
+    found = knn(queries, prepared, 4, normalize=normalize)
+    check(found, queries, keys, 4, tolerance=1e-5, normalize=normalize, key_mask=mask)
+    keys.zero_()  # what was prepared is a copy
+    assert torch.equal(knn(queries, prepared, 4, normalize=normalize).index, found.index)
+    with pytest.raises(ValueError, match="with prepared keys"):
+        knn(queries, prepared, 4, key_mask=mask)
+
+
+def test_an_inverted_file_finds_nearly_all():
+    pytest.importorskip("faiss")
+    keys = torch.nn.functional.normalize(random_features(5000, 8, dtype=torch.float32), dim=1)
+    queries = keys[::50]
+    found = knn(queries, keys, 10, backend="faiss-ivf")
+    exact = knn(queries, keys, 10)
+    recall = (found.similarity >= exact.similarity[:, -1:] - 1e-6).float().mean()
+    assert recall > 0.9
+    claimed = (queries @ keys.T).gather(1, found.index)
+    torch.testing.assert_close(claimed, found.similarity, rtol=0, atol=1e-5)
+    own = knn(keys, None, 3, backend="faiss-ivf", exclude_self=True)
+    assert (own.index != torch.arange(5000)[:, None]).all()
+
+
+def test_without_faiss_a_named_search_by_it_is_refused(monkeypatch):
+    monkeypatch.setattr(search.faiss, "is_installed", lambda: False)
+    for name in ("faiss", "faiss-ivf"):
+        with pytest.raises(ImportError, match="pip install"):
+            knn(random_features(5, 4), None, 2, backend=name)

@@ -5,7 +5,7 @@ import torch
 from layer_checks import no_waiting
 from test_knn_triton import features_of
 
-from graphcorrect.knn import knn
+from graphcorrect.neighbors import knn
 
 
 @pytest.mark.gpu

@@ -28,7 +28,7 @@ from graphcorrect import (
     metrics,
     slg_loss,
 )
-from graphcorrect.knn import _faiss
+from graphcorrect.ops.kernels import faiss as _faiss
 from graphcorrect.labels import one_hot
 
 X = random_features(2, 12, 4, dtype=torch.float32)

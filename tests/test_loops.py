@@ -19,7 +19,7 @@ from graphcorrect.nodes import unit_rows
 
 numba = pytest.importorskip("numba")
 
-from graphcorrect import _numba_loops  # noqa: E402
+from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # noqa: E402
 from graphcorrect.knn import _numba_sift  # noqa: E402
 
 

@@ -11,7 +11,7 @@ from graphcorrect import nodes
 @pytest.fixture
 def fused():
     pytest.importorskip("triton")
-    from graphcorrect import _triton_rows
+    from graphcorrect.ops.kernels.cuda import rows as _triton_rows
 
     return _triton_rows
 

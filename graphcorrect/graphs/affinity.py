@@ -10,8 +10,8 @@ from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend
 from graphcorrect.graphs.neighbor import NeighborOperator
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.knn.search import knn
-from graphcorrect.nodes import unit_rows
+from graphcorrect.neighbors import knn
+from graphcorrect.ops.unit_rows import unit_rows
 
 
 class KNNAffinity(nn.Module):
@@ -60,13 +60,14 @@ class KNNAffinity(nn.Module):
         self.backend: Backend = backend
         self.differentiable = differentiable
 
-    def forward(self, features: Tensor, *, mask: Tensor | None = None) -> GraphOperator:
+    def forward(self, features: Tensor, *, mask: Tensor | None = None, normalize: bool = True) -> GraphOperator:
         """Builds the normalized graph of each set of nodes.
 
         Args:
             features: (..., N, D) floating point, any scale; a zero row gets no edges. Leading dimensions are separate
                 graphs: (B, N, D) links within images, (1, B * N, D) across them too.
             mask: (..., N) bool, True where a node takes part; the others get no edges, in or out.
+            normalize: False takes rows as they are, for features of unit length.
 
         Returns:
             NeighborOperator (..., N, N): symmetric, eigenvalues in [-1, 1], in the dtype of `features` (float32 for
@@ -92,7 +93,13 @@ class KNNAffinity(nn.Module):
             )
         wide = widen(features)
         similarity, index = knn(
-            wide, None, self.num_neighbors, backend=self.backend, exclude_self=not self.self_loops, key_mask=mask
+            wide,
+            None,
+            self.num_neighbors,
+            backend=self.backend,
+            exclude_self=not self.self_loops,
+            key_mask=mask,
+            normalize=normalize,
         )
         is_edge = similarity > 0
         if mask is not None:
@@ -101,8 +108,10 @@ class KNNAffinity(nn.Module):
         # compare as False, so that a node with NaN features has no edges.
         itself = torch.arange(num_nodes, device=features.device)[:, None]
         index = torch.where(is_edge, index, itself)
-        weight = _cosine_of_edges(wide, index) if self.differentiable else similarity
-        is_edge = is_edge & (weight > 0)  # the search may have rounded a cosine of 0 up
+        weight = similarity
+        if self.differentiable:
+            weight = _cosine_of_edges(wide, index)
+            is_edge = is_edge & (weight > 0)  # the search may have rounded a cosine of 0 up
         weight = torch.where(is_edge, weight, 0.0)
         if self.gamma != 1.0:
             # 0 ** gamma has an infinite slope below gamma = 1

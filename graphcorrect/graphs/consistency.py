@@ -9,7 +9,7 @@ from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
 from graphcorrect.graphs.class_block import ClassBlockOperator
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.nodes import largest_entry, unit_rows
+from graphcorrect.ops.unit_rows import unit_rows
 
 ClassSimilarity = Literal["dot", "cosine"]
 
@@ -64,13 +64,11 @@ class ClassConsistencyGraph(nn.Module):
         if not self.differentiable:
             vectors = vectors.detach()
         if pseudo_labels is None:
-            _, labels = largest_entry(vectors)
+            labels = vectors.detach().argmax(-1)
         else:
             _checks.integral("pseudo_labels", pseudo_labels)
             _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")
-            labels = pseudo_labels.long()
-            # A label that is no class (an ignored one) joins nobody.
-            labels = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
+            labels = pseudo_labels.long()  # one that is no class (an ignored one) joins nobody
         if mask is not None:
             _checks.boolean("mask", mask)
             _checks.shape("mask", mask, probabilities.shape[:-1], "(one entry for each node)")

@@ -3,60 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
-
-
-class Tile(NamedTuple):
-    """A few nodes of a batch of graphs, R of them, laid out on L rows.
-
-    Attributes:
-        blocks: which parts of the layout.
-        nodes: (R,), counted over the batch.
-        row: (R,), the row of each.
-        node_of_row: (L,), the place in `nodes` of the node on each row.
-        run: the nodes, where they are those of whole graphs in turn; or None.
-    """
-
-    blocks: slice
-    nodes: Tensor
-    row: Tensor
-    node_of_row: Tensor
-    run: slice | None = None
-
-
-class TiledGraph(Protocol):
-    """A graph whose product goes through the nodes in tiles: once for sums M over them, and again for what M brings."""
-
-    def tiles(self, rows: int) -> Iterator[tuple[slice, list[Tile]]]:
-        """Tiles of about so many rows: some graphs of the batch, and the tiles of their nodes."""
-
-    def new_sums(self, values: Tensor) -> Tensor:
-        """M before any values, for values (..., F)."""
-
-    def add_to_sums(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
-        """Adds a tile's values (R, F) to M."""
-
-    def add_laid_out(self, sums: Tensor, tile: Tile, values: Tensor) -> None:
-        """The same for values on their rows, (L, F), finite where a row is no node's own."""
-
-    def tile_product(self, sums: Tensor, tile: Tile, values: Tensor) -> Tensor:
-        """The rows (R, F) of the product that belong to a tile, whose values are (R, F)."""
-
-    def from_sums(self, sums: Tensor, tile: Tile) -> Tensor:
-        """What a tile's nodes get of M, (R, F): those rows but for what they take of themselves."""
-
-    def from_sums_laid_out(self, sums: Tensor, tile: Tile, out: Tensor | None = None) -> Tensor:
-        """The same on the rows of the layout, (L, F); written to `out`, if there is one."""
-
-    def loops(self, tile: Tile) -> Tensor:
-        """And that: the share (R, 1) of their own values."""
 
 
 class GraphOperator(ABC):
@@ -67,7 +19,7 @@ class GraphOperator(ABC):
 
     Args:
         shape: (..., N, N); leading dimensions are separate graphs.
-        weight: what carries the edge weights: gives dtype and device, and says whether weights take gradients.
+        weight: what carries the edge weights: gives dtype and device.
         scale: (..., N), :math:`D^{-1/2}`; None for a graph that is not normalized.
         degree: (..., N), D, where it is known already.
     """
@@ -78,7 +30,6 @@ class GraphOperator(ABC):
         self.shape = shape
         self.dtype = weight.dtype
         self.device = weight.device
-        self._needs_grad = weight.requires_grad
         self._scale = scale
         self._known_degree = degree
 
@@ -98,19 +49,10 @@ class GraphOperator(ABC):
     def _normalized_by(self, scale: Tensor, degree: Tensor) -> GraphOperator:
         """The same graph W with `scale` on both sides."""
 
-    def _tiled(self, values: Tensor) -> TiledGraph | None:
-        """The graph as one that multiplies such values (..., N, F) in tiles; None where that is not done."""
-        return None
-
     @property
     def is_normalized(self) -> bool:
         """Whether the degree has been divided out."""
         return self._scale is not None
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether gradients reach the edge weights."""
-        return self._needs_grad
 
     @property
     def ndim(self) -> int:
@@ -123,14 +65,17 @@ class GraphOperator(ABC):
             self._known_degree = self._row_sums()
         return self._known_degree
 
+    def isolated(self) -> Tensor | None:
+        """Which nodes (..., N) have no edges, not even a loop; None where the kind of the graph gives each of them one."""
+        return self.degree() == 0
+
     def normalized(self) -> GraphOperator:
         r"""The graph :math:`D^{-1/2} W D^{-1/2}`; rows and columns of nodes without edges are zero."""
         if self.is_normalized:
             return self
         degree = self.degree()
-        has_edges = degree > 0
-        scale = torch.where(has_edges, torch.where(has_edges, degree, 1.0).rsqrt(), 0.0)
-        return self._normalized_by(scale, degree)
+        # The weights of a node without edges are zeros, whatever they are multiplied by
+        return self._normalized_by(degree.clamp_min(torch.finfo(degree.dtype).tiny).rsqrt(), degree)
 
     def transpose(self) -> GraphOperator:
         """The transposed graph: the graph itself, since all of this library's graphs are symmetric."""
@@ -152,11 +97,7 @@ class GraphOperator(ABC):
             raise ValueError(f"expected `values` on the graph's device, {self.device}, got {values.device}")
         with full_precision(values):
             wide = values.to(torch.promote_types(widen(values).dtype, self.dtype))
-            # A compiler derives the backward itself, and takes no graph as an argument.
-            if self._needs_grad or torch.compiler.is_compiling():
-                return self._product(wide).to(values.dtype)
-            product: Tensor = _SymmetricProduct.apply(wide, self)
-            return product.to(values.dtype)
+            return self._product(wide).to(values.dtype)
 
     def to_dense(self) -> Tensor:
         """The matrix (..., N, N) itself: for tests and for looking at small graphs, O(N²) memory."""
@@ -182,19 +123,3 @@ class GraphOperator(ABC):
     def __repr__(self) -> str:
         state = "normalized" if self.is_normalized else "unnormalized"
         return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype}, device='{self.device}', {state})"
-
-
-class _SymmetricProduct(torch.autograd.Function):
-    """A graph times values, where only the values take gradients: by symmetry theirs is the same product.
-
-    Nothing of the values is kept for it, and no intermediate of the product.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, operator: GraphOperator) -> Tensor:
-        ctx.operator = operator
-        return operator._product(values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _SymmetricProduct.apply(grad, ctx.operator), None  # through apply: second derivatives exist too

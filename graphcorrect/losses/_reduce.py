@@ -2,7 +2,6 @@
 
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from graphcorrect import _checks
@@ -22,8 +21,7 @@ def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
     The average of the ranks' results, which DistributedDataParallel takes of their gradients, is then the mean over
     the joined batch, however unevenly the counted nodes are spread.
     """
-    average = sum_over_ranks(count.to(torch.float64)) / world_size()
-    is_empty = average == 0
-    # A product with zero rather than a constant: every rank keeps a graph to differentiate.
-    divided = total / torch.where(is_empty, torch.ones_like(average), average).to(total.dtype)
-    return torch.where(is_empty, torch.zeros_like(divided), divided)
+    # Where nothing is counted the total is zero: every rank keeps a graph to differentiate.
+    ranks = world_size()
+    average = sum_over_ranks(count).to(total.dtype) / ranks if ranks > 1 else count.to(total.dtype)
+    return total / average.clamp_min(1.0 / ranks)

@@ -58,11 +58,25 @@ def clg_loss(
     num_classes = probabilities.shape[-1]
     if validate_args:
         _checks.labels_in_range("pseudo_labels", pseudo_labels, num_classes, ignore_index)
-    labels = pseudo_labels.long()
-    is_labeled = (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
+    is_labeled, labels = known_labels(pseudo_labels, num_classes, ignore_index)
+    return weighted_entropy(probabilities, labels, is_labeled, self_weighted, reduction)
+
+
+def known_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Which of labels (...) are those of classes, and int64 labels with 0 in place of the others."""
+    is_labeled = (labels >= 0) & (labels < num_classes)
+    if 0 <= ignore_index < num_classes:
+        is_labeled &= labels != ignore_index
+    return is_labeled, torch.where(is_labeled, labels, 0).long()
+
+
+def weighted_entropy(
+    probabilities: Tensor, labels: Tensor, is_labeled: Tensor, self_weighted: bool, reduction: Reduction
+) -> Tensor:
+    """Eqs. (15), (16) for probabilities (..., C) and what :func:`known_labels` says of their labels (...)."""
     with full_precision(probabilities):
         wide = widen(probabilities)
-        believed = wide.gather(-1, torch.where(is_labeled, labels, 0)[..., None])[..., 0]
+        believed = wide.gather(-1, labels[..., None])[..., 0]
         # where before the log: an ignored node has value and gradient zero, whatever its probabilities
         believed = torch.where(is_labeled, believed, 1.0).clamp_min(torch.finfo(wide.dtype).tiny)
         losses = -believed.log()

@@ -1,22 +1,31 @@
 """LabelCorrectionLoss: both losses over all rounds, as the paper adds them up."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect.labels import IGNORE_INDEX
-from graphcorrect.losses.clg import CLGLoss
-from graphcorrect.losses.slg import SLGLoss
+from graphcorrect._precision import full_precision, widen
+from graphcorrect.labels import IGNORE_INDEX, labels_of_nodes, resize_labels
+from graphcorrect.losses.clg import CLGLoss, known_labels, weighted_entropy
+from graphcorrect.losses.slg import LabeledNodes, SLGLoss, contrast, unit_prototypes
+from graphcorrect.nodes import image_to_nodes
 from graphcorrect.refined_labels import RefinedLabels
 
 
 class CorrectionLoss(NamedTuple):
-    """The loss to minimize and its parts, scalars; `slg` and `clg` are sums over rounds before weighting."""
+    """The loss to minimize and its parts, scalars; `slg` and `clg` are sums over rounds before weighting.
+
+    ``loss.backward()`` is that of `total`; take `total` itself to add, scale or print it.
+    """
 
     total: Tensor
     slg: Tensor
     clg: Tensor
+
+    def backward(self, *args: Any, **kwargs: Any) -> None:
+        """:meth:`torch.Tensor.backward` of `total`."""
+        self.total.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class LabelCorrectionLoss(nn.Module):
@@ -90,20 +99,36 @@ class LabelCorrectionLoss(nn.Module):
                     f"expected `prototypes` of at least {rounds} rounds, got {_checks.shape_of(prototypes)}"
                 )
         first = student_out.probabilities[0]
-        num_classes = first.shape[1] if first.ndim == 4 else first.shape[-1]
-        clg = sum(
-            (self.clg(probabilities, pseudo_labels) for probabilities in student_out.probabilities), first.new_zeros(())
+        is_image = first.ndim == 4
+        num_classes = first.shape[1] if is_image else first.shape[-1]
+        slg, clg = self.slg, self.clg
+        # What follows from the labels alone is found once, for all rounds
+        node_labels = labels_of_nodes(
+            student_out.features[0],
+            pseudo_labels,
+            num_classes,
+            ignore_index=clg.ignore_index,
+            validate_args=clg.validate_args,
         )
-        slg = first.new_zeros(())
-        for number, features in enumerate(student_out.features[1:]):
-            slg = slg + self.slg(
-                features,
-                pseudo_labels,
-                None if prototypes is None else prototypes[number],
-                None if prototype_mask is None else prototype_mask[number],
-                num_classes=num_classes,
-            )
-        return CorrectionLoss(self.slg_weight * slg + self.clg_weight * clg, slg, clg)
+        if is_image:
+            pseudo_labels = resize_labels(pseudo_labels, (first.shape[2], first.shape[3]))
+        is_labeled, labels = known_labels(pseudo_labels, num_classes, clg.ignore_index)
+        of_labels, of_features = first.new_zeros(()), first.new_zeros(())
+        for probabilities in student_out.probabilities:
+            rows = probabilities.movedim(1, -1) if is_image else probabilities
+            of_labels = of_labels + weighted_entropy(rows, labels, is_labeled, clg.self_weighted, "mean")
+        with full_precision(first):
+            dtype = widen(student_out.features[-1]).dtype
+            known = LabeledNodes.of(node_labels, num_classes, slg.ignore_index, dtype)
+            unit = mask = None
+            if prototypes is not None:
+                unit, mask = unit_prototypes(prototypes, prototype_mask, dtype)
+            for number, features in enumerate(student_out.features[1:]):
+                of_round = (None, None) if unit is None or mask is None else (unit[number], mask[number])
+                nodes = image_to_nodes(features) if is_image else features
+                of_features = of_features + contrast(nodes, known, *of_round, slg.balance, slg.temperature, "mean")
+        total = self.slg_weight * of_features + self.clg_weight * of_labels
+        return CorrectionLoss(total, of_features, of_labels)
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.knn.search import Neighbors
+from graphcorrect.neighbors import Neighbors
 from graphcorrect.nodes import grid_size
 from graphcorrect.plot._axes import axes_or_new
 from graphcorrect.plot._images import pixels_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect.nodes import unit_rows
+from graphcorrect.ops.unit_rows import unit_rows
 from graphcorrect.plot._axes import axes_or_new, axes_row_or_new
 from graphcorrect.plot._classes import names_of, style_of
 

@@ -1,11 +1,11 @@
-"""The columns that sifting left, scored in float32 and sorted, in Triton."""
+"""The columns that the filter left, scored in float32 and sorted, in Triton."""
 
 import torch
 import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
-from graphcorrect.knn._triton_entries import INT32_MAX, NOTHING, order_of, store_best
+from graphcorrect.ops.kernels.cuda.packing import INT32_MAX, NOTHING, order_of, store_best
 
 # Chosen on an H200 at D = 256: of a program, rows, and entries of their keys at a time
 _ROWS, _ENTRIES = 1, 1024

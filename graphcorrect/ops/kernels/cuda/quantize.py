@@ -1,4 +1,4 @@
-"""Rows rounded to float16 in Triton, with a measure of what rounding took away."""
+"""Rows quantized to float16 in Triton, with a measure of what rounding took away."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
-from graphcorrect.knn._triton_entries import INT32_MAX
+from graphcorrect.ops.kernels.cuda.packing import INT32_MAX
 
 
 @triton.jit
@@ -18,14 +18,14 @@ def _store_largest(place, values):  # type: ignore[no-untyped-def]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _round_kernel(  # type: ignore[no-untyped-def]
+def _quantize_kernel(  # type: ignore[no-untyped-def]
     rows,  # (B, N, D), of any floating dtype and layout
-    largest,  # (B,) float32, the largest magnitude in each image; or None, for rows to be made unit rows
+    top_entry,  # (B,) float32, the largest magnitude in each image; or None, for rows to be made unit rows
     exact,  # (B, N, D) float32, written: the rows that are compared
     rounded,  # (B, padded_rows, WIDTH) float16, written: rows times the image's scale, and zeros
-    off,  # (B, N) float32, written: norm of what rounding took away, scaled
-    size,  # (B, N) float32, written: norm, scaled
-    most,  # (B, 2) int32, raised to the bits of the largest `off` and `size`
+    error,  # (B, N) float32, written: norm of what rounding took away, scaled
+    norm_of,  # (B, N) float32, written: norm, scaled
+    largest,  # (B, 2) int32, raised to the bits of the largest `error` and `norm_of`
     num_rows,
     padded_rows,
     width,
@@ -45,7 +45,7 @@ def _round_kernel(  # type: ignore[no-untyped-def]
     place = (image * num_rows + row)[:, None] * width + depth[None, :]
     top = tl.full((ROWS,), 1.0, tl.float32)
     norm = tl.full((ROWS,), 1.0, tl.float32)
-    if largest is None:
+    if top_entry is None:
         # By the largest entry first, so that no square overflows or vanishes
         top = tl.zeros((ROWS,), tl.float32)
         for done in range(0, WIDTH, BLOCK_D):
@@ -62,7 +62,7 @@ def _round_kernel(  # type: ignore[no-untyped-def]
         scale = 8192.0
     else:
         # The power of two that brings the largest magnitude under 2¹⁴: nothing overflows, and little is subnormal
-        exponent = (tl.load(largest + image).to(tl.int32, bitcast=True) >> 23) & 0xFF
+        exponent = (tl.load(top_entry + image).to(tl.int32, bitcast=True) >> 23) & 0xFF
         scale = (tl.minimum(267 - exponent, 254) << 23).to(tl.float32, bitcast=True)
     lost = tl.zeros((ROWS,), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -78,47 +78,47 @@ def _round_kernel(  # type: ignore[no-untyped-def]
         total += tl.sum(value * value, 1)
         tl.store(rounded + (image * padded_rows + row)[:, None] * WIDTH + done + depth[None, :], short)
     lost, total = tl.sqrt(lost), tl.sqrt(total)
-    tl.store(off + image * num_rows + row, lost, mask=is_row)
-    tl.store(size + image * num_rows + row, total, mask=is_row)
-    _store_largest(most + 2 * image, lost)
-    _store_largest(most + 2 * image + 1, total)
+    tl.store(error + image * num_rows + row, lost, mask=is_row)
+    tl.store(norm_of + image * num_rows + row, total, mask=is_row)
+    _store_largest(largest + 2 * image, lost)
+    _store_largest(largest + 2 * image + 1, total)
 
 
-class Rounded(NamedTuple):
-    """Rows and their rounding; `off` and `size` are scaled as the float16 rows are.
+class Quantized(NamedTuple):
+    """Rows and their quantized copy; `error` and `norm` are scaled as the float16 rows are.
 
-    `off` is the norm of what rounding took away, `size` that of a row, `most` the bits of the largest of each.
+    `error` is the norm of what rounding took away, `norm` that of a row, `largest` the bits of the largest of each.
     """
 
     exact: Tensor  # (B, N, D) float32
     rows: Tensor  # (B, padded rows, padded width) float16
-    off: Tensor  # (B, N) float32
-    size: Tensor  # (B, N) float32
-    most: Tensor  # (B, 2) int32
+    error: Tensor  # (B, N) float32
+    norm: Tensor  # (B, N) float32
+    largest: Tensor  # (B, 2) int32
 
 
-def round_rows(rows: Tensor, block_d: int, normalize: bool) -> Rounded:
-    """Rounds rows (B, N, D) of any floating dtype and layout, made unit rows first where `normalize` says so."""
+def quantize_rows(rows: Tensor, block_d: int, normalize: bool) -> Quantized:
+    """Quantizes rows (B, N, D) of any floating dtype and layout, made unit rows first where `normalize` says so."""
     batch, num_rows, width = rows.shape
     padded_rows, padded_width = triton.cdiv(num_rows, 128) * 128, max(1, triton.cdiv(width, block_d)) * block_d
     exact = torch.empty(batch, num_rows, width, dtype=torch.float32, device=rows.device)
     rounded = torch.empty(batch, padded_rows, padded_width, dtype=torch.float16, device=rows.device)
-    off, size = exact.new_empty(batch, num_rows), exact.new_empty(batch, num_rows)
-    most = torch.zeros(batch, 2, dtype=torch.int32, device=rows.device)
-    largest = None
+    error, norm = exact.new_empty(batch, num_rows), exact.new_empty(batch, num_rows)
+    largest = torch.zeros(batch, 2, dtype=torch.int32, device=rows.device)
+    top_entry = None
     if not normalize:
         values = rows if width else rows.new_zeros(batch, 1, 1)
-        largest = torch.linalg.vector_norm(values, torch.inf, dim=(1, 2), dtype=torch.float32)
+        top_entry = torch.linalg.vector_norm(values, torch.inf, dim=(1, 2), dtype=torch.float32)
     # Neighboring entries of memory together, be they of a row or, as pixels of an image, of a column
     rows_each = 32 if rows.stride(-1) > 1 else min(128, max(1, 2048 // block_d))
-    _round_kernel[(batch * padded_rows // rows_each,)](
+    _quantize_kernel[(batch * padded_rows // rows_each,)](
         rows,
-        largest,
+        top_entry,
         exact,
         rounded,
-        off,
-        size,
-        most,
+        error,
+        norm,
+        largest,
         num_rows,
         padded_rows,
         width,
@@ -128,4 +128,4 @@ def round_rows(rows: Tensor, block_d: int, normalize: bool) -> Rounded:
         ROWS=rows_each,
         enable_fp_fusion=True,
     )
-    return Rounded(exact, rounded, off, size, most)
+    return Quantized(exact, rounded, error, norm, largest)

@@ -1,6 +1,6 @@
-"""Search in Triton: tiles of scores are made, sifted and forgotten, and never written to memory.
+"""Search in Triton: tiles of scores are never written to memory.
 
-Keys are sifted by float16 scores first (`_triton_sift`). What that leaves open, a query with a hundred ties for
+Keys are filtered by float16 scores first (`topk_filter`). What that leaves open, a query with a hundred ties for
 example, is searched here by float32 scores, on the device and without asking the host: a program holds a block of
 queries and walks over the keys, tile by tile, with a list of the best keys so far for each query. A tile in which no
 row beats the end of its list costs a row maximum and no more; otherwise the maxima of all rows move to their lists
@@ -9,7 +9,7 @@ together, as often as the row with most to move asks for. Ties go to the key of 
 These scores are three tensor-core products of operands split in two (tf32x3), which by itself moves a score of unit
 rows by at most 3 * 2⁻²⁰, about as much as the rounding of a float32 sum.
 
-Importing this file imports triton, so that `knn` does so only when the backend is asked for.
+Importing this file imports triton.
 """
 
 import torch
@@ -23,12 +23,11 @@ except ImportError as error:
         'backend="triton" needs triton: pip install triton (torch for CUDA on Linux brings it)'
     ) from error
 
-from graphcorrect._precision import widen
-from graphcorrect.knn import _triton_sift
-from graphcorrect.knn._triton_entries import INT32_MAX, INT64_MAX, NOTHING, order_of, store_best
-from graphcorrect.nodes import unit_rows
+from graphcorrect.ops._compared import compared_rows
+from graphcorrect.ops.kernels.cuda import topk_filter
+from graphcorrect.ops.kernels.cuda.packing import INT32_MAX, INT64_MAX, NOTHING, order_of, store_best
 
-MOST_NEIGHBORS = 128  # longer lists leave too few registers for a tile
+MAX_NEIGHBORS = 128  # longer lists leave too few registers for a tile
 
 _BLOCK_N, _BLOCK_M, _BLOCK_D = 64, 128, 32
 
@@ -109,40 +108,36 @@ _INTERPRETED = not isinstance(_search_kernel, triton.JITFunction)  # TRITON_INTE
 def search(
     queries: Tensor,
     keys: Tensor | None,
-    num_neighbors: int,
-    *,
-    normalize: bool,
-    exclude_self: bool,
     key_mask: Tensor | None,
-    sift: bool = True,
+    num_neighbors: int,
+    exclude_self: bool,
+    normalize: bool,
+    backend: str = "triton",
+    scoring: str = "auto",
+    *_: object,
 ) -> tuple[Tensor, Tensor]:
     """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
 
     keys None: the queries. With `normalize` by cosine. On CUDA, float32 or half precision, in any layout; the
-    similarity is float32. k at most 128; all images in one launch. Time O(B N M D), extra memory O(B N (D + k)), with
-    `sift` also up to 1024 maxima of groups of keys for a query. A score of NaN counts as the largest, as in torch.
+    similarity is float32. k at most 128; all images in one launch. Time O(B N M D), extra memory O(B N (D + k)), and
+    up to 1024 maxima of groups of keys for a query unless `scoring` is "float32". A score of NaN counts as the largest,
+    as in torch.
     """
     _check_served(queries, num_neighbors)
     mask = None if key_mask is None else key_mask.contiguous().view(torch.int8)
     if num_neighbors == 0 or queries.shape[0] * queries.shape[1] == 0:
         return _empty(queries, num_neighbors)
     with torch.cuda.device_of(queries):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        if sift and num_neighbors <= _triton_sift.MOST_NEIGHBORS:
-            similarity, index, todo, queries, keys = _triton_sift.search(
+        if scoring != "float32" and num_neighbors <= topk_filter.MAX_NEIGHBORS:
+            similarity, index, todo, queries, keys = topk_filter.search(
                 queries, keys, num_neighbors, normalize=normalize, exclude_self=exclude_self, key_mask=mask
             )
         else:
-            queries = _as_compared(queries, normalize)
-            keys = None if keys is None else _as_compared(keys, normalize)
-            similarity, index = _empty(queries, num_neighbors)
-            todo = None
+            queries = compared_rows(queries, normalize).contiguous()
+            keys = None if keys is None else compared_rows(keys, normalize).contiguous()
+            (similarity, index), todo = _empty(queries, num_neighbors), None
         _search(queries, queries if keys is None else keys, similarity, index, todo, exclude_self, mask)
     return similarity, index
-
-
-def _as_compared(rows: Tensor, normalize: bool) -> Tensor:
-    rows = widen(rows)
-    return (unit_rows(rows) if normalize else rows).contiguous()
 
 
 def _search(
@@ -190,9 +185,9 @@ def _check_served(queries: Tensor, num_neighbors: int) -> None:
             f'expected `queries` in float32 or half precision for backend="triton", got {queries.dtype}; '
             'use backend="torch"'
         )
-    if num_neighbors > MOST_NEIGHBORS:
+    if num_neighbors > MAX_NEIGHBORS:
         raise ValueError(
-            f'expected `num_neighbors` of at most {MOST_NEIGHBORS} for backend="triton", got {num_neighbors}; '
+            f'expected `num_neighbors` of at most {MAX_NEIGHBORS} for backend="triton", got {num_neighbors}; '
             'use backend="torch"'
         )
     if queries.is_cuda and torch.cuda.get_device_capability(queries.device) < (8, 0):

@@ -77,21 +77,21 @@ class PrototypeBank(nn.Module):
             raise ValueError(f"expected `round` in [0, {self.num_rounds}), got {round}")
         nodes, node_labels = labeled_nodes(features, labels, self.num_classes, ignore_index=self.ignore_index)
         _checks.size("features", features, 1 if features.ndim == 4 else -1, self.feature_dim, "entries a node")
-        rows, row_labels = widen(nodes).reshape(-1, self.feature_dim), node_labels.reshape(-1)
-        counted = (row_labels != self.ignore_index) & torch.isfinite(rows).all(-1)
-        slots = torch.where(counted, row_labels, self.num_classes)  # the last slot takes what is left out
-        sums = rows.new_zeros(self.num_classes + 1, self.feature_dim)
-        sums.index_add_(0, slots, torch.where(counted[:, None], rows, torch.zeros_like(rows)))
-        counts = torch.zeros(self.num_classes + 1, dtype=torch.int64, device=rows.device)
-        counts.scatter_add_(0, slots, torch.ones_like(slots))
-        sums, counts = sum_over_ranks(sums[:-1]), sum_over_ranks(counts[:-1])
-
+        rows = widen(nodes).reshape(-1, self.feature_dim)
+        is_finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True) < torch.inf
+        classes = torch.arange(self.num_classes, device=rows.device)
+        is_of_class = (node_labels.reshape(-1, 1) == classes) & is_finite
+        if 0 <= self.ignore_index < self.num_classes:
+            is_of_class &= classes != self.ignore_index
+        rows = torch.where(is_finite, rows, 0.0)
+        # A product rather than a scatter: on a GPU it adds in the same order every time
+        sums, counts = sum_over_ranks(is_of_class.to(rows.dtype).mT @ rows), sum_over_ranks(is_of_class.sum(0))
         mean = (sums / counts.clamp_min(1)[:, None]).to(self.prototypes.dtype)
-        is_present = (counts > 0) & torch.isfinite(mean).all(-1)  # finite rows of size 1e38 add up to Inf
-        old, was_initialized = self.prototypes[round], self.is_initialized[round]
-        moved = torch.where(was_initialized[:, None], self.momentum * old + (1 - self.momentum) * mean, mean)
-        self.prototypes[round] = torch.where(is_present[:, None], moved, old)
-        self.is_initialized[round] = was_initialized | is_present
+        is_present = ((counts > 0) & torch.isfinite(mean).all(-1))[:, None]  # finite rows of size 1e38 add up to Inf
+        old, was_initialized = self.prototypes[round], self.is_initialized[round][:, None]
+        moved = torch.where(was_initialized, torch.lerp(mean, old, self.momentum), mean)
+        old.copy_(torch.where(is_present, moved, old))
+        was_initialized.logical_or_(is_present)
 
     def forward(self, round: int = 0) -> tuple[Tensor, Tensor]:
         """The prototypes (C, D) of one round and whether each class has one, (C,) bool."""

@@ -1,16 +1,16 @@
-"""Sifting by float16 scores in Triton: which few keys of each query can be among its best, and their float32 scores.
+"""A filter by float16 scores in Triton: which few keys of each query can be among its best, and their float32 scores.
 
 Tensor cores multiply float16 rows ten times as fast as a GPU multiplies float32 ones, and for unit rows such a score is
 off by at most 2⁻¹⁰. Five kernels, none of which writes scores of all pairs:
 
-1. `_round_kernel` makes unit rows, rounds them, and measures by how much each was rounded.
+1. `_quantize_kernel` makes unit rows, rounds them, and measures by how much each was rounded.
 2. `_sample_kernel` takes the maxima of groups of keys: of each tile of scores and the one before, entry by entry.
 3. `_threshold_kernel`: every maximum is the score of another key, so that the k-th largest bounds the k-th best score
-   from below; a key whose coarse score lies under it by more than both can be off is none of the best.
+   from below; a key whose quantized score lies under it by more than both can be off is none of the best.
 4. `_collect_kernel` makes the scores again and notes which are over the threshold, in bits, 32 columns to a word.
 5. `_select_kernel` scores these columns in float32 and sorts them.
 
-So the answer is that of float32 scores for all keys. A query with more keys over its threshold than there is room for
+So the answer is that of float32 scores for all keys. A query with more keys over its threshold than there are slots
 (ties deeper than rounding can tell apart: flat images, zero rows) and one that is not finite are left to the caller.
 """
 
@@ -21,16 +21,16 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
-from graphcorrect.knn._triton_round import round_rows
-from graphcorrect.knn._triton_select import WORD, select
+from graphcorrect.ops.kernels.cuda.quantize import quantize_rows
+from graphcorrect.ops.kernels.cuda.rescore import WORD, select
 
-MOST_NEIGHBORS = 60
+MAX_NEIGHBORS = 60
 
 # Chosen on an H200 at D = 256: what the next larger or smaller tiles, and more or fewer warps and stages, do not beat
 _QUERIES = 128  # of a tile of scores
 _COLLECTED_KEYS = 64
 _WHOLE, _PIECE = 256, 128  # entries of a row: up to so many stay on the chip, wider rows are read in pieces
-_LEAST_KEYS, _MOST_SPLITS = 1024, 8
+_MIN_KEYS, _MAX_SPLITS = 1024, 8
 _TURN = tl.constexpr(79)  # 0.618 of 128: pixels one over the other fall into different groups
 _LOWEST = tl.constexpr(-3.4e38)
 
@@ -104,9 +104,9 @@ def _sample_kernel(  # type: ignore[no-untyped-def]
 @triton.jit  # type: ignore[untyped-decorator]
 def _threshold_kernel(  # type: ignore[no-untyped-def]
     maxima,  # (B, N, GROUPS) float32
-    off,  # (B, N) float32
-    size,  # (B, N) float32
-    most,  # (B, 2) int32: bits of the largest `off` and `size` of an image's keys
+    error,  # (B, N) float32
+    norm,  # (B, N) float32
+    largest_of,  # (B, 2) int32: bits of the largest `error` and `norm` of an image's keys
     threshold,  # (B, N) float32, written; inf where none can be trusted
     num_rows,  # of all images
     num_queries,
@@ -129,13 +129,13 @@ def _threshold_kernel(  # type: ignore[no-untyped-def]
         values = tl.where(is_largest, -float("inf"), values)
     # |q·k - q'·k'| <= |q - q'| |k| + |q'| |k - k'|, with the largest norms of the keys; and the sums round
     image = row // num_queries
-    query_off = tl.load(off + row, mask=is_row, other=0.0)
-    query_size = tl.load(size + row, mask=is_row, other=0.0) + query_off
-    key_off = tl.load(most + 2 * image, mask=is_row, other=0).to(tl.float32, bitcast=True)
-    key_size = tl.load(most + 2 * image + 1, mask=is_row, other=0).to(tl.float32, bitcast=True)
-    slack = query_off * key_size + query_size * key_off + rounding * query_size * (key_size + key_off)
-    lowest = tl.maximum(lowest - 2 * slack, _LOWEST)  # masked keys, at -inf, stay under it
-    is_finite = slack < float("inf")  # false for NaN
+    query_error = tl.load(error + row, mask=is_row, other=0.0)
+    query_norm = tl.load(norm + row, mask=is_row, other=0.0) + query_error
+    key_error = tl.load(largest_of + 2 * image, mask=is_row, other=0).to(tl.float32, bitcast=True)
+    key_norm = tl.load(largest_of + 2 * image + 1, mask=is_row, other=0).to(tl.float32, bitcast=True)
+    bound = query_error * key_norm + query_norm * key_error + rounding * query_norm * (key_norm + key_error)
+    lowest = tl.maximum(lowest - 2 * bound, _LOWEST)  # masked keys, at -inf, stay under it
+    is_finite = bound < float("inf")  # false for NaN
     tl.store(threshold + row, tl.where(is_finite, lowest, float("inf")), mask=is_row)
 
 
@@ -188,7 +188,7 @@ def _collect_kernel(  # type: ignore[no-untyped-def]
     tl.store(counts + segment, held, mask=row < num_queries)
 
 
-class Sifted(NamedTuple):
+class Filtered(NamedTuple):
     """Best keys as far as they are known, and the float32 rows that were compared."""
 
     similarity: Tensor  # (B, N, k)
@@ -206,17 +206,17 @@ def search(
     normalize: bool,
     exclude_self: bool,
     key_mask: Tensor | None,
-) -> Sifted:
-    """As `knn._triton.search`, for an int8 mask, save for the rows that it leaves open."""
+) -> Filtered:
+    """As `topk.search`, for an int8 mask, save for the rows that it leaves open."""
     (batch, num_queries, width), device = queries.shape, queries.device
     cores, is_large = _resources(device)
     whole, piece = (_WHOLE, _PIECE) if is_large else (64, 64)
     block_d = max(16, triton.next_power_of_2(width)) if width <= whole else piece
     block_n = _QUERIES if is_large else 64
-    of_queries = round_rows(queries, block_d, normalize)
-    of_keys = of_queries if keys is None else round_rows(keys, block_d, normalize)
+    of_queries = quantize_rows(queries, block_d, normalize)
+    of_keys = of_queries if keys is None else quantize_rows(keys, block_d, normalize)
     num_keys = of_keys.exact.shape[1]
-    # Half the groups are room enough for the k best to fall into different ones
+    # Half the groups are enough for the k best to fall into different ones
     slots = 64 if num_neighbors <= 24 else 128
     rows = (of_queries.rows, of_keys.rows, key_mask)
     sizes = (num_queries, num_keys, of_queries.rows.shape[1], of_keys.rows.shape[1])
@@ -233,16 +233,16 @@ def search(
     splits = _num_splits(programs, num_keys, cores)
     keys_per_split = triton.cdiv(triton.cdiv(num_keys, splits), 128) * 128
     groups = splits * slots
-    maxima = of_queries.off.new_empty(batch, num_queries, groups)
+    maxima = of_queries.error.new_empty(batch, num_queries, groups)
     stages = 192 // slots
     _sample_kernel[(programs, splits)](*rows, maxima, *sizes, keys_per_split, BLOCK_M=slots, num_stages=stages, **tile)
-    threshold = torch.empty_like(of_queries.off)
+    threshold = torch.empty_like(of_queries.error)
     rows_each = max(1, 2048 // groups)
     _threshold_kernel[(triton.cdiv(batch * num_queries, rows_each),)](
         maxima,
-        of_queries.off,
-        of_queries.size,
-        of_keys.most,
+        of_queries.error,
+        of_queries.norm,
+        of_keys.largest,
         threshold,
         batch * num_queries,
         num_queries,
@@ -267,7 +267,7 @@ def search(
         **tile,
     )
     found = select(of_queries.exact, of_keys.exact, threshold, words, counts, num_neighbors, exclude_self=exclude_self)
-    return Sifted(*found, of_queries.exact, of_keys.exact)
+    return Filtered(*found, of_queries.exact, of_keys.exact)
 
 
 def _resources(device: torch.device) -> tuple[int, bool]:
@@ -282,6 +282,6 @@ def _resources(device: torch.device) -> tuple[int, bool]:
 def _num_splits(programs: int, num_keys: int, cores: int) -> int:
     """How many programs share the keys of a block of queries, a power of two: few queries leave most of a GPU idle."""
     splits = 1
-    while splits < _MOST_SPLITS and splits * programs <= cores and num_keys >= 2 * splits * _LEAST_KEYS:
+    while splits < _MAX_SPLITS and splits * programs <= cores and num_keys >= 2 * splits * _MIN_KEYS:
         splits *= 2
     return splits

@@ -1,18 +1,23 @@
-"""Exact search by faiss: `faiss.knn` on the CPU, `faiss.knn_gpu` on CUDA, one image after the other.
+"""Search by faiss: exact on the CPU and on CUDA, and by an inverted file; one image after the other, in float32.
 
 faiss is imported when it is used. Its GPU build is tried once in a process of its own before it may touch this one:
 a wheel without the card's kernels does not raise, it aborts.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from graphcorrect.ops._compared import compared_rows
 
 _GPU_PROBE = """
 import torch, faiss, faiss.contrib.torch_utils
@@ -21,6 +26,10 @@ similarity, index = faiss.knn_gpu(faiss.StandardGpuResources(), rows, rows, 1, m
 assert (index[:, 0].cpu() == torch.arange(64)).all()
 """
 _TEMP_MEMORY = 64 * 2**20  # bytes; faiss reserves 1.5 GiB a device unless told
+NUM_PROBES = 32  # lists that "faiss-ivf" looks into for a query
+_TRAINING_ROWS = 64  # keys a list, of which faiss learns its center
+
+Find = Callable[[Tensor, Tensor, int], "tuple[Tensor, Tensor]"]
 
 
 def is_installed() -> bool:
@@ -32,26 +41,59 @@ def version() -> str:
 
 
 def search(
-    queries: Tensor, keys: Tensor, num_neighbors: int, *, exclude_self: bool, key_mask: Tensor | None
+    queries: Tensor,
+    keys: Tensor | None,
+    key_mask: Tensor | None,
+    num_neighbors: int,
+    exclude_self: bool,
+    normalize: bool,
+    *_: object,
 ) -> tuple[Tensor, Tensor]:
     """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
 
-    Computed in float32 whatever the dtype: faiss knows no other. Keys outside `key_mask` are left out of the problem
-    that faiss sees, which waits for the device.
+    Keys outside `key_mask` are left out of the problem that faiss sees, which waits for the device.
     """
-    faiss = _import()
+    find = _find_cuda if queries.is_cuda else _find_cpu
+    return _search(find, queries, keys, key_mask, num_neighbors, exclude_self, normalize)
+
+
+def search_inverted_file(
+    queries: Tensor,
+    keys: Tensor | None,
+    key_mask: Tensor | None,
+    num_neighbors: int,
+    exclude_self: bool,
+    normalize: bool,
+    *_: object,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`search`, approximately, on the CPU: by an index that is built for this call."""
+    if queries.is_cuda:
+        raise ValueError(f'expected `queries` on the CPU for backend="faiss-ivf", got {queries.device}')
+    return _search(_find_in_lists, queries, keys, key_mask, num_neighbors, exclude_self, normalize)
+
+
+def _search(
+    find: Find,
+    queries: Tensor,
+    keys: Tensor | None,
+    key_mask: Tensor | None,
+    num_neighbors: int,
+    exclude_self: bool,
+    normalize: bool,
+) -> tuple[Tensor, Tensor]:
     batch, num_queries, _ = queries.shape
-    similarity = queries.new_full((batch, num_queries, num_neighbors), -torch.inf)
-    index = torch.zeros(batch, num_queries, num_neighbors, dtype=torch.int64, device=queries.device)
+    similarity = queries.new_full((batch, num_queries, num_neighbors), -torch.inf, dtype=torch.float32)
+    index = torch.zeros(similarity.shape, dtype=torch.int64, device=queries.device)
     for image in range(batch):
+        rows = compared_rows(queries[image], normalize).float()
+        all_keys = rows if keys is None else compared_rows(keys[image], normalize).float()
         places = None if key_mask is None else key_mask[image].nonzero()[:, 0]
-        candidates = keys[image] if places is None else keys[image][places]
+        candidates = all_keys if places is None else all_keys[places]
         # One more than asked for, so that k remain when a node finds itself
         wanted = min(num_neighbors + int(exclude_self), len(candidates))
-        if wanted == 0:
+        if wanted == 0 or num_queries == 0:
             continue
-        run = _search_cuda if queries.is_cuda else _search_cpu
-        values, found = run(faiss, queries[image].float().contiguous(), candidates.float().contiguous(), wanted)
+        values, found = find(rows.contiguous(), candidates.contiguous(), wanted)
         # faiss answers -1 where it found nothing, as for a query of NaN
         values = values.masked_fill(found < 0, -torch.inf)
         found = found.clamp_min(0)
@@ -59,9 +101,9 @@ def search(
         if exclude_self:
             values, found = _drop_self(values, found)
         kept = min(num_neighbors, values.shape[1])
-        similarity[image, :, :kept] = values[:, :kept].to(similarity.dtype)
+        similarity[image, :, :kept] = values[:, :kept]
         index[image, :, :kept] = found[:, :kept]
-    return similarity, index
+    return similarity, index.masked_fill_(similarity == -torch.inf, 0)
 
 
 def _drop_self(values: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,13 +116,15 @@ def _drop_self(values: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
     return values.masked_fill(is_self, -torch.inf).gather(1, order), found.gather(1, order)
 
 
-def _search_cpu(faiss: ModuleType, queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _find_cpu(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    faiss = _import()
     # numpy() shares the memory: nothing is copied on the way in
     values, found = faiss.knn(queries.numpy(), keys.numpy(), count, metric=faiss.METRIC_INNER_PRODUCT)
     return torch.from_numpy(values), torch.from_numpy(found)
 
 
-def _search_cuda(faiss: ModuleType, queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _find_cuda(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    faiss = _import()
     _require_working_gpu()
     from faiss.contrib import torch_utils
 
@@ -91,6 +135,39 @@ def _search_cuda(faiss: ModuleType, queries: Tensor, keys: Tensor, count: int) -
             resources, queries, keys, count, metric=faiss.METRIC_INNER_PRODUCT, device=queries.device.index
         )
     return values, found
+
+
+def _find_in_lists(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    return search_index(build_index(keys), queries, count)
+
+
+def build_index(keys: Tensor, *, num_lists: int | None = None) -> Any:
+    """An inverted file over keys (M, D) on the CPU: lists of the keys nearest to each of `num_lists` centers.
+
+    None is about 4 √M lists. Centers are learned of a part of the keys.
+    """
+    faiss = _import()
+    if num_lists is None:
+        num_lists = max(1, min(int(4 * len(keys) ** 0.5), len(keys) // 39))  # below 39 keys a list faiss warns
+    rows = keys.detach().float().contiguous().numpy()
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], num_lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.max_points_per_centroid = _TRAINING_ROWS
+    index.train(rows)
+    index.add(rows)
+    return index
+
+
+def search_index(
+    index: Any, queries: Tensor, num_neighbors: int, num_probes: int = NUM_PROBES
+) -> tuple[Tensor, Tensor]:
+    """Similarity and index (N, k) of the keys of an index, among the `num_probes` lists nearest to each query (N, D).
+
+    Where these lists hold fewer keys than k, similarity is -inf and index -1.
+    """
+    index.nprobe = min(num_probes, index.nlist)
+    values, found = index.search(queries.detach().float().contiguous().numpy(), num_neighbors)
+    values, found = torch.from_numpy(values), torch.from_numpy(found)
+    return values.masked_fill(found < 0, -torch.inf), found
 
 
 @functools.cache

@@ -1,0 +1,5 @@
+"""What is remembered of labeled nodes: mean features of classes, and anchors to look up."""
+
+from graphcorrect.banks.prototypes import PrototypeBank
+
+__all__ = ["PrototypeBank"]

@@ -1,0 +1,45 @@
+"""Functions beside the layers: one step over a graph, unit rows, labels on a grid, labels at full resolution."""
+
+import torch
+from torch import Tensor
+
+from graphcorrect import _checks
+from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.guided import guided_upsample
+from graphcorrect.labels import pool_labels
+from graphcorrect.ops.unit_rows import unit_rows
+
+__all__ = ["guided_upsample", "pool_labels", "propagate", "unit_rows"]
+
+
+def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+    r"""Mixes each node's values with those of its neighbors: :math:`(1 - \alpha) v + \alpha S v`.
+
+    A node without edges keeps its values, whatever alpha.
+
+    Args:
+        operator: the graph S (..., N, N).
+        values: (..., N, F) floating point.
+        alpha: the share taken from the neighbors, in [0, 1]; a number, or a tensor (..., N, 1).
+
+    Returns:
+        (..., N, F), in the dtype of `values`.
+
+    Raises:
+        ValueError: `alpha` is a number outside [0, 1], or shapes do not fit.
+    """
+    if not isinstance(alpha, Tensor):
+        _checks.in_interval("alpha", alpha, 0.0, 1.0)
+    # Called by name: torch.compile splits its graph at `@` of a class that is not torch's.
+    mixed = operator.__matmul__(values)
+    if isinstance(alpha, Tensor) or alpha != 1.0:
+        mixed = (1.0 - alpha) * values + alpha * mixed
+    isolated = operator.isolated()
+    return mixed if isolated is None else torch.where(isolated[..., None], values, mixed)
+
+
+def to_simplex(weights: Tensor, *, otherwise: Tensor) -> Tensor:
+    """Divides rows (..., C) of weights by their sum; a row without weight becomes that of `otherwise`."""
+    total = weights.sum(-1, keepdim=True)
+    has_weight = total > 0
+    return torch.where(has_weight, weights / torch.where(has_weight, total, torch.ones_like(total)), otherwise)

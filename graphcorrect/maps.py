@@ -1,0 +1,165 @@
+"""The learned maps: what a round does with the values that a graph brings, f_C and f_S."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect._precision import full_precision, widen
+from graphcorrect.functional import propagate
+from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.ops.unit_rows import unit_rows
+
+
+class ZeroStartMLP(nn.Module):
+    """A small network on two sets of values (..., F), zero when it is built: a map starts as its fixed part.
+
+    Args:
+        num_channels: F.
+        hidden_dim: width of the hidden layers.
+        depth: number of hidden layers; 0 is one linear map.
+        norm: True puts a LayerNorm before each activation. (Not a BatchNorm: nodes of one image are no sample.)
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(self, num_channels: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
+        super().__init__()
+        _checks.integer_at_least("num_channels", num_channels, 1)
+        _checks.integer_at_least("hidden_dim", hidden_dim, 1)
+        _checks.integer_at_least("depth", depth, 0)
+        layers: list[nn.Module] = []
+        width = 2 * num_channels
+        for _ in range(depth):
+            layers += [nn.Linear(width, hidden_dim), nn.LayerNorm(hidden_dim) if norm else nn.Identity(), nn.GELU()]
+            width = hidden_dim
+        self.last = nn.Linear(width, num_channels)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.hidden = nn.Sequential(*layers)
+
+    def forward(self, own: Tensor, propagated: Tensor) -> Tensor:
+        """The residual (..., F) in the dtype of the values; the network itself may live in another one."""
+        joined = torch.cat([own, propagated], -1).to(self.last.weight.dtype)
+        residual: Tensor = self.last(self.hidden(joined)).to(own.dtype)
+        return residual
+
+
+class GraphPropagation(nn.Module):
+    """What a round does with one graph: a map of a node's own and its propagated values.
+
+    Subclasses define `step(operator, values)`; `mix` is how a round takes a share of it.
+    """
+
+    def forward(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Maps values (..., N, F) over a graph (..., N, N); the shape stays."""
+        return self.step(operator, self.prepare(values))
+
+    def prepare(self, values: Tensor) -> Tensor:
+        """What can be done with values before there is a graph."""
+        return values
+
+    def step(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Maps prepared values over a graph."""
+        raise NotImplementedError
+
+    def mix(self, operator: GraphOperator, values: Tensor, share: Tensor) -> Tensor:
+        """Takes `share` (..., N, 1) of what the map says and keeps the rest of the values, Eq. (10)."""
+        return torch.lerp(values, self(operator, values), share)
+
+
+class LabelPropagation(GraphPropagation):
+    r"""f_C of Eq. (8): class probabilities over the semantic-level graph, ending on the simplex.
+
+    .. math:: \hat V \propto \bar{Ap} \cdot \exp(r), \quad r = 10 \tanh(\mathrm{MLP}([p, \bar{Ap}]) / 10)
+
+    with the bar for rows scaled to sum to one. At initialization r = 0: the propagated probabilities themselves. The
+    bound on r keeps a learned correction within e^±10 of what the neighbors say, so that no row can vanish.
+
+    Args: as in :class:`ZeroStartMLP`, with C channels.
+    """
+
+    bound = 10.0
+
+    def __init__(self, num_classes: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
+        super().__init__()
+        self.residual = ZeroStartMLP(num_classes, hidden_dim=hidden_dim, depth=depth, norm=norm)
+
+    def step(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Corrects the probabilities (..., N, C) of each node by its neighbors'."""
+        with full_precision(values):
+            own = widen(values)
+            # The softmax of a logarithm is the row divided by its sum. What is added has the logarithm of a zero finite,
+            # and its gradient right; of what is larger it changes no digit.
+            log = (propagate(operator, own) + torch.finfo(own.dtype).tiny ** 0.75).log()
+            residual = self.bound * torch.tanh(self.residual(own, log.softmax(-1)) / self.bound)
+            return (log + residual).softmax(-1).to(values.dtype)
+
+
+class FeaturePropagation(GraphPropagation):
+    r"""f_S of Eq. (11): features over the class-level graph.
+
+    .. math:: f_S = \overline{(1 - s)\, \bar x + s\, \overline{W \bar x}} + \mathrm{MLP}([\bar x, \overline{W \bar x}])
+
+    with the bar for unit rows: a mix of a node and its class, on unit scale, then a learned residual that starts at
+    zero. Differs from the paper, which leaves f unspecified. A share s of 0.5 is an even mix; a smaller one follows the
+    labels with more caution, which pays where many of them are wrong (docs/evidence.md).
+
+    Rows have unit length at initialization; zero rows stay zero.
+
+    Args:
+        feature_dim: D.
+        share: s, in [0, 1].
+        hidden_dim, depth, norm: as in :class:`ZeroStartMLP`.
+    """
+
+    def __init__(
+        self, feature_dim: int, *, share: float = 0.5, hidden_dim: int = 64, depth: int = 1, norm: bool = True
+    ) -> None:
+        super().__init__()
+        _checks.in_interval("share", share, 0.0, 1.0)
+        self.share = share
+        self.residual = ZeroStartMLP(feature_dim, hidden_dim=hidden_dim, depth=depth, norm=norm)
+
+    def prepare(self, values: Tensor) -> Tensor:
+        """Unit rows."""
+        with full_precision(values):
+            return unit_rows(widen(values)).to(values.dtype)
+
+    def step(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Moves the unit features (..., N, D) of each node towards those of its class."""
+        with full_precision(values):
+            own = widen(values)
+            propagated = unit_rows(propagate(operator, own), any_scale=False)
+            mixed = unit_rows(torch.lerp(own, propagated, self.share), any_scale=False)
+            return (mixed + self.residual(own, propagated)).to(values.dtype)
+
+
+class LinearPropagation(GraphPropagation):
+    """The map of the authors' code: one linear layer after the mix, the identity when it is built.
+
+    Args:
+        num_channels: F, entries of a node's values.
+    """
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        _checks.integer_at_least("num_channels", num_channels, 1)
+        self.linear = nn.Linear(num_channels, num_channels)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def step(self, operator: GraphOperator, values: Tensor) -> Tensor:
+        """Propagates values (..., N, F), then maps them."""
+        return self._map(propagate(operator, values))
+
+    def mix(self, operator: GraphOperator, values: Tensor, share: Tensor) -> Tensor:
+        """Mixes first, then maps."""
+        return self._map(propagate(operator, values, share))
+
+    def _map(self, values: Tensor) -> Tensor:
+        # In the precision of the values, which is never the lower one.
+        return F.linear(values, self.linear.weight.to(values.dtype), self.linear.bias.to(values.dtype))

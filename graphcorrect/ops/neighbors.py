@@ -1,0 +1,253 @@
+"""Neighbor search: the definition, its operator, and the rule that says which kernel serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphcorrect._precision import full_precision
+from graphcorrect.ops._compared import compared_rows
+from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_is_missing
+from graphcorrect.ops.kernels import faiss
+from graphcorrect.ops.kernels.cpu import filtered_search
+from graphcorrect.ops.kernels.cpu.quantized import QuantizedKeys, quantize_keys
+from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
+
+# Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill it.
+MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+MIN_GROUPED_KEYS = 1024  # from which on a CPU finds the largest scores by way of groups
+MAX_TRITON_NEIGHBORS = 60  # beyond, Triton's kernels do not filter
+# Of a search whose keys "auto" filters by quantized scores: its queries; entries of a key where groups are large, of
+# all keys where they are small (by benchmarks/knn_throughput.py)
+MIN_QUERIES, MIN_DIM, MIN_GROUP, MIN_ENTRIES = 128, 32, 32, 2**18
+
+
+def definition(
+    queries: Tensor, keys: Tensor, key_mask: Tensor | None, num_neighbors: int, own: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The keys (..., M, D) of largest inner product for each query (..., N, D): similarity, index (..., N, k).
+
+    Keys outside `key_mask` (..., M) are not found, nor is key i + `own` by query i. Index 0 where similarity is -inf,
+    for want of keys.
+    """
+    scores = queries @ keys.mT
+    if key_mask is not None:
+        scores.masked_fill_(~key_mask[..., None, :], -torch.inf)
+    if own is not None:
+        scores.diagonal(own, -2, -1).fill_(-torch.inf)
+    # On a GPU, and for few keys, the way by groups costs more
+    best = topk_by_groups if scores.device.type == "cpu" and scores.shape[-1] >= MIN_GROUPED_KEYS else torch.topk
+    similarity, index = best(scores, num_neighbors)
+    return similarity, index if key_mask is None else index.masked_fill_(similarity == -torch.inf, 0)
+
+
+def in_tiles(
+    queries: Tensor,
+    keys: Tensor | None,
+    key_mask: Tensor | None,
+    num_neighbors: int,
+    exclude_self: bool,
+    normalize: bool,
+    backend: str,
+    scoring: str,
+    memory_budget: int,
+    prepared: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The definition, as many whole images or rows of one image at a time as `memory_budget` bytes of scores hold."""
+    queries = compared_rows(queries, normalize)
+    keys = queries if keys is None else compared_rows(keys, normalize and not prepared)
+    batch, num_queries, _ = queries.shape
+    row_bytes = 2 * max(1, keys.shape[1]) * queries.element_size()  # scores, and a copy, since topk works on one
+    rows = max(1, min(num_queries, memory_budget // row_bytes))
+    images = max(1, memory_budget // (row_bytes * max(1, num_queries))) if rows == num_queries else 1
+    if images >= batch:
+        return definition(queries, keys, key_mask, num_neighbors, 0 if exclude_self else None)
+    similarity = queries.new_empty(batch, num_queries, num_neighbors)
+    index = torch.empty(similarity.shape, dtype=torch.int64, device=queries.device)
+    for first in range(0, batch, images):
+        image = slice(first, first + images)
+        mask = None if key_mask is None else key_mask[image]
+        for start in range(0, num_queries, rows):
+            tile = slice(start, start + rows)
+            own = start if exclude_self else None
+            best = definition(queries[image, tile], keys[image], mask, num_neighbors, own)
+            similarity[image, tile], index[image, tile] = best
+    return similarity, index
+
+
+def _triton_refuses(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    num_neighbors: int = 20,
+    exclude_self: bool = False,
+    normalize: bool = True,
+    backend: str = "auto",
+    *_: object,
+) -> str | None:
+    if backend != "auto":
+        return None if backend == "triton" else f'backend="{backend}" is asked for'
+    if queries.device.type != "cuda":
+        return f"Triton's kernels run on CUDA devices, not on {queries.device.type}"
+    if queries.dtype == torch.float64:
+        return "Triton's kernels take float32 or half precision, not torch.float64"
+    if num_neighbors > MAX_TRITON_NEIGHBORS:
+        return f"beyond {MAX_TRITON_NEIGHBORS} neighbors Triton's kernels do not filter"
+    if torch.cuda.get_device_capability(queries.device)[0] not in (9, 10):
+        return "on GPUs of other than compute capability 9.x and 10.x Triton's kernels were not timed"
+    return triton_is_missing()
+
+
+def _faiss_refuses(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    num_neighbors: int = 20,
+    exclude_self: bool = False,
+    normalize: bool = True,
+    backend: str = "auto",
+    scoring: str = "auto",
+    memory_budget: int | None = None,
+    prepared: Sequence[Tensor] = (),
+) -> str | None:
+    if backend != "auto":
+        return None if backend == "faiss" else f'backend="{backend}" is asked for'
+    if queries.device.type != "cpu" or queries.dtype == torch.float64:
+        return f"other kernels are faster on {queries.device.type}, or the only ones for {queries.dtype}"
+    if scoring != "auto":
+        return f'scoring="{scoring}" is asked for'
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":  # type: ignore[no-untyped-call]
+        return "faiss is faster than torch on processors with AVX2 and no more, which this one is not"
+    return None if faiss.is_installed() else 'faiss is not installed: pip install "graphcorrect[faiss]"'
+
+
+def _inverted_file_refuses(*arguments: object) -> str | None:
+    backend = arguments[6] if len(arguments) > 6 else "auto"
+    return None if backend == "faiss-ivf" else 'it is approximate, and used where backend="faiss-ivf" is asked for'
+
+
+def _filter_refuses(
+    queries: Tensor,
+    keys: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    num_neighbors: int = 20,
+    exclude_self: bool = False,
+    normalize: bool = True,
+    backend: str = "auto",
+    scoring: str = "auto",
+    *_: object,
+) -> str | None:
+    if queries.device.type != "cpu" or queries.dtype == torch.float64:
+        return f"quantized scores serve float32 and half precision on a CPU, not {queries.dtype} on {queries.device}"
+    num_queries, dim = queries.shape[-2:]
+    num_keys = (queries if keys is None else keys).shape[-2]
+    group = filtered_search.group_size(num_keys, num_neighbors)
+    if group == 0 or num_queries == 0:
+        return f"there are too few of {num_keys} keys to filter for each of {num_neighbors} neighbors"
+    if scoring != "auto":
+        return None if scoring != "float32" else 'scoring="float32" is asked for'
+    if not filtered_search.fast_dtypes():
+        return "this processor multiplies neither 8-bit integers nor bfloat16 faster than float32"
+    is_large = (group >= MIN_GROUP and dim >= MIN_DIM) or num_keys * dim >= MIN_ENTRIES
+    return None if num_queries >= MIN_QUERIES and is_large else "the products are too small for a filter to pay"
+
+
+def _numba_refuses(*arguments: object) -> str | None:
+    return _filter_refuses(*arguments) or numba_refuses()  # type: ignore[arg-type]
+
+
+NEIGHBORS = Operation(
+    "neighbors",
+    in_tiles,
+    Kernel("triton", _triton_refuses, "graphcorrect.ops.kernels.cuda.topk", "search"),
+    Kernel("faiss", _faiss_refuses, "graphcorrect.ops.kernels.faiss", "search"),
+    Kernel("faiss-ivf", _inverted_file_refuses, "graphcorrect.ops.kernels.faiss", "search_inverted_file"),
+    Kernel("numba", _numba_refuses, "graphcorrect.ops.kernels.cpu.filtered_search", "search_by_numba"),
+    Kernel("quantized", _filter_refuses, "graphcorrect.ops.kernels.cpu.filtered_search", "search"),
+)
+
+
+@torch.library.custom_op(
+    "graphcorrect::neighbors",
+    mutates_args=(),
+    schema="(Tensor queries, Tensor? keys, Tensor? key_mask, SymInt num_neighbors, bool exclude_self, bool normalize, "
+    "str backend, str scoring, SymInt? memory_budget, Tensor[] prepared) -> (Tensor, Tensor)",
+)
+def neighbors(
+    queries: Tensor,
+    keys: Tensor | None,
+    key_mask: Tensor | None,
+    num_neighbors: int,
+    exclude_self: bool,
+    normalize: bool,
+    backend: str,
+    scoring: str,
+    memory_budget: int | None,
+    prepared: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The search for arguments that fit: similarity in the dtype of `queries`, and index, both (..., N, k).
+
+    keys None: the queries. Keys that are `prepared` are compared as they are.
+    """
+    if memory_budget is None:
+        memory_budget = MEMORY_BUDGET.get(queries.device.type, MEMORY_BUDGET["cuda"])
+    batch, shape = queries.shape[:-2].numel(), (*queries.shape[:-1], num_neighbors)
+    rows = queries.reshape(batch, *queries.shape[-2:])
+    of_keys = None if keys is None else keys.reshape(batch, *keys.shape[-2:])
+    mask = None if key_mask is None else key_mask.reshape(batch, key_mask.shape[-1])
+    settings = (num_neighbors, exclude_self, normalize, backend, scoring, memory_budget, prepared)
+    kernel = NEIGHBORS.choose(rows, of_keys, mask, *settings)
+    _check_scoring(scoring, "torch" if kernel is None else kernel.name, queries)
+    with full_precision(queries):
+        search = in_tiles if kernel is None else kernel.load()
+        similarity, index = search(rows, of_keys, mask, *settings)
+    return similarity.to(queries.dtype).reshape(shape), index.reshape(shape)
+
+
+@neighbors.register_fake
+def _(queries: Tensor, keys: Tensor | None, key_mask: Tensor | None, num_neighbors: int, *_: object) -> object:
+    shape = (*queries.shape[:-1], num_neighbors)
+    return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
+
+
+def _check_scoring(scoring: str, serving: str, queries: Tensor) -> None:
+    if scoring in ("auto", "float32"):
+        return
+    is_torch = (
+        serving in ("numba", "quantized", "torch") and queries.device.type == "cpu" and queries.dtype != torch.float64
+    )
+    if not (serving == "triton" if scoring == "float16" else is_torch):
+        raise ValueError(
+            'expected `scoring` of "auto" or "float32" for anything but backend="triton" ("float16") and '
+            'backend="torch" on the CPU below float64 ("int8", "bfloat16"), '
+            f'got "{scoring}" for {serving}, {queries.dtype} on {queries.device}'
+        )
+
+
+class PreparedKeys(NamedTuple):
+    """Keys to be searched many times: masked, made unit rows and quantized once.
+
+    Attributes:
+        rows: (M', D), the keys under the mask as they are compared.
+        index: (M',) int64, which of the keys given each of them is.
+        quantized: their quantized rows, and what the bounds on errors need; empty where no kernel asks for it.
+    """
+
+    rows: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
+    quantized: tuple[Tensor, ...]
+
+
+@torch.no_grad()
+def prepare(keys: Tensor, key_mask: Tensor | None = None, *, normalize: bool = True) -> PreparedKeys:
+    """Keys (M, D), those under `key_mask` (M,), for many searches. On a GPU this waits for the device."""
+    index = torch.arange(len(keys), device=keys.device) if key_mask is None else key_mask.nonzero()[:, 0]
+    rows = compared_rows(keys if key_mask is None else keys[index], normalize)
+    quantized: QuantizedKeys | None = None
+    if rows.device.type == "cpu" and rows.dtype == torch.float32 and len(rows) and filtered_search.fast_dtypes():
+        numba_quantize = filtered_search.numba_file("quantize") if numba_refuses() is None else None
+        quantized = quantize_keys(rows, filtered_search.fast_dtypes()[0], numba_quantize)
+    return PreparedKeys(rows.clone() if rows is keys else rows, index, tuple(quantized or ()))
