@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,12 @@ def _finite(value: Any) -> Any:
 def save_results(results: dict, path: Path) -> None:
     """Write a JSON file, whole or not at all."""
     write_atomically(path, (json.dumps(_finite(results), indent=2) + "\n").encode())
+
+
+def notes(lines: list[str]) -> None:
+    """Say what a person should know before the first step."""
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
 
 
 def print_table(results: dict[str, dict], title: str) -> None:

@@ -1,0 +1,87 @@
+"""What a run began with, as its checkpoint holds it: images, masks, names of classes, crop, and a sum of each file.
+
+A run that goes on does so with the same: what differs is named, and nothing is done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from segmentation.checking import ROLES
+from segmentation.datasets import SegmentationData
+from segmentation.folder import readable
+
+SHOWN = 20
+
+
+def describe(data: SegmentationData, crop: tuple[int, int], sums: dict[Path, int]) -> dict[str, Any]:
+    """A data set in plain values; paths inside its folder are written from there."""
+    samples = {
+        role: [[_name(path, data.folder) for path in sample] for sample in getattr(data, role)] for role in ROLES
+    }
+    return {
+        "layout": data.layout,
+        "class_names": list(data.class_names),
+        "crop": list(crop),
+        "samples": samples,
+        "sums": {_name(path, data.folder): value for path, value in sums.items()},
+    }
+
+
+def as_it_began(data: SegmentationData, began: dict[str, Any], sums: dict[Path, int]) -> SegmentationData:
+    """The data set in the order in which the run began with it.
+
+    Raises:
+        ValueError: it is another one; the message lists what differs.
+    """
+    now = describe(data, tuple(began["crop"]), sums)
+    differences = _differences(began, now)
+    if differences:
+        more = f"\n  ... and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise ValueError(
+            f"expected the data set that the run began with, got {len(differences)} difference(s):\n  "
+            + "\n  ".join(differences[:SHOWN])
+            + f"{more}\nrestore what it was, or begin anew with --overwrite"
+        )
+    parts = {}
+    for role in ROLES:
+        by_name = dict(zip((image for image, _ in now["samples"][role]), getattr(data, role), strict=True))
+        parts[role] = [by_name[image] for image, _ in began["samples"][role]]
+    return data._replace(**parts)
+
+
+def _differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line each; roles that changed because images came or went are not listed beside those."""
+    found = []
+    if began["layout"] != now["layout"]:
+        found.append(f"the layout was {began['layout']}, is {now['layout']}")
+    found += _class_names(began["class_names"], now["class_names"])
+    before, after = ({image: (role, mask) for role in ROLES for image, mask in which["samples"][role]}
+                     for which in (began, now))  # fmt: skip
+    found += [f"{image}: is new among the images" for image in sorted(after.keys() - before.keys())]
+    found += [f"{image}: is no longer among the images" for image in sorted(before.keys() - after.keys())]
+    if before.keys() == after.keys():
+        for image in sorted(before):
+            (role, mask), (new_role, new_mask) = before[image], after[image]
+            if role != new_role:
+                found.append(f"{image}: was {role.replace('_', ' ')}, is {new_role.replace('_', ' ')}")
+            elif mask != new_mask:
+                found.append(f"{image}: its mask was {mask}, is {new_mask}")
+    both = began["sums"].keys() & now["sums"].keys()
+    found += [f"{path}: has another content" for path in sorted(both) if began["sums"][path] != now["sums"][path]]
+    return found
+
+
+def _class_names(before: list[str], after: list[str]) -> list[str]:
+    if len(before) != len(after):
+        return [f"there were {len(before)} classes ({', '.join(before)}), there are {len(after)} ({', '.join(after)})"]
+    pairs = enumerate(zip(before, after, strict=True))
+    return [f"class {number} was {old!r}, is {new!r}" for number, (old, new) in pairs if old != new]
+
+
+def _name(path: Path | None, folder: Path | None) -> str | None:
+    if path is None:
+        return None
+    inside = folder is not None and path.is_relative_to(folder)
+    return readable(str(path.relative_to(folder).as_posix() if inside else path.absolute()))
