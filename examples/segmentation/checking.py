@@ -107,8 +107,9 @@ def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
         faults.append(str(error))
     seen = {"turned": picture.turned, "brightest": picture.brightest} if picture else {}
     if sample.mask is None or not sample.mask.exists():
-        missing = f"{sample.image}: has no mask" if sample.mask is None else f"{sample.mask}: missing"
-        return Found([*faults, missing] if needs_mask else faults, size, sums=sums, **seen)
+        if needs_mask and (sample.mask is not None or picture is not None):
+            faults.append(f"{sample.image}: has no mask" if sample.mask is None else f"{sample.mask}: missing")
+        return Found(faults, size, sums=sums, **seen)
     try:
         mask = pictures.read_mask(sample.mask)
         sums[sample.mask] = _sum(sample.mask)

@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from segmentation import checkpoint, cost, processes, speed
+from segmentation.console import steady_output
 from segmentation.engine import run
+from segmentation.manifest import MAY_CHANGE_ON_RESUME
 from segmentation.paper import load_any
 from segmentation.recipe import Recipe, as_dict, from_dict, is_text
+from segmentation.recipe_files import placed, read_recipe_file
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
@@ -61,9 +64,6 @@ SMOKE = {
     "schedule.accumulate": 1, "evaluation.judged": 8, "evaluation.times": 1, "running.log_every": 1,
 }  # fmt: skip
 SMOKE_DIGITS = {"data.scenes": (40, 10), "data.labeled": "8"}
-# A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.
-MAY_CHANGE_ON_RESUME = ("running.device", "running.workers", "running.log_every", "running.checkpoint_every",
-                        "running.tensorboard")  # fmt: skip
 
 
 class Command(NamedTuple):
@@ -114,9 +114,11 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
         parser.error(str(error))
 
 
+@steady_output()
 def main(command: Command) -> None:
     """Do what a command line asks for."""
     try:
+        command.recipe.place_paths()
         if command.dry_run:
             print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
             print(cost.estimate(command.recipe))
@@ -199,11 +201,14 @@ def resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
     file = out / "recipe.yaml"
     if not file.is_file():
         raise ValueError(f"expected a run to resume in --out, found no {file}")
-    stored = yaml.safe_load(file.read_text())
+    stored = read_recipe_file(file)
+    lacking = as_dict(Recipe()).keys() - stored.keys()
+    if lacking:
+        raise ValueError(f"{file}: expected the whole recipe of a run, got one without {', '.join(sorted(lacking))}")
     recipe = from_dict(stored, str(file))
     changed = from_dict(stored, str(file))
     for key, value in overrides.items():
-        changed.set(key, value, "the command line")
+        changed.set(key, placed(key, value, Path()), "the command line")
         if key not in MAY_CHANGE_ON_RESUME and changed.get(key) != recipe.get(key):
             raise ValueError(
                 f"expected `{key}` as the run began, {recipe.get(key)!r}, got {value!r}; "

@@ -88,13 +88,13 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
         survey = check(data)
         sums = survey.sums()
     if began_with:
-        data, crop = manifest.as_it_began(data, began_with, sums), tuple(began_with["crop"])
+        data, crop = manifest.as_it_began(data, recipe, began_with, sums), tuple(began_with["crop"])
     crop = crop or recipe.views.crop or usual_size(data.labeled)
     if rank == 0:
         check_needs(recipe, data, survey, crop)
         report.notes(survey.notes)
         processes.barrier()
-    began_with = began_with or manifest.describe(data, crop, sums)
+    began_with = began_with or manifest.describe(data, recipe, crop, sums)
     progress = Progress(**saved["progress"]) if saved else Progress()
     tensorboard = out / "tensorboard" if recipe.running.tensorboard else None
     keep, cut = (saved["log_bytes"], (progress.phase, saved["state"]["step"])) if saved else (0, None)

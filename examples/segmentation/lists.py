@@ -73,22 +73,31 @@ class Samples:
         return found
 
     def _sample(self, line: str, first: str) -> Sample | None:
-        """The two files of a line, in that reading of it in which there are both, else the image."""
-        fallback = None
-        for image_name, mask_name in _readings(line):
-            image = self._image(image_name, first)
-            if image is None:
-                continue
-            if mask_name is None:
-                return Sample(image, self._mask_of(image))
-            mask = self._mask(mask_name, image)
-            if mask is not None:
-                return Sample(image, None if identity(mask) == identity(image) else mask)
-            fallback = fallback or Sample(image, self.folder / clean(mask_name))
-        return fallback
+        """The two files of a line, in that reading of it in which there are both, else the image.
 
-    def _image(self, name: str, first: str) -> Path | None:
-        for place in self._places(name, first):
+        Paths that begin above the data set's folder come last, and with them the line as one name with blanks.
+        """
+        readings = list(_readings(line))
+        for is_above in (False, True):
+            fallback = None
+            for image_name, mask_name in sorted(readings, key=lambda reading: is_above and reading[1] is None):
+                image = self._image(
+                    image_name, self._above(image_name) if is_above else self._places(image_name, first)
+                )
+                if image is None:
+                    continue
+                if mask_name is None:
+                    return Sample(image, self._mask_of(image))
+                mask = self._mask(mask_name, image)
+                if mask is not None:
+                    return Sample(image, None if identity(mask) == identity(image) else mask)
+                fallback = fallback or Sample(image, self.folder / clean(mask_name))
+            if fallback is not None:
+                return fallback
+        return None
+
+    def _image(self, name: str, places: Iterator[str]) -> Path | None:
+        for place in places:
             found = self.files.find(place, IMAGE_ENDINGS)
             if found is not None:
                 return found
@@ -96,12 +105,11 @@ class Samples:
         return outside if outside.is_absolute() and len(name) < 4096 and outside.is_file() else None
 
     def _places(self, name: str, first: str) -> Iterator[str]:
-        """Where an image of that name may be, in order; a path may begin above the data set's folder."""
+        """Where an image of that name may be, in order."""
         parts = clean(name).split("/")
         if len(parts) > 1:
             yield "/".join(parts)
             yield f"{IMAGE_FOLDERS[self.layout]}/{'/'.join(parts)}"
-            yield from ("/".join(parts[start:]) for start in range(1, len(parts) - 1))
         elif self.layout == "camvid":
             yield from (f"{split}/{parts[0]}" for split in dict.fromkeys((first, "train", "val", "test")))
         elif self.layout == "cityscapes":
@@ -110,6 +118,11 @@ class Samples:
             yield from (f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png" for split in ("train", "val", "test"))
         else:
             yield f"JPEGImages/{parts[0]}"
+
+    def _above(self, name: str) -> Iterator[str]:
+        """The same for a path that begins above the data set's folder, such as `VOC2012/JPEGImages/a.jpg`."""
+        parts = clean(name).split("/")
+        yield from ("/".join(parts[start:]) for start in range(1, len(parts) - 1))
 
     def _mask(self, name: str, image: Path) -> Path | None:
         """The mask that a line names; where one of the layout's own is not there, the layout's other one."""

@@ -11,16 +11,21 @@ from typing import Any
 from segmentation.checking import ROLES
 from segmentation.datasets import SegmentationData
 from segmentation.folder import readable
+from segmentation.recipe import Recipe, known_keys, listed
 
 SHOWN = 20
+# A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.
+MAY_CHANGE_ON_RESUME = ("running.device", "running.workers", "running.log_every", "running.checkpoint_every",
+                        "running.tensorboard")  # fmt: skip
 
 
-def describe(data: SegmentationData, crop: tuple[int, int], sums: dict[Path, int]) -> dict[str, Any]:
-    """A data set in plain values; paths inside its folder are written from there."""
+def describe(data: SegmentationData, recipe: Recipe, crop: tuple[int, int], sums: dict[Path, int]) -> dict[str, Any]:
+    """A data set and a recipe in plain values; paths inside the data set's folder are written from there."""
     samples = {
         role: [[_name(path, data.folder) for path in sample] for sample in getattr(data, role)] for role in ROLES
     }
     return {
+        "recipe": {key: listed(recipe.get(key)) for key in known_keys() if key not in MAY_CHANGE_ON_RESUME},
         "layout": data.layout,
         "class_names": list(data.class_names),
         "crop": list(crop),
@@ -29,18 +34,20 @@ def describe(data: SegmentationData, crop: tuple[int, int], sums: dict[Path, int
     }
 
 
-def as_it_began(data: SegmentationData, began: dict[str, Any], sums: dict[Path, int]) -> SegmentationData:
+def as_it_began(
+    data: SegmentationData, recipe: Recipe, began: dict[str, Any], sums: dict[Path, int]
+) -> SegmentationData:
     """The data set in the order in which the run began with it.
 
     Raises:
-        ValueError: it is another one; the message lists what differs.
+        ValueError: data set or recipe is another one; the message lists what differs.
     """
-    now = describe(data, tuple(began["crop"]), sums)
+    now = describe(data, recipe, tuple(began["crop"]), sums)
     differences = _differences(began, now)
     if differences:
         more = f"\n  ... and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise ValueError(
-            f"expected the data set that the run began with, got {len(differences)} difference(s):\n  "
+            f"expected data set and recipe that the run began with, got {len(differences)} difference(s):\n  "
             + "\n  ".join(differences[:SHOWN])
             + f"{more}\nrestore what it was, or begin anew with --overwrite"
         )
@@ -53,7 +60,9 @@ def as_it_began(data: SegmentationData, began: dict[str, Any], sums: dict[Path, 
 
 def _differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """A line each; roles that changed because images came or went are not listed beside those."""
-    found = []
+    before, after = began["recipe"], now["recipe"]
+    keys = [key for key in after if before.get(key) != after[key]]
+    found = [f"`{key}` was {before.get(key)}, is {after[key]}" for key in keys]
     if began["layout"] != now["layout"]:
         found.append(f"the layout was {began['layout']}, is {now['layout']}")
     found += _class_names(began["class_names"], now["class_names"])

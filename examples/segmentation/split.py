@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from segmentation.checkpoint import write_atomically
 from segmentation.folder import identity
 from segmentation.lists import Listed, Samples
 from segmentation.recipe import Data
+from segmentation.recipe_files import is_list
 from segmentation.text import few, read_lines
 
 
@@ -22,11 +22,6 @@ class Split(NamedTuple):
     unlabeled: list[Listed]
     held_out: list[Listed]
     notes: list[str]
-
-
-def is_list(labeled: str | None) -> bool:
-    """Whether `data.labeled` names a list, rather than a number or a share."""
-    return labeled is not None and not re.fullmatch(r"\d+|\d+/\d+", labeled)
 
 
 def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples) -> Split:
