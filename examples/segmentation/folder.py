@@ -20,7 +20,7 @@ class Folder:
 
     def __init__(self, root: Path):
         self.root = root
-        self._listed: dict[Path, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
+        self._listed: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
 
     def find(self, name: str, endings: tuple[str, ...] = ()) -> Path | None:
         """The file of that name, spelled as it may be; without such a file one that has another of the `endings`.
@@ -29,7 +29,7 @@ class Folder:
             AmbiguousName: there are several, none of which is spelled exactly so.
         """
         *parents, last = clean(name).split("/")
-        directory = self.root
+        directory = str(self.root)
         for part in parents:
             found = self._match(directory, part, files=False)
             if not found:
@@ -41,19 +41,19 @@ class Folder:
                 found = [path for ending in endings for path in self._match(directory, stem + ending, files=True)]
                 found = list(dict.fromkeys(found))
         if len(found) > 1:
-            raise AmbiguousName(f"{name!r} may be {' or '.join(path.name for path in found)} in {directory}")
-        return found[0] if found else None
+            raise AmbiguousName(f"{name!r} may be {' or '.join(map(os.path.basename, found))} in {directory}")
+        return Path(found[0]) if found else None
 
-    def _match(self, directory: Path, name: str, *, files: bool) -> list[Path]:
+    def _match(self, directory: str, name: str, *, files: bool) -> list[str]:
         """The entry of exactly this name, else all whose names differ in case or composition only."""
         if directory not in self._listed:
             self._listed[directory] = _entries(directory)
         names = self._listed[directory][0 if files else 1].get(folded(name), [])
-        exact = [entry for entry in names if readable(entry) == name]
-        return [directory / entry for entry in exact or names]
+        exact = [entry for entry in names if entry == name or readable(entry) == name]
+        return [os.path.join(directory, entry) for entry in exact or names]
 
 
-def _entries(directory: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _entries(directory: str | Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Names of the files and of the folders in a folder, by what is left of them without case and composition."""
     files: dict[str, list[str]] = {}
     folders: dict[str, list[str]] = {}
@@ -92,6 +92,8 @@ def readable(name: str) -> str:
 
 def folded(name: str) -> str:
     """What is left of a name where case and composition do not count."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).lower())
 
 
