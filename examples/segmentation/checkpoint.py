@@ -32,9 +32,30 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"expected a checkpoint, got {str(path)!r}, which is no file")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch has a type for every way in which a file can be wrong
         raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}, which holds {type(content)}")
+    return content
+
+
+def load_resume_point(out: Path, ranks: int) -> dict[str, Any] | None:
+    """What the run in `out` goes on from, on the CPU; None if it has not come to its first checkpoint.
+
+    Raises:
+        ValueError: it is no such checkpoint, or one of another number of processes.
+    """
+    path = out / "resume.pt"
+    if not os.path.lexists(path):
+        return None
+    saved = load(path)
+    lacking = {"state", "random", "ranks", "log_bytes", "progress"} - saved.keys()
+    if lacking:
+        raise ValueError(f"expected {path} to be what a run goes on from, got one without {', '.join(sorted(lacking))}")
+    if saved["ranks"] != ranks:
+        raise ValueError(f"expected {saved['ranks']} processes, as the run began with, got {ranks}")
+    return saved
 
 
 def random_state() -> dict[str, Any]:
@@ -78,7 +99,7 @@ def _replace(path: Path, write: Callable[[Any], Any]) -> None:
         with open(partial, "wb") as file:
             write(file)
             file.flush()
-            _sync(file.fileno())
+            sync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -93,7 +114,7 @@ def _replace(path: Path, write: Callable[[Any], Any]) -> None:
     _sync_folder(path.parent)
 
 
-def _sync(number: int) -> None:
+def sync(number: int) -> None:
     """Wait for the disk, where the file's system can say when it is done."""
     try:
         os.fsync(number)

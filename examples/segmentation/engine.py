@@ -76,25 +76,13 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
     begin, device = time.perf_counter(), processes.join(recipe.running.device)
     recipe.running.device = device.type
     rank, ranks = processes.rank_and_ranks()
-    saved = checkpoint.load(out / "resume.pt", "cpu") if resume and (out / "resume.pt").is_file() else None
-    if saved is not None and saved["ranks"] != ranks:
-        raise ValueError(f"expected {saved['ranks']} processes, as the run began with, got {ranks}")
+    saved = checkpoint.load_resume_point(out, ranks) if resume else None
+    expect_unfinished(recipe, out, resume=resume and saved is None)
     if rank > 0:
         processes.barrier()  # the main process writes the embedded scenes and the drawn split
-    began_with = saved.get("began_with") if saved else None
-    data = open_data(recipe.data, recipe.running.seed, out, write=rank == 0 and not began_with, goes_on=resume)
-    crop, sums = None, {}
+    data, crop, began_with = prepare(recipe, out, saved, resume=resume, rank=rank)
     if rank == 0:
-        survey = check(data)
-        sums = survey.sums()
-    if began_with:
-        data, crop = manifest.as_it_began(data, recipe, began_with, sums), tuple(began_with["crop"])
-    crop = crop or recipe.views.crop or usual_size(data.labeled)
-    if rank == 0:
-        check_needs(recipe, data, survey, crop)
-        report.notes(survey.notes)
         processes.barrier()
-    began_with = began_with or manifest.describe(data, recipe, crop, sums)
     progress = Progress(**saved["progress"]) if saved else Progress()
     tensorboard = out / "tensorboard" if recipe.running.tensorboard else None
     keep, cut = (saved["log_bytes"], (progress.phase, saved["state"]["step"])) if saved else (0, None)
@@ -132,6 +120,34 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
         measuring.finish(run)
         (out / "resume.pt").unlink(missing_ok=True)
     return progress.results
+
+
+def prepare(
+    recipe: Recipe, out: Path, saved: dict[str, Any] | None, *, resume: bool, rank: int
+) -> tuple[SegmentationData, tuple[int, int], dict[str, Any]]:
+    """The data set, the crop, and the manifest of both; all that can be wrong with them is said here.
+
+    A run that goes on has them as it began; the main process compares.
+    """
+    began_with = saved.get("began_with") if saved else None
+    data = open_data(recipe.data, recipe.running.seed, out, write=rank == 0 and not began_with, goes_on=resume)
+    survey = check(data) if rank == 0 else None
+    sums = survey.sums() if survey else {}
+    if began_with:
+        data = manifest.as_it_began(data, recipe, began_with, sums)
+    crop = tuple(began_with["crop"]) if began_with else recipe.views.crop or usual_size(data.labeled)
+    if survey:
+        check_needs(recipe, data, survey, crop)
+        report.notes(survey.notes)
+    return data, crop, began_with or manifest.describe(data, recipe, crop, sums)
+
+
+def expect_unfinished(recipe: Recipe, out: Path, *, resume: bool) -> None:
+    """A run that is done has no checkpoint to go on from, and must not be run again by mistake."""
+    if resume and (out / "results.json").is_file() and not (out / "resume.pt").is_file():
+        done = report.methods_done(out / "results.json")
+        if set(recipe.methods) <= done:
+            raise ValueError(f"the run in {out} is finished (results.json); without --resume it is run again")
 
 
 def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] | None) -> None:

@@ -12,6 +12,7 @@ from segmentation.checking import ROLES
 from segmentation.datasets import SegmentationData
 from segmentation.folder import readable
 from segmentation.recipe import Recipe, known_keys, listed
+from segmentation.recipe_files import is_list
 
 SHOWN = 20
 # A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.
@@ -51,11 +52,10 @@ def as_it_began(
             + "\n  ".join(differences[:SHOWN])
             + f"{more}\nrestore what it was, or begin anew with --overwrite"
         )
-    parts = {}
+    by_name = {}
     for role in ROLES:
-        by_name = dict(zip((image for image, _ in now["samples"][role]), getattr(data, role), strict=True))
-        parts[role] = [by_name[image] for image, _ in began["samples"][role]]
-    return data._replace(**parts)
+        by_name |= dict(zip((image for image, _ in now["samples"][role]), getattr(data, role), strict=True))
+    return data._replace(**{role: [by_name[image] for image, _ in began["samples"][role]] for role in ROLES})
 
 
 def _differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -73,13 +73,18 @@ def _differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if before.keys() == after.keys():
         for image in sorted(before):
             (role, mask), (new_role, new_mask) = before[image], after[image]
-            if role != new_role:
+            if _listed_as(role, began) != _listed_as(new_role, began):
                 found.append(f"{image}: was {role.replace('_', ' ')}, is {new_role.replace('_', ' ')}")
             elif mask != new_mask:
                 found.append(f"{image}: its mask was {mask}, is {new_mask}")
     both = began["sums"].keys() & now["sums"].keys()
     found += [f"{path}: has another content" for path in sorted(both) if began["sums"][path] != now["sums"][path]]
     return found
+
+
+def _listed_as(role: str, began: dict[str, Any]) -> str:
+    """Whose list an image of a role stands in: what was drawn from the training images depends on their order too."""
+    return role if role == "test" or role == "labeled" and is_list(began["recipe"]["data.labeled"]) else "training"
 
 
 def _class_names(before: list[str], after: list[str]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from segmentation.checkpoint import write_atomically
+from segmentation.checkpoint import sync, write_atomically
 
 
 class Log:
@@ -63,7 +62,7 @@ class Log:
         if self.path is None:
             return 0
         with self.path.open("ab") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
         return self.path.stat().st_size
 
 
@@ -88,6 +87,14 @@ def _finite(value: Any) -> Any:
 def save_results(results: dict, path: Path) -> None:
     """Write a JSON file, whole or not at all."""
     write_atomically(path, (json.dumps(_finite(results), indent=2) + "\n").encode())
+
+
+def methods_done(path: Path) -> set[str]:
+    """The methods of a results.json; none of a file that is no such thing."""
+    try:
+        return set(json.loads(path.read_text(encoding="utf-8"))["methods"])
+    except (ValueError, KeyError, TypeError):
+        return set()
 
 
 def notes(lines: list[str]) -> None:

@@ -59,10 +59,9 @@ def load_warmup(state: State, saved: dict, recipe: Recipe, class_names: list[str
     before, now = saved.get("recipe", {}), as_dict(recipe)
     for section, keys in MADE_BY_WARMUP.items():
         for key in keys or now[section]:
-            if section in before and before[section].get(key) != now[section][key]:
-                raise ValueError(
-                    f"{expected}, got `{section}.{key}` {before[section].get(key)}, not {now[section][key]}"
-                )
+            there, here = before.get(section, now[section]).get(key), now[section][key]
+            if there != here:
+                raise ValueError(f"{expected}, got one of `{section}.{key}` {there}; here: {here}")
     if saved["step"] != recipe.schedule.warmup:
         raise ValueError(f"{expected}, got one of {saved['step']} steps, `schedule.warmup` is {recipe.schedule.warmup}")
     shapes = {name: tuple(weight.shape) for name, weight in state.model.state_dict().items()}
