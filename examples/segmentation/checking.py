@@ -18,7 +18,8 @@ from tqdm import tqdm
 from segmentation import cityscapes, pictures
 from segmentation.contents import faults_of_all, notes_on
 from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData, read_image
-from segmentation.folder import identity
+from segmentation.spelling import identity, is_there
+from segmentation.text import few
 
 SHOWN = 50
 ROLES = ("labeled", "unlabeled", "test", "held_out")
@@ -32,6 +33,7 @@ class Found(NamedTuple):
         size: (height, width) of the image, or None.
         counts: (256,) pixels of the mask by id, Cityscapes' label ids as train ids; None without a mask.
         colors: of a palette mask, the color of each id that occurs.
+        highest_label_id: of a mask of Cityscapes' label ids, the largest but 255.
         turned: whether EXIF has the image turned.
         brightest: the largest value of an image of 16 bits.
         sums: checksums of the files, by path.
@@ -41,6 +43,7 @@ class Found(NamedTuple):
     size: tuple[int, int] | None = None
     counts: np.ndarray | None = None
     colors: dict[int, tuple[int, ...]] = {}
+    highest_label_id: int | None = None
     turned: bool = False
     brightest: int | None = None
     sums: dict[Path, int] = {}
@@ -74,8 +77,15 @@ def check(data: SegmentationData) -> Survey:
     if faults:
         more = f"\n  ... and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         shown = "\n  ".join(faults[:SHOWN])
-        raise ValueError(f"the data set has {len(faults)} fault(s):\n  {shown}{more}")
-    return Survey(by_role, [*data.notes, *notes_on(by_role, data)])
+        strange = any(": ids [" in fault for fault in faults)
+        names = f"\nthe {len(data.class_names)} class names are those of {data.names_from}" if strange else ""
+        raise ValueError(f"the data set has {len(faults)} fault(s):\n  {shown}{more}{names}")
+    used = {sample.image for _, sample in jobs}
+    unused = [f"{path} ({named})" for path, named in data.origin.items() if path not in used]
+    unused_note = (
+        [f"{len(unused)} image(s) that lists name are not there, and not used: {few(unused)}"] if unused else []
+    )
+    return Survey(by_role, [*data.notes, *unused_note, *notes_on(by_role, data)])
 
 
 def _roles(data: SegmentationData) -> list[str]:
@@ -106,7 +116,7 @@ def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
     except pictures.UnreadableFile as error:
         faults.append(str(error))
     seen = {"turned": picture.turned, "brightest": picture.brightest} if picture else {}
-    if sample.mask is None or not sample.mask.exists():
+    if sample.mask is None or not is_there(sample.mask):
         if needs_mask and (sample.mask is not None or picture is not None):
             faults.append(f"{sample.image}: has no mask" if sample.mask is None else f"{sample.mask}: missing")
         return Found(faults, size, sums=sums, **seen)
@@ -123,10 +133,12 @@ def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
     strange = [int(label) for label in np.flatnonzero(counts) if label >= highest and label != IGNORE_INDEX]
     if strange:
         faults.append(f"{sample.mask}: ids {strange}, expected 0 to {highest - 1} or {IGNORE_INDEX}")
+    highest_label_id = None
     if has_label_ids:
+        highest_label_id = int(max(np.flatnonzero(counts[:IGNORE_INDEX]), default=0))
         train_ids = cityscapes.to_train_ids(torch.arange(256)).numpy()
         counts = np.bincount(train_ids, weights=counts, minlength=256).astype(np.int64)
-    return Found(faults, size, counts, mask.colors, sums=sums, **seen)
+    return Found(faults, size, counts, mask.colors, highest_label_id, sums=sums, **seen)
 
 
 def _sum(path: Path) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,22 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"expected a checkpoint, got {str(path)!r}, which is no file")
     try:
+        _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch has a type for every way in which a file can be wrong
         raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}, which holds {type(content)}")
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """torch does not look at the checksums that it writes, and would go on with weights of which a bit has flipped."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"it is damaged, {damaged} does not have its checksum")
 
 
 def load_resume_point(out: Path, ranks: int) -> dict[str, Any] | None:

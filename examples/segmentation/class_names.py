@@ -83,8 +83,8 @@ def _with_ids(lines: list[str], path: Path) -> list[tuple[int, str]] | None:
         return None
     rows = [_row(line, None) for line in lines]
     with_ids = [row.before[0] for row in rows if row.before and row.name]
-    if len(with_ids) > 1 and sorted(with_ids) == list(range(len(with_ids))):
-        without = [line for line, row in zip(lines, rows, strict=True) if not (row.before and row.name)]
+    without = [line for line, row in zip(lines, rows, strict=True) if not (row.before and row.name)]
+    if without and len(set(with_ids)) >= max(2, len(rows) / 2):
         raise ValueError(f"{path}: expected an id on every line or on none, got lines without: {without[:5]}")
     return None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from segmentation import cityscapes
 from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData
 from segmentation.text import few
 
@@ -20,7 +21,9 @@ DARK = 2**14  # images of 16 bits of which all values are below: 12 or 14 bits, 
 def faults_of_all(seen: Seen, data: SegmentationData) -> list[str]:
     """A line for each fault of the masks as a whole."""
     labeled = _one_class(seen["labeled"], data, "labeled")
-    return _palettes(seen) + labeled + (_one_class(seen["test"], data, "test") if not labeled else [])
+    return (
+        _palettes(seen) + _train_ids(seen) + labeled + (_one_class(seen["test"], data, "test") if not labeled else [])
+    )
 
 
 def notes_on(seen: Seen, data: SegmentationData) -> list[str]:
@@ -76,6 +79,19 @@ def _palettes(seen: Seen) -> list[str]:
     return faults
 
 
+def _train_ids(seen: Seen) -> list[str]:
+    """Files of Cityscapes' train ids under the name of its label ids: road would be read as nothing, car as wall."""
+    found = [(sample, each.highest_label_id) for role in seen for sample, each in seen[role]]
+    highest = [label for _, label in found if label is not None]
+    if not highest or max(highest) >= len(cityscapes.CLASSES):
+        return []
+    name = next(sample.mask for sample, label in found if label is not None)
+    return [
+        f"{name}: like all {len(highest)} masks of that kind has no label id above {max(highest)}, as train ids have; "
+        "call files of train ids *_labelTrainIds.png"
+    ]
+
+
 def _classes(seen: Seen, data: SegmentationData) -> list[str]:
     """Classes that nobody has labeled; class names that no mask uses."""
     labeled = pixels_of(seen["labeled"])
@@ -89,7 +105,7 @@ def _classes(seen: Seen, data: SegmentationData) -> list[str]:
     if nowhere:
         notes.append(
             f"{len(nowhere)} of the {len(names)} class names occur in no mask: {few(nowhere)}; "
-            "do the class names (--classes, or classes.txt in the data set's folder) belong to these masks?"
+            f"they are those of {data.names_from}: do they belong to these masks (--classes)?"
         )
     return notes
 

@@ -43,6 +43,7 @@ class SegmentationData(NamedTuple):
         class_names: C names, in the order of their ids.
         layout: "digits", "voc", "cityscapes" or "camvid".
         folder: where it is; None for a data set that is only counted.
+        names_from: the file of the class names, or whose they are.
         origin: by images that are not there, the list and line that name them.
         notes: what a person should know of how lists and class names were read.
     """
@@ -54,6 +55,7 @@ class SegmentationData(NamedTuple):
     class_names: list[str]
     layout: str
     folder: Path | None = None
+    names_from: str = ""
     origin: Mapping[Path, str] = MappingProxyType({})
     notes: Sequence[str] = ()
 

@@ -8,9 +8,9 @@ from segmentation import cityscapes
 from segmentation.class_names import read_class_names
 from segmentation.datasets import IMAGE_ENDINGS, VOC_CLASSES, SegmentationData
 from segmentation.digits import write_digit_scenes
-from segmentation.folder import pictures_in, without
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
+from segmentation.spelling import is_there, pictures_in, without
 from segmentation.split import draw_split, list_file, write_split
 
 LISTS = Path("ImageSets/Segmentation")  # of VOC
@@ -37,9 +37,9 @@ def open_data(settings: Data, seed: int, out: Path, *, write: bool = True, goes_
         raise ValueError("\n  ".join(["a name may stand for several images:", *samples.faults]))
     if write:
         write_split(split, out, goes_on=goes_on)
-    names, notes = _class_names(folder, layout, settings.classes)
+    names, names_from, notes = _class_names(folder, layout, settings.classes)
     parts = [[listed.sample for listed in part] for part in (split.labeled, split.unlabeled, test, split.held_out)]
-    return SegmentationData(*parts, names, layout, folder, samples.origin, split.notes + notes)
+    return SegmentationData(*parts, names, layout, folder, names_from, samples.origin, split.notes + notes)
 
 
 def find_folder(settings: Data, seed: int, out: Path) -> tuple[Path, str]:
@@ -54,14 +54,14 @@ def find_folder(settings: Data, seed: int, out: Path) -> tuple[Path, str]:
     if not folder.is_dir():
         raise ValueError(f"expected `data.folder` to be a folder, got {str(folder)!r}")
     marks = {"camvid": folder / "trainannot", "cityscapes": folder / "leftImg8bit", "voc": folder / LISTS / "train.txt"}
-    found = [layout for layout, mark in marks.items() if mark.exists()]
+    found = [layout for layout, mark in marks.items() if is_there(mark)]
     if settings.layout == "auto" and found:
         return folder, found[0]
     if settings.layout in found:
         return folder, settings.layout
     raise ValueError(
-        "expected `data.folder` in the layout of VOC (JPEGImages, SegmentationClass, ImageSets/Segmentation), "
-        "Cityscapes (leftImg8bit, gtFine) or CamVid (train, trainannot, test, testannot)"
+        "expected `data.folder` in the layout of VOC (JPEGImages, SegmentationClass, ImageSets/Segmentation/train.txt)"
+        ", Cityscapes (leftImg8bit, gtFine) or CamVid (train, trainannot, test, testannot)"
         f"{'' if settings.layout == 'auto' else f', here {settings.layout}'}; found no such thing in {str(folder)!r}"
     )
 
@@ -73,7 +73,7 @@ def _voc(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]:
         raise ValueError(f"expected `data.folder` to hold {lists / 'val.txt'}, which is missing")
     test = samples.read(lists / "val.txt")
     for name in ("train_aug.txt", "trainaug.txt"):
-        if (lists / name).is_file():
+        if is_there(lists / name):
             return samples.read(lists / name), test
     train = samples.read(lists / "train.txt")
     masks = [(folder / "SegmentationClassAug", (".png",)), (folder / "cls", (".mat",))]
@@ -106,20 +106,23 @@ def _camvid(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]
     found = []
     for split in ("train", "test"):
         listed = folder / f"{split}.txt"
-        names = read_list(listed) if listed.is_file() else pictures_in(folder / split, IMAGE_ENDINGS)
+        names = read_list(listed) if is_there(listed) else pictures_in(folder / split, IMAGE_ENDINGS)
         lines = [name if "/" in name else f"{split}/{without(name, IMAGE_ENDINGS)}" for name in names]
-        found.append(samples.of(lines, str(listed if listed.is_file() else folder / split), first=split))
+        found.append(samples.of(lines, str(listed if is_there(listed) else folder / split), first=split))
     return found[0], found[1]
 
 
 LAYOUTS = {"digits": _voc, "voc": _voc, "cityscapes": _cityscapes, "camvid": _camvid}
 
 
-def _class_names(folder: Path, layout: str, class_file: str | None) -> tuple[list[str], list[str]]:
-    """From `class_file`, else the folder's `classes.txt`, else the layout's; and notes on how they were read."""
+def _class_names(folder: Path, layout: str, class_file: str | None) -> tuple[list[str], str, list[str]]:
+    """From `class_file`, else the folder's `classes.txt`, else the layout's; whose they are; notes on how they read."""
     path = folder / "classes.txt" if class_file is None else Path(class_file)
     if class_file is not None and not path.is_file():
         raise ValueError(f"expected `data.classes` to be a file with a class name a line, got {class_file!r}")
-    if path.is_file():
-        return read_class_names(path)
-    return ([entry.name for entry in cityscapes.CLASSES] if layout == "cityscapes" else list(VOC_CLASSES)), []
+    if is_there(path):
+        names, notes = read_class_names(path)
+        return names, str(path), notes
+    if layout == "cityscapes":
+        return [entry.name for entry in cityscapes.CLASSES], "Cityscapes", []
+    return list(VOC_CLASSES), "VOC (there is no classes.txt)", []

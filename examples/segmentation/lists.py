@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segmentation.datasets import IMAGE_ENDINGS, Sample
-from segmentation.folder import AmbiguousName, Folder, clean, identity, is_junk, without
+from segmentation.spelling import AmbiguousName, Folder, clean, identity, is_junk, without
 from segmentation.text import read_lines
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat", ".jpg", ".jpeg", ".webp")

@@ -10,9 +10,9 @@ from typing import Any
 
 from segmentation.checking import ROLES
 from segmentation.datasets import SegmentationData
-from segmentation.folder import readable
 from segmentation.recipe import Recipe, known_keys, listed
 from segmentation.recipe_files import is_list
+from segmentation.spelling import readable
 
 SHOWN = 20
 # A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.

@@ -40,8 +40,11 @@ class Log:
         """Write one line; numbers also go to TensorBoard."""
         if self.path is None:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({key: _finite(value) for key, value in entry.items()}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({key: _finite(value) for key, value in entry.items()}) + "\n")
+        except OSError as error:  # a full disk does not say which file it had no room for
+            raise OSError(f"could not write {self.path}: {error}") from error
         if self.tensorboard is not None:
             writer = self._writer(entry["method"])
             for name, value in entry.items():

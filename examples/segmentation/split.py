@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segmentation.checkpoint import write_atomically
-from segmentation.folder import identity
 from segmentation.lists import Listed, Samples
 from segmentation.recipe import Data
 from segmentation.recipe_files import is_list
+from segmentation.spelling import identity, is_there
 from segmentation.text import few, read_lines
 
 
@@ -48,7 +48,7 @@ def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples)
         path = list_file("data.labeled", settings.labeled)
         chosen = once(samples.read(path), str(path))
         beside = path.with_name("unlabeled.txt")  # the field publishes the two together
-        if settings.unlabeled is None and beside.is_file() and beside != path:
+        if settings.unlabeled is None and is_there(beside) and beside != path:
             rest = once(samples.read(beside), str(beside))
     if settings.unlabeled is not None:
         path = list_file("data.unlabeled", settings.unlabeled)
@@ -62,7 +62,11 @@ def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples)
     taken |= {identity(entry.sample.image) for entry in aside}
     if not published:
         candidates = without(free, taken)
-        count = number_labeled(settings.labeled, len(candidates))
+        try:
+            count = number_labeled(settings.labeled, len(candidates))
+        except ValueError as error:
+            lacking = few([f"{path} ({named})" for path, named in samples.origin.items()], 3)
+            raise ValueError(f"{error}" + (f"; not there: {lacking}" if samples.origin else "")) from error
         chosen = sorted(random.Random(seed).sample(candidates, count))
         taken |= {identity(entry.sample.image) for entry in chosen}
     return Split(chosen, without(rest, taken), aside, notes)

@@ -69,10 +69,17 @@ def _entries(directory: str | Path) -> tuple[dict[str, list[str]], dict[str, lis
 
 
 def pictures_in(directory: Path, endings: tuple[str, ...]) -> list[str]:
-    """Names of the files with one of the endings, in any case, in order; what file managers leave is left out."""
-    files, _ = _entries(directory)
-    names = sorted(name for held in files.values() for name in held)
+    """Names with one of the endings, in any case, in order; what file managers leave is left out.
+
+    A folder of such a name is listed too: it stands in the place of a picture, and is not to be passed over.
+    """
+    names = sorted(name for part in _entries(directory) for held in part.values() for name in held)
     return [readable(name) for name in names if readable(name).lower().endswith(endings)]
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has that name, be it what was expected or a link to nowhere: it is not to be left out."""
+    return os.path.lexists(path)
 
 
 def is_junk(name: str) -> bool:
