@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from segmentation import checkpoint, cityscapes, evaluation, figures, options, report, results
-from segmentation.checking import faults_of
-from segmentation.datasets import IMAGE_ENDINGS, Sample, read_image, read_labels, read_resized
+from segmentation.checking import ROLES, look_at
+from segmentation.contents import faults_of_all
+from segmentation.datasets import IMAGE_ENDINGS, Sample, SegmentationData, read_image, read_labels, read_resized
 from segmentation.devices import find_device
 from segmentation.faults import as_bytes, in_words, reading, refuse
 from segmentation.folders import Folder, name_below
@@ -94,9 +95,9 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
     results.check_apart(out, WRITTEN[:2], searched={"--images": given.images})
     if not (given.overwrite and results.is_ours(out)):
         results.check_settings(out, asked, WRITTEN[:2], " (or --overwrite)")
-    samples = find_samples(given, trained, out)
+    samples, data = find_samples(given, trained, out)
     names = names_of(samples, given.images)
-    check(samples, trained)
+    check(samples, trained, data)
     results.begin(out, asked)
     results.clear(out, WRITTEN)
 
@@ -124,15 +125,17 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
     return scores
 
 
-def find_samples(given: argparse.Namespace, trained: Trained, out: Path) -> list[Sample]:
-    """The test images of the data set, or all images below a folder."""
+def find_samples(
+    given: argparse.Namespace, trained: Trained, out: Path
+) -> tuple[list[Sample], SegmentationData | None]:
+    """The test images of the data set, and that; or all images below a folder, and None."""
     if given.images is not None:
         found = Folder(given.images, IMAGE_ENDINGS)
         refuse(found.faults_of(), "the folder of --images has")
         found.say_what_is_left_out()
         if not found.files:
             raise ValueError(f"expected images below --images, found none in {str(given.images)!r}")
-        return [Sample(path, None) for path in found.files.values()]
+        return [Sample(path, None) for path in found.files.values()], None
     data = trained.recipe.data
     own_names = data.classes is None  # the training took those of the folder
     if given.data is not None:
@@ -154,7 +157,7 @@ def find_samples(given: argparse.Namespace, trained: Trained, out: Path) -> list
         )
     if not opened.test:
         raise ValueError(f"expected test images in the data set, found none in {data.folder}")
-    return opened.test
+    return opened.test, opened
 
 
 def names_of(samples: list[Sample], images: Path | None) -> list[str]:
@@ -179,11 +182,13 @@ def names_of(samples: list[Sample], images: Path | None) -> list[str]:
     return names
 
 
-def check(samples: list[Sample], trained: Trained) -> None:
+def check(samples: list[Sample], trained: Trained, data: SegmentationData | None) -> None:
     """Read every file before any work; one `ValueError` lists all faults."""
-    faults: list[str] = []
-    for sample in tqdm(samples, "checking files", leave=False, delay=3):
-        faults += faults_of(sample, len(trained.class_names), needs_mask=sample.mask is not None)
+    count, shown = len(trained.class_names), tqdm(samples, "checking files", leave=False, delay=3)
+    found = [(sample, look_at(sample, count, needs_mask=data is not None)) for sample in shown]
+    faults = [fault for _, each in found for fault in each.faults]
+    if data is not None and not faults:  # what only all masks together show
+        faults += faults_of_all({role: found if role == "test" else [] for role in ROLES}, data)
     if trained.layout == "cityscapes":
         sent: dict[str, Path] = {}
         for sample in samples:

@@ -21,6 +21,7 @@ import hashlib
 import io
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ import torch
 from PIL import Image
 from segmentation import changes, predictions, results
 from segmentation.checkpoint import write_atomically
+from segmentation.class_names import read_class_names
 from segmentation.datasets import IGNORE_INDEX, read_image, read_mask
 from segmentation.devices import find_device
 from segmentation.digits import voc_palette
-from segmentation.faults import as_bytes, in_words, read_text, reading, refuse
+from segmentation.faults import as_bytes, in_words, looks_like, reading, refuse
 from segmentation.prediction_checks import Checker
 from segmentation.predictions import ARRAY_ENDINGS, MASK_ENDINGS, Item, find_items
 from torch import Tensor
@@ -140,9 +142,12 @@ def class_names(classes: str | None) -> list[str] | None:
     path = Path(classes)
     if not (path.exists() or path.is_symlink()):
         raise ValueError(f"expected --classes as a number or a file with a name a line, got {classes!r}")
-    names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    if not names:
-        raise ValueError(f"{path}: expected a class name a line, found none")
+    with reading(path, "a class name a line"):
+        if fault := looks_like(path):
+            raise ValueError(fault)
+        names, notes = read_class_names(path)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return names
 
 

@@ -79,12 +79,12 @@ def test_images_of_a_data_set_in_two_folders_have_their_own_masks(call, tmp_path
 
 
 def test_files_of_other_endings_are_said_to_be_left_out(call, tmp_path):
-    folder = images(tmp_path / "in", "a.jpg", "b.tif", "Thumbs.db.jpg")
+    folder = images(tmp_path / "in", "a.jpg", "b.gif", "Thumbs.db.jpg")
     (folder / "Thumbs.db").write_bytes(b"x")
     code, text = call("--images", folder)
     assert code == 0
     assert "note: 1 file(s)" in text
-    assert "b.tif" in text
+    assert "b.gif" in text
     assert masks(tmp_path / "out/labels") == ["Thumbs.db.png", "a.png"]
 
 
@@ -111,7 +111,22 @@ def test_labels_of_classes_that_the_network_lacks_name_their_mask(call, best, tm
     assert str(label) in text
 
 
-@pytest.mark.parametrize("order", [[1, 0, *range(2, 21)], list(range(20)), [*range(21), 3]])
+def test_masks_of_0_and_255_are_not_scored_as_a_network_without_faults(call, best):
+    folder = best.parent.parent / "voc/SegmentationClass"
+    before = {path: path.read_bytes() for path in folder.glob("*.png")}
+    for path in before:
+        Image.fromarray((np.arange(32 * 40) % 3 > 1).reshape(32, 40).astype(np.uint8) * 255).save(path)
+    try:
+        code, text = call()
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+    assert code == 1
+    assert "all labeled pixels of the 3 test masks are 'background'" in text
+    assert "255" in text
+
+
+@pytest.mark.parametrize("order", [[1, 0, *range(2, 21)], list(range(20)), [*range(1, 21), 0], [*range(20)][::-1]])
 def test_data_of_other_classes_is_refused(call, best, order):
     names = trained.open_checkpoint(best, "model", torch.device("cpu")).class_names
     (best.parent.parent / "voc/classes.txt").write_text("\n".join(names[each] for each in order))

@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from segmentation import checkpoint, cost, options, processes, speed
+from segmentation.console import steady_output
 from segmentation.engine import run
-from segmentation.faults import check_writable, in_words, open_console, reading, unforeseen
+from segmentation.faults import check_writable, in_words, unforeseen
+from segmentation.manifest import MAY_CHANGE_ON_RESUME
 from segmentation.paper import load_any
 from segmentation.recipe import Recipe, as_dict, from_dict, is_text
+from segmentation.recipe_files import placed, read_recipe_file
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
@@ -61,9 +64,6 @@ SMOKE = {
     "schedule.accumulate": 1, "evaluation.judged": 8, "evaluation.times": 1, "running.log_every": 1,
 }  # fmt: skip
 SMOKE_DIGITS = {"data.scenes": (40, 10), "data.labeled": "8"}
-# A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.
-MAY_CHANGE_ON_RESUME = ("running.device", "running.workers", "running.log_every", "running.checkpoint_every",
-                        "running.tensorboard")  # fmt: skip
 
 
 class Command(NamedTuple):
@@ -76,6 +76,7 @@ class Command(NamedTuple):
     measure: int | None = None
 
 
+@steady_output()
 def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_data: str | None = None) -> Command:
     """Read a command line; a mistake ends the program with a message that names it.
 
@@ -85,7 +86,6 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
         out: default folder of the run.
         recipe: default recipe, and `with_data` that where `--data` is given.
     """
-    open_console()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help=f"name (see examples/segmentation/recipes) or file; default: {recipe}")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any recipe key")
@@ -130,6 +130,7 @@ def main(command: Command) -> None:
 
 def work(command: Command) -> None:
     """The same, with its errors as they are."""
+    command.recipe.place_paths()
     if command.dry_run:
         print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
         print(cost.estimate(command.recipe))
@@ -203,13 +204,14 @@ def resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
     file = out / "recipe.yaml"
     if not (file.exists() or file.is_symlink()):
         raise ValueError(f"expected a run to resume in --out, found no {file}")
-    with reading(file, "the recipe of a run"):
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError(f"holds {type(stored).__name__}, no sections of keys")
-        recipe, changed = from_dict(stored, "its keys"), from_dict(stored, "its keys")
+    stored = read_recipe_file(file)
+    lacking = as_dict(Recipe()).keys() - stored.keys()
+    if lacking:
+        raise ValueError(f"{file}: expected the whole recipe of a run, got one without {', '.join(sorted(lacking))}")
+    recipe = from_dict(stored, str(file))
+    changed = from_dict(stored, str(file))
     for key, value in overrides.items():
-        changed.set(key, value, "the command line")
+        changed.set(key, placed(key, value, Path()), "the command line")
         if key not in MAY_CHANGE_ON_RESUME and changed.get(key) != recipe.get(key):
             raise ValueError(
                 f"expected `{key}` as the run began, {recipe.get(key)!r}, got {value!r}; "

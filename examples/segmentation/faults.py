@@ -14,6 +14,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from segmentation import text
+from segmentation.console import steady_output
+
 TRACE = "GRAPHCORRECT_TRACE"  # set, the whole trace is shown
 LONGEST = 300  # characters of what another library says
 
@@ -82,21 +85,16 @@ def words(error: BaseException) -> str:
     return said or type(error).__name__
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, or in UTF-16 with its byte-order mark; a mark is no part of the text.
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text in any encoding, without blanks around them, empty ones and comments left out.
 
     Raises:
-        FileFault: it cannot be read, or holds something else.
+        FileFault: the file cannot be read, or is no text.
     """
-    with reading(path, "text in UTF-8"):
+    with reading(path, "text"):
         if fault := looks_like(path):
             raise ValueError(fault)
-        content = path.read_bytes()
-        encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-        text = content.decode(encoding)
-        if "\0" in text:
-            raise ValueError("holds zero bytes, which no text does")
-        return text
+        return text.read_lines(path)
 
 
 def check_archive(path: Path) -> None:
@@ -138,16 +136,9 @@ def check_writable(folder: Path, option: str = "--out") -> None:
         ) from error
 
 
-def as_bytes(text: str) -> bytes:
+def as_bytes(content: str) -> bytes:
     """UTF-8; of a file's name that is none, the odd bytes in backslashes, so that no result is lost for a name."""
-    return text.encode("utf-8", "backslashreplace")
-
-
-def open_console() -> None:
-    """Let every text reach the screen, whatever it can show: a name must not cost the results of a night."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    return content.encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -161,21 +152,15 @@ def in_words(
         failed: what to say first of an error that no check foresaw.
         note: called for a line to add, such as how to go on.
     """
-    open_console()
     try:
-        yield
+        with steady_output():  # that a print fails must not cost the results of a night
+            yield
     except KeyboardInterrupt:
         said = f"{interrupted}{note()}"
         print(said, file=sys.stderr)
         stopped = SystemExit(said)
         stopped.code = 130  # as the shell says it
         raise stopped from None
-    except (
-        BrokenPipeError
-    ):  # whoever read our output has left, say `head`; Python would complain of it again at its end
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except Exception as error:
         if os.environ.get(TRACE):
             raise

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from segmentation.faults import read_text
+from segmentation.faults import read_lines
 from segmentation.recipe import Recipe, load
 
 
@@ -66,7 +66,7 @@ def find_list(row: Row, splits: Path) -> Path:
     for name in row.lists:
         path = splits / name / "labeled.txt"
         if path.exists() or path.is_symlink():
-            read_text(path)  # what is no text says so before anything is made of it
+            read_lines(path)  # what is no text says so before anything is made of it
             return path
     names = " or ".join(f"{name}/labeled.txt" for name in row.lists) or "no list, as none is published for this row"
     raise ValueError(f"expected {splits} to hold {names}, for row {row.name}")
