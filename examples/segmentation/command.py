@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,10 @@ import yaml
 from segmentation import checkpoint, cost, options, processes, speed
 from segmentation.console import steady_output
 from segmentation.engine import run
-from segmentation.faults import check_writable, in_words, unforeseen
+from segmentation.faults import check_writable, in_words, looks_like, unforeseen
 from segmentation.manifest import MAY_CHANGE_ON_RESUME
-from segmentation.paper import load_any
-from segmentation.recipe import Recipe, as_dict, from_dict, is_text
+from segmentation.paper import load_any, rows
+from segmentation.recipe import RECIPES, Recipe, as_dict, from_dict, is_text
 from segmentation.recipe_files import placed, read_recipe_file
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
@@ -108,6 +109,9 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
             return Command(resumed(given.out, overrides), given.out, True, given.dry_run)
         if (given.out / "resume.pt").exists() and not (given.overwrite or given.dry_run or given.measure):
             parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
+        is_ours = given.recipe is None or given.recipe in rows() or (RECIPES / f"{given.recipe}.yaml").is_file()
+        if not is_ours and os.path.lexists(given.recipe) and (fault := looks_like(Path(given.recipe))):
+            raise ValueError(f"{given.recipe}: expected a recipe; {fault}")
         name = given.recipe or (with_data if with_data and given.data else recipe)
         if given.smoke:
             digits = load_any(name, overrides).data.layout == "digits"
