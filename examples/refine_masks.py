@@ -163,7 +163,8 @@ def settings_of(args: argparse.Namespace, labeled: list[Item]) -> dict[str, Any]
 
 def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labeled: list[Item]) -> tuple[int, int]:
     """Number of classes and of feature entries; one `ValueError` that lists every fault of every file."""
-    checker = Checker(None if args.names is None else len(args.names), args.neighbors, args.channels)
+    count = None if args.names is None else len(args.names)
+    checker = Checker(count, args.neighbors, args.max_nodes, args.channels)
     for item in tqdm(waiting, desc="checking", unit="image", disable=not waiting):
         faults += checker.faults_of_prediction(item, args.mask_confidence)
     if checker.num_classes is not None:

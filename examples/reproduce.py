@@ -65,10 +65,16 @@ def run_row(row: Row, given: argparse.Namespace) -> None:
         overrides = {"data.labeled": str(find_list(row, given.splits))} | overrides
     if status(out)["state"] == "finished":
         print(f"{row.name}: is finished, {out / 'results.json'}; remove the folder to run it again")
-    elif _is_there(out / "recipe.yaml") and not given.dry_run:
+    elif has_begun(out) and not given.dry_run:
         main(Command(resumed(out, overrides), out, resume=True, dry_run=False))
     else:
         main(Command(row.recipe(overrides), out, resume=False, dry_run=given.dry_run))
+
+
+def has_begun(out: Path) -> bool:
+    """Whether a run has come to a step: one that found no data has left its recipe alone, and is begun anew."""
+    log = out / "log.jsonl"
+    return _is_there(out / "recipe.yaml") and (_is_there(out / "resume.pt") or (_is_there(log) and not _is_empty(log)))
 
 
 def status(out: Path) -> dict[str, Any]:
@@ -100,6 +106,10 @@ def status(out: Path) -> dict[str, Any]:
             "length": length,
             "labeled": config["data"]["labeled"],
         }
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
 
 
 def _is_there(path: Path) -> bool:

@@ -116,3 +116,11 @@ def test_a_run_without_a_score_stays_in_the_table(runs, capsys, tmp_path):
     code, text = answer(reproduce.run, ["--collect", "--out", tmp_path], capsys)
     assert code == 0
     assert f"| {ROW} | mllc | 65.41 | nan |" in text
+
+
+def test_a_run_that_found_no_data_is_begun_anew(tmp_path, capsys):
+    asked = ["--run", ROW, "--out", tmp_path, "--set", *SET]
+    assert "data.folder" in answer(reproduce.run, asked, capsys)[1]
+    code, text = answer(reproduce.run, [*asked, "--cityscapes", tmp_path / "nowhere"], capsys)
+    assert code == 1
+    assert "expected `data.folder` to be a folder" in text

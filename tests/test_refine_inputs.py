@@ -184,3 +184,12 @@ def test_a_result_that_was_damaged_is_made_again(folders, capsys):  # noqa: F811
     record.write_text(json.dumps({"pixels": 3}))
     assert answer(refine_masks.run, command(folders), capsys)[0] == 0
     assert files_of(folders / "out") == whole
+
+
+@pytest.mark.parametrize("most", [9, 10, 11])
+def test_a_graph_that_pooling_makes_too_small_is_named_before_any_work(folders, capsys, most):  # noqa: F811
+    code, text = answer(refine_masks.run, command(folders, more=["--max-nodes", str(most)]), capsys)
+    if code:
+        assert f"cells of at most {most}, too few for 8 neighbors each" in text
+        assert "correcting" not in text
+    assert code == (most < 12)

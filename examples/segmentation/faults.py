@@ -42,7 +42,10 @@ def reading(path: Path | str, expected: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # Pillow, numpy, torch, SciPy and YAML have types of their own for each kind of fault
         wanted = f"expected {expected}; " if expected else ""
-        raise FileFault(f"{path}: {wanted}{looks_like(Path(path)) or words(error)}") from error
+        said = words(error).removeprefix(f"{path}: ")
+        if said.startswith("unreadable (") and said.endswith(")"):  # as `pictures` says it
+            said = said.removeprefix("unreadable (").removesuffix(")")
+        raise FileFault(f"{path}: {wanted}{looks_like(Path(path)) or said}") from error
 
 
 def looks_like(path: Path) -> str | None:

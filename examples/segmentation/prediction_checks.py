@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from graphcorrect.nodes import grid_size
 from segmentation.datasets import IGNORE_INDEX, read_image
 from segmentation.faults import FileFault, reading
 from segmentation.predictions import (
@@ -23,8 +24,11 @@ from segmentation.predictions import (
 class Checker:
     """Reads every file once and lists its faults; what must be the same in all files is what the first one holds."""
 
-    def __init__(self, num_classes: int | None, num_neighbors: int, channels: str | None = None) -> None:
+    def __init__(
+        self, num_classes: int | None, num_neighbors: int, max_nodes: int = 4096, channels: str | None = None
+    ) -> None:
         self.num_classes, self.num_neighbors, self.channels = num_classes, num_neighbors, channels
+        self.max_nodes = max_nodes
         self.feature_dim: int | None = None
         self._ids: dict[Path, set[int]] = {}  # that the masks of a folder hold
 
@@ -68,7 +72,7 @@ class Checker:
 
     def _faults_of_keys(self, item: Item, size: tuple[int, ...] | None) -> list[str]:
         faults = []
-        cells = [] if size is None else [math.prod(size)]
+        maps = [] if size is None else [size]
         if item.image is not None:
             image, faults = _try(item.image, lambda: read_image(item.image))
             if image is not None and size is not None and tuple(image.shape[1:]) != size:
@@ -81,7 +85,7 @@ class Checker:
             if features is not None:
                 shape = tuple(features.shape)
                 self.feature_dim = len(features) if self.feature_dim is None else self.feature_dim
-                cells.append(features[0].numel())
+                maps.append(shape[1:])
                 if size is not None and self.channels is None and is_channels_last(shape, size):
                     faults.append(
                         f"{item.features}: is {shape}, with the proportions of {item.labels.name}, {size}, if the "
@@ -91,8 +95,11 @@ class Checker:
                     faults.append(
                         f"{item.features}: has {len(features)} channels, the first feature map {self.feature_dim}"
                     )
-        if cells and 1 < min(cells) <= self.num_neighbors:
-            faults.append(f"{item.labels}: {min(cells)} cells, too few for {self.num_neighbors} neighbors each")
+        if maps:  # the graph is that of the coarsest map, pooled
+            cells = math.prod(grid_size(*min(maps, key=math.prod), self.max_nodes))
+            if cells <= self.num_neighbors and math.prod(min(maps, key=math.prod)) > 1:
+                pooled = f" of at most {self.max_nodes}" if cells < min(map(math.prod, maps)) else ""
+                faults.append(f"{item.labels}: {cells} cells{pooled}, too few for {self.num_neighbors} neighbors each")
         return faults
 
 
