@@ -38,7 +38,7 @@ def reading(path: Path | str, expected: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except FileFault:
+    except (FileFault, ImportError):  # named already; no fault of the file
         raise
     except Exception as error:  # Pillow, numpy, torch, SciPy and YAML have types of their own for each kind of fault
         wanted = f"expected {expected}; " if expected else ""
