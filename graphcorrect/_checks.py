@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from graphcorrect.ops.values import values_can_be_read
+
 
 def shape_of(tensor: Tensor) -> str:
     """The shape as people write it: ``(2, 64, 33, 33)``."""
@@ -25,7 +27,7 @@ def is_tensor(name: str, value: object) -> None:
         raise TypeError(f"expected `{name}` to be dense, got a nested tensor; pad it, and mask the padding")
     if value.is_quantized:
         raise TypeError(f"expected `{name}` to be dense, got the quantized {value.dtype}; use `.dequantize()`")
-    if torch.compiler.is_compiling():  # the two below are no part of compiled programs
+    if not values_can_be_read(value):  # the two below are no part of traced programs
         return
     if hasattr(value, "has_names") and value.has_names():  # torch 2.13 has no named tensors any more
         raise TypeError(f"expected `{name}` without names of dimensions, got some; use `.rename(None)`")
@@ -66,6 +68,23 @@ def at_least_2d(name: str, tensor: Tensor, form: str) -> None:
     is_tensor(name, tensor)
     if tensor.ndim < 2:
         raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
+
+
+def nodes(name: str, tensor: Tensor, form: str) -> None:
+    """Refuses images among nodes: four dimensions mean images wherever both are taken."""
+    at_least_2d(name, tensor, form)
+    if tensor.ndim == 4:
+        raise ValueError(
+            f"expected `{name}` of shape {form}, got {shape_of(tensor)}, which means images; list their pixels with "
+            "graphcorrect.nodes.image_to_nodes, or merge leading dimensions with flatten(0, 1)"
+        )
+
+
+def without_effect(why: str, **arguments: object) -> None:
+    """Refuses arguments that were given (are not None) where nothing reads them."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"expected no `{name}` with {why}, where it has no effect, got {value}")
 
 
 def shape(name: str, tensor: Tensor, expected: Sequence[int], why: str = "") -> None:
@@ -119,19 +138,15 @@ def has_values(name: str, tensor: Tensor) -> None:
 
 
 def finite(name: str, tensor: Tensor) -> None:
-    if torch.compiler.is_compiling():
+    if not values_can_be_read(tensor):
         return
-    has_values(name, tensor)
     if not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(f"expected `{name}` to be finite, got {bad} NaN or Inf among {tensor.numel()} values")
 
 
 def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
-    if torch.compiler.is_compiling():  # a branch on values would split the graph
-        return
-    has_values(name, labels)
-    if labels.numel() == 0:
+    if labels.numel() == 0 or not values_can_be_read(labels):
         return
     counted = labels if ignore_index is None else labels.masked_fill(labels == ignore_index, 0)
     least, most = counted.aminmax()

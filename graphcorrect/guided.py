@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
+from graphcorrect.ops.precision import full_precision, widen
 
 
 def guided_upsample(
@@ -58,7 +58,6 @@ def guided_upsample(
     _checks.ndim("images", images, (4,), "(B, 3, H, W)")
     _checks.size("images", images, 0, soft_labels.shape[0], "images")
     _checks.same_device("images", images, "`soft_labels`", soft_labels)
-    _checks.has_values("images", images)
     _checks.integer_at_least("steps", steps, 0)
     _checks.integer_at_least("radius", radius, 1)
     _checks.in_interval("color_scale", color_scale, 0.0, float("inf"), open_low=True, open_high=True)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect.functional import propagate
 from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
 
 

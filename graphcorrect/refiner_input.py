@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect.anchors import AnchorBank
+from graphcorrect.banks.anchors import AnchorBank
 
 
 def check_input(
@@ -25,7 +25,6 @@ def check_input(
     _checks.floating("features", features)
     _checks.floating("logits", logits)
     _checks.same_device("logits", logits, "`features`", features)
-    _checks.has_values("features", features)
     is_image = features.ndim == 4
     form = "(B, D, H, W)" if is_image else "(..., N, D)"
     _checks.at_least_2d("features", features, "(B, D, H, W) or (..., N, D)")
@@ -46,16 +45,8 @@ def check_input(
         raise ValueError("expected `anchors` beside `anchor_features`, got None")
     if anchors is not None:
         _checks.size("anchors", anchors.features, 0, num_classes, "classes")
-        _checks.same_device("anchors", anchors.features, "`features`", features)
-        if anchor_features is None and feature_dim != anchors.feature_dim:
-            raise ValueError(
-                f"expected `anchor_features` with {anchors.feature_dim} entries a node, as in `anchors`, got None "
-                f"beside `features` of {feature_dim}"
-            )
     if anchor_features is not None:
-        assert anchors is not None
         _checks.floating("anchor_features", anchor_features)
-        _checks.same_device("anchor_features", anchor_features, "`features`", features)
         if is_image:
             _checks.ndim("anchor_features", anchor_features, (4,), "(B, E, h, w)")
             _checks.size("anchor_features", anchor_features, 0, features.shape[0], "images, as many as `features`")
@@ -63,4 +54,7 @@ def check_input(
             _checks.at_least_2d("anchor_features", anchor_features, "(..., N, E)")
             expected = (*features.shape[:-1], anchor_features.shape[-1])
             _checks.shape("anchor_features", anchor_features, expected, "(one row for each node)")
-        _checks.size("anchor_features", anchor_features, 1 if is_image else -1, anchors.feature_dim, "entries a node")
+        assert anchors is not None
+        anchors.check_keys("anchor_features", anchor_features)
+    elif anchors is not None:
+        anchors.check_keys("features", features)

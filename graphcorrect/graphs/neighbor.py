@@ -44,6 +44,11 @@ class NeighborOperator(GraphOperator):
             flat = by_node[:, None] * flat * of_targets
         self._outgoing, self._incoming = flat, flat.flatten().index_select(0, self._sorted.order)
 
+    @property
+    def num_neighbors(self) -> int:
+        """k, the edges that leave each node."""
+        return self.index.shape[-1]
+
     def _normalized_by(self, scale: Tensor, degree: Tensor) -> NeighborOperator:
         return NeighborOperator(self.index, self.weight, scale=scale, degree=degree, _edges=self._sorted)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
+from graphcorrect.ops.precision import full_precision, widen
 
 
 class GraphOperator(ABC):
@@ -122,4 +122,6 @@ class GraphOperator(ABC):
 
     def __repr__(self) -> str:
         state = "normalized" if self.is_normalized else "unnormalized"
-        return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype}, device='{self.device}', {state})"
+        edges = f", num_neighbors={self.num_neighbors}" if hasattr(self, "num_neighbors") else ""
+        form = f"shape={tuple(self.shape)}{edges}, dtype={self.dtype}, device='{self.device}'"
+        return f"{type(self).__name__}({form}, {state})"

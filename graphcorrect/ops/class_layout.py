@@ -113,6 +113,7 @@ OPERATION = Operation(
 def _class_layout(
     vectors: Tensor, labels: Tensor, num_classes: int, is_low_rank: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    vectors, labels = vectors.contiguous(), labels.contiguous()
     if is_low_rank:
         found = _low_rank(vectors, labels, num_classes)
     else:
