@@ -77,7 +77,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
     recipe.running.device = device.type
     rank, ranks = processes.rank_and_ranks()
     saved = checkpoint.load_resume_point(out, ranks) if resume else None
-    expect_unfinished(recipe, out, resume=resume and saved is None)
+    if resume and saved is None:
+        expect_unfinished(recipe, out)
     if rank > 0:
         processes.barrier()  # the main process writes the embedded scenes and the drawn split
     data, crop, began_with = prepare(recipe, out, saved, resume=resume, rank=rank)
@@ -142,12 +143,10 @@ def prepare(
     return data, crop, began_with or manifest.describe(data, recipe, crop, sums)
 
 
-def expect_unfinished(recipe: Recipe, out: Path, *, resume: bool) -> None:
+def expect_unfinished(recipe: Recipe, out: Path) -> None:
     """A run that is done has no checkpoint to go on from, and must not be run again by mistake."""
-    if resume and (out / "results.json").is_file() and not (out / "resume.pt").is_file():
-        done = report.methods_done(out / "results.json")
-        if set(recipe.methods) <= done:
-            raise ValueError(f"the run in {out} is finished (results.json); without --resume it is run again")
+    if set(recipe.methods) <= report.methods_done(out / "results.json"):
+        raise ValueError(f"the run in {out} is finished (results.json); without --resume it is run again")
 
 
 def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] | None) -> None:

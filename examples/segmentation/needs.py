@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from graphcorrect import AnchorBank, DualGraphRefiner
+from graphcorrect import DualGraphRefiner
 from segmentation.checking import Survey
-from segmentation.datasets import SegmentationData, read_labels
+from segmentation.datasets import IGNORE_INDEX, SegmentationData, read_labels
+from segmentation.evaluation import on_its_own
 from segmentation.recipe import Recipe
 from segmentation.state import new_refiner
 from segmentation.text import few
@@ -30,7 +33,7 @@ def check_needs(recipe: Recipe, data: SegmentationData, survey: Survey, crop: tu
 
 def _graphs(recipe: Recipe, data: SegmentationData, survey: Survey, crop: tuple[int, int]) -> list[str]:
     """Images and crops of which a graph cannot be built: those with fewer nodes than neighbors."""
-    refiner = new_refiner(recipe, len(data.class_names)).eval()
+    refiner = on_its_own(new_refiner(recipe, len(data.class_names)))  # the other processes wait meanwhile
     stride = STRIDES[recipe.network.architecture]
     faults = []
     if "mllc" in recipe.methods:
@@ -66,10 +69,19 @@ def _refusal(refiner: DualGraphRefiner, size: tuple[int, int], stride: int) -> s
 
 def _has_anchors(recipe: Recipe, data: SegmentationData, survey: Survey) -> bool:
     """Whether any labeled image leaves a labeled node on the grid of the keys."""
-    bank = AnchorBank(len(data.class_names), 1, capacity_per_class=1)
     for sample, seen in survey.found["labeled"]:
-        grid = [-(-side // KEY_STRIDE) for side in recipe.data.resize or seen.size]
-        bank.update(torch.ones(1, 1, *grid), read_labels(sample)[None].long())
-        if bank.counts.any():
+        if _has_majority(read_labels(sample), [-(-side // KEY_STRIDE) for side in recipe.data.resize or seen.size]):
             return True
     return False
+
+
+def _has_majority(labels: Tensor, grid: list[int]) -> bool:
+    """Whether in some cell of a grid more pixels (H, W) are of one class than of any other, the ignored included.
+
+    The rule by which `AnchorBank.update` pools labels; asked here because only one process looks at the files.
+    """
+    shares = {int(label): F.adaptive_avg_pool2d((labels == label).float()[None], grid) for label in labels.unique()}
+    ignored = shares.pop(IGNORE_INDEX, torch.zeros(1, *grid))
+    best = torch.stack([*shares.values(), ignored]).topk(min(2, len(shares) + 1), dim=0).values
+    is_known = best[0] > ignored
+    return bool((is_known & (best[0] > best[-1])).any()) if shares else False

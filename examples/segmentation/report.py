@@ -93,10 +93,10 @@ def save_results(results: dict, path: Path) -> None:
 
 
 def methods_done(path: Path) -> set[str]:
-    """The methods of a results.json; none of a file that is no such thing."""
+    """The methods of a results.json; none where there is no such thing."""
     try:
         return set(json.loads(path.read_text(encoding="utf-8"))["methods"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return set()
 
 
