@@ -172,7 +172,6 @@ def corrected(
 def on_its_own(refiner: DualGraphRefiner) -> DualGraphRefiner:
     """A copy for evaluation: ranks judge unequal numbers of images, so none may wait for the others' thresholds."""
     refiner = copy.deepcopy(refiner).eval()
-    refiner.threshold.synchronize = False
     return refiner
 
 
