@@ -3,13 +3,14 @@
 Processors multiply 8-bit integers four times as fast as float32 numbers, and some bfloat16 twice as fast. So each query
 scores all keys in few bits, with a proven bound on the error of every score (:class:`.quantized.Bounds`). Then
 
-1. a level T is read off the scores: the k-th largest of the maxima of groups of keys, so that at least k keys reach it;
-2. these keys are scored in float32, and t is the k-th best of their products;
-3. a key among the true k best has a product of at least t, hence a score of at least (t - shift) / unit - error. The
-   keys that reach this, a few dozen, are scored in float32 too, and the best k of them are the answer.
+1. a level T is read off the scores: the k-th largest of the maxima of groups of keys, so that at least k keys reach it,
+   and the k-th best score is at least T - error, if it had none;
+2. so a key among the true k best has a score of at least T - 2 error. The keys that reach this, a few dozen, are scored
+   in float32, and the best k of them are the answer;
+3. numba's kernel scores those above T first. The k-th best of their products has no error, and leaves fewer others.
 
-It is that of a float32 search, whatever the data. Data decide the time only: where similarities crowd closer than the
-bound too many keys remain, and those queries are searched in float32 throughout.
+The answer is that of a float32 search, whatever the data. Data decide the time only: where similarities crowd closer
+than the bound too many keys remain, and those queries are searched in float32 throughout.
 """
 
 from __future__ import annotations
@@ -273,17 +274,15 @@ def best_candidates(
         scores.scatter_(1, own[:, None], lowest)
     maxima = scores.view(len(scores), fine, -1).amax(1)  # column c stands for c, c + M' / fine, c + 2 M' / fine, ...
     level = _kth_largest(maxima.view(len(scores), group // fine, -1).amax(1), count)
-    level = level.masked_fill(level == lowest, highest)  # fewer groups with a key than there are neighbors
-    for _ in range(2):
-        # More fine groups than that hold more candidates
-        level = level.masked_fill((maxima >= level).sum(1, keepdim=True) > 2 * max_candidates, highest)
-        counts, columns = _reaching(scores, maxima, level)
-        columns = permutation.index_select(0, columns)
-        products = _products(queries, keys, counts, columns)
-        similarity[:], index[:] = _best_of_lists(products, columns, counts, count)
-        lower = (similarity[:, -1:] - bounds.shift[:, None]) / bounds.unit[:, None] - bounds.error[:, None]
-        level = _as_score(lower, scores.dtype).masked_fill(level == highest, highest)
-    return torch.where((counts >= count) & (level[:, 0] < highest), counts, -counts.clamp_min(1))
+    number = level.double() if scores.dtype == torch.int32 else (1 - 2.0**-8) * level.view(torch.bfloat16).double()
+    lower = _as_score(number - 2 * bounds.error[:, None], scores.dtype)
+    lower = lower.masked_fill(level == lowest, highest)  # fewer groups with a key than there are neighbors
+    # More fine groups than that hold more candidates
+    lower = lower.masked_fill((maxima >= lower).sum(1, keepdim=True) > 2 * max_candidates, highest)
+    counts, columns = _reaching(scores, maxima, lower)
+    columns = permutation.index_select(0, columns)
+    similarity[:], index[:] = _best_of_lists(_products(queries, keys, counts, columns), columns, counts, count)
+    return torch.where(lower[:, 0] < highest, counts, -counts.clamp_min(1))
 
 
 def _reaching(scores: Tensor, maxima: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
