@@ -25,7 +25,7 @@ similarity, index = faiss.knn_gpu(faiss.StandardGpuResources(), rows, rows, 1, m
 assert (index[:, 0].cpu() == torch.arange(64)).all()
 """
 _TEMP_MEMORY = 64 * 2**20  # bytes; faiss reserves 1.5 GiB a device unless told
-NUM_PROBES = 32  # lists that "faiss-ivf" looks into for a query
+NUM_PROBES = 16  # lists that "faiss-ivf" looks into for a query
 _TRAINING_ROWS = 64  # keys a list, of which faiss learns its center
 
 
