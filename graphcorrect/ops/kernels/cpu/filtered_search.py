@@ -151,18 +151,19 @@ class FilteredSearch:
     ) -> Sequence[torch.dtype]:
         """Writes similarity and index (N, k), by scores of each dtype in turn; the dtypes from the first useful one on.
 
-        `prepared` are the keys in the first dtype, where they are known.
+        `prepared` are the keys in one of the dtypes, where they are known.
         """
         pending, useful = torch.arange(len(similarity)), dtypes
         for number, dtype in enumerate(dtypes):
             # The next dtype's product takes about half as long as that of float32
             patience = CANDIDATE * (1 if dtype == dtypes[-1] else 2)
             max_candidates = similarity.shape[1] + max(MIN_CANDIDATES, self.keys.numel() // patience)
-            quantized = prepared or quantize_keys(self.keys, dtype, self.numba_quantize)
+            quantized = prepared if prepared is not None and prepared.rows.dtype == dtype else None
+            quantized = quantized or quantize_keys(self.keys, dtype, self.numba_quantize)
             left = pending if quantized is None else self.filter(quantized, pending, similarity, index, max_candidates)
             if len(left) == len(pending) and dtype != dtypes[-1]:
                 useful = dtypes[number + 1 :]
-            pending, prepared = left, None
+            pending = left
             if len(pending) == 0:
                 break
         for rows in tiles(pending, self.tile_rows):
