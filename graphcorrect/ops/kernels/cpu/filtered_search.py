@@ -267,8 +267,8 @@ def best_candidates(
         max_candidates: of a query, beyond which it is left open.
 
     Returns:
-        (n,), how many keys were left for each query; that number negated, or -1, where the query is left open:
-        `similarity` and `index` hold nothing of use there.
+        (n,), how many keys were left for each query; a negative number where the query is left open: `similarity` and
+        `index` hold nothing of use there.
     """
     count, highest, lowest = similarity.shape[1], *(getattr(torch.iinfo(scores.dtype), end) for end in ("max", "min"))
     if len(own):
@@ -278,17 +278,19 @@ def best_candidates(
     number = level.double() if scores.dtype == torch.int32 else (1 - 2.0**-8) * level.view(torch.bfloat16).double()
     lower = _as_score(number - 2 * bounds.error[:, None], scores.dtype)
     lower = lower.masked_fill(level == lowest, highest)  # fewer groups with a key than there are neighbors
-    # More fine groups than that hold more candidates
-    lower = lower.masked_fill((maxima >= lower).sum(1, keepdim=True) > 2 * max_candidates, highest)
-    counts, columns = _reaching(scores, maxima, lower)
+    counts, columns = _reaching(scores, maxima, lower, 2 * max_candidates)
     columns = permutation.index_select(0, columns)
     similarity[:], index[:] = _best_of_lists(_products(queries, keys, counts, columns), columns, counts, count)
-    return torch.where(lower[:, 0] < highest, counts, -counts.clamp_min(1))
+    return torch.where(counts > 0, counts, -1)
 
 
-def _reaching(scores: Tensor, maxima: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """How many scores of each row reach its level, and the columns of these, row by row."""
+def _reaching(scores: Tensor, maxima: Tensor, level: Tensor, max_groups: int) -> tuple[Tensor, Tensor]:
+    """How many scores of each row reach its level, and their columns, row by row; none where groups are too many."""
     row, first = (maxima >= level).nonzero().unbind(1)
+    is_crowded = torch.bincount(row, minlength=len(scores)) > max_groups
+    if bool(is_crowded.any()):
+        kept = ~is_crowded.index_select(0, row)
+        row, first = row[kept], first[kept]
     reach = scores.view(len(scores), -1, maxima.shape[1])[row, :, first] >= level.index_select(0, row)  # (hits, FINE)
     hit, place = reach.nonzero().unbind(1)
     counts = torch.bincount(row.index_select(0, hit), minlength=len(scores))
