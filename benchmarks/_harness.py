@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from graphcorrect import _eager
+from graphcorrect.ops._dispatch import without
 from graphcorrect.ops.kernels.cpu.filtered_search import fast_dtypes
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,7 +127,7 @@ def alone(run: Callable[..., Any]) -> Callable[..., Any]:
     """The same work without the loops that numba compiles."""
 
     def run_alone(*arguments: Any) -> Any:
-        with mock.patch.object(_eager, "_numba_loops", return_value=None):
+        with mock.patch.object(_eager, "_numba_loops", return_value=None), without("numba"):
             return run(*arguments)
 
     return run_alone
