@@ -223,4 +223,4 @@ def _try(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor | None, list[st
     try:
         return read(), []
     except UNREADABLE as error:
-        return None, [f"{path}: {error or type(error).__name__}"]
+        return None, [f"{path}: {getattr(error, 'reason', error) or type(error).__name__}"]
