@@ -300,3 +300,11 @@ def test_a_turned_image_of_another_shape_names_both_shapes(tmp_path):
     Image.open(data.labeled[0].image).save(data.labeled[0].image, exif=exif)
     with pytest.raises(ValueError, match=r"is \(40, 48\), its image is \(48, 40\) .*, \(40, 48\) before it is turned"):
         checking.check(data)
+
+
+def test_the_reason_stands_without_the_name_for_whoever_names_the_file(tmp_path):
+    Image.fromarray(CORNER).save(tmp_path / "colors.png")
+    for name, reason in (("colors.png", "expected a mask of one 8-bit channel"), ("gone.png", "missing")):
+        with pytest.raises(pictures.UnreadableFile) as caught:
+            datasets.read_mask(tmp_path / name)
+        assert caught.value.reason.startswith(reason)

@@ -34,6 +34,12 @@ class UnreadableFile(ValueError):
         # A loading process hands on its whole trace as the message; a person needs its last line.
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
+    @property
+    def reason(self) -> str:
+        """What is wrong with the file, without its name, for whoever names it himself."""
+        said = str(self).partition(": ")[2]
+        return said.removeprefix("unreadable (").removesuffix(")") if said.startswith("unreadable (") else said
+
 
 class Picture(NamedTuple):
     """An image as a viewer shows it.
