@@ -28,7 +28,9 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
     Raises:
         ValueError: `alpha` is a number outside [0, 1], or shapes do not fit.
     """
-    if not isinstance(alpha, Tensor):
+    if isinstance(alpha, Tensor):
+        _checks.floating("alpha", alpha)
+    else:
         _checks.in_interval("alpha", alpha, 0.0, 1.0)
     # Called by name: torch.compile splits its graph at `@` of a class that is not torch's.
     mixed = operator.__matmul__(values)

@@ -56,6 +56,8 @@ def pool_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None = None) -
     Cells are those of `torch.nn.functional.adaptive_avg_pool2d`: they overlap by a pixel where the sizes do not divide.
     A cell with no pixel under the mask is zero.
     """
+    _checks.floating("maps", maps)
+    _checks.ndim("maps", maps, (4,), "(B, D, H, W)")
     if mask is None:
         return _averages(maps, size)
     share = _averages(mask[:, None].to(maps.dtype), size)

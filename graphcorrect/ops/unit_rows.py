@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphcorrect import _checks
 from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
+from graphcorrect.ops.precision import widen
 
 MAX_FUSED_ENTRIES = 4096  # of a row, which a Triton program holds whole
 
@@ -16,15 +18,28 @@ def unit_rows(rows: Tensor, mask: Tensor | None = None, *, any_scale: bool = Tru
     """Divides each row (..., D) by its Euclidean norm; a zero row stays zero and gets no gradient.
 
     Args:
-        rows: (..., D) float32 or float64.
+        rows: (..., D) floating point; half precision is float32 inside.
         mask: (...) bool; rows outside it become zero and get no gradient, whatever they hold.
         any_scale: True divides rows by their largest entry before anything is squared; False is for rows of which it is
             known that squares neither overflow nor vanish, such as mixes of unit rows.
+
+    Raises:
+        TypeError: `rows` is not a dense floating point tensor, or `mask` is not bool.
+        ValueError: `mask` is not of the shape of the rows.
+
+    Example:
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
     """
+    _checks.floating("rows", rows)
+    if mask is not None:
+        _checks.boolean("mask", mask)
+        _checks.shape("mask", mask, rows.shape[:-1], "(one entry for each row)")
     if rows.shape[-1] == 0:
         return rows
-    unit: Tensor = _unit_rows(rows, mask, any_scale)[0]
-    return unit
+    unit: Tensor = _unit_rows(widen(rows), mask, any_scale)[0]
+    return unit.to(rows.dtype)
 
 
 def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:
