@@ -55,7 +55,9 @@ class ClassBlockOperator(GraphOperator):
         """Rows (..., N, F) as (B, N, F)."""
         return rows.reshape(self.shape[:-2].numel(), *rows.shape[-2:])
 
-    def _normalized_by(self, scale: Tensor, degree: Tensor) -> ClassBlockOperator:
+    def _normalized(self) -> ClassBlockOperator:
+        degree = self.degree()
+        scale = degree.clamp_min(torch.finfo(degree.dtype).tiny).rsqrt()
         return ClassBlockOperator(
             self.vectors, self.labels, self.num_classes, scale=scale, degree=degree, _layout=self._plain_layout
         )

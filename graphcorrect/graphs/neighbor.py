@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.ops.edge_weights import normalize_edges, scale_edges
 from graphcorrect.ops.neighbor_product import Edges, neighbor_product, sort_edges
 
 
@@ -30,6 +31,7 @@ class NeighborOperator(GraphOperator):
         scale: Tensor | None = None,
         degree: Tensor | None = None,
         _edges: Edges | None = None,
+        _directed: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         shape = torch.Size((*index.shape[:-1], index.shape[-2]))
         super().__init__(shape, weight, scale=scale, degree=degree)
@@ -37,20 +39,31 @@ class NeighborOperator(GraphOperator):
         self.weight = weight
         by_graph = index.reshape(shape[:-2].numel(), *index.shape[-2:])
         self._sorted = sort_edges(by_graph) if _edges is None else _edges
-        flat = weight.reshape(self._sorted.index.shape)
-        if scale is not None:  # on the weights, N k of them, rather than on values at every product
-            by_node = scale.reshape(-1)
-            of_targets = by_node.index_select(0, self._sorted.index.flatten()).view_as(flat)
-            flat = by_node[:, None] * flat * of_targets
-        self._outgoing, self._incoming = flat, flat.flatten().index_select(0, self._sorted.order)
+        self._directed = _directed
 
-    def _normalized_by(self, scale: Tensor, degree: Tensor) -> NeighborOperator:
-        return NeighborOperator(self.index, self.weight, scale=scale, degree=degree, _edges=self._sorted)
+    def _normalized(self) -> NeighborOperator:
+        weight = self.weight.reshape(self._sorted.index.shape)
+        degree, scale, *directed = normalize_edges(weight, self._sorted)
+        scale, degree = scale.view(self.shape[:-1]), degree.view(self.shape[:-1])
+        return NeighborOperator(
+            self.index,
+            self.weight,
+            scale=scale,
+            degree=degree,
+            _edges=self._sorted,
+            _directed=(directed[0], directed[1]),
+        )
 
-    def _product(self, values: Tensor) -> Tensor:
+    def _product(self, values: Tensor, degree: Tensor | None = None) -> Tensor:
+        if self._directed is None:
+            weight, scale = self.weight.reshape(self._sorted.index.shape), self._scale
+            self._directed = scale_edges(weight, None if scale is None else scale.reshape(-1), self._sorted)
+        outgoing, incoming = (weight.to(values.dtype) for weight in self._directed)
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
-        weights = self._outgoing.to(values.dtype), self._incoming.to(values.dtype)
-        return neighbor_product(*weights, flat, self._sorted).reshape(values.shape)
+        return neighbor_product(outgoing, incoming, flat, self._sorted, degree).reshape(values.shape)
+
+    def _propagated(self, values: Tensor) -> Tensor:
+        return self._product(values, self.degree().reshape(-1))
 
     def _row_sums(self) -> Tensor:
         if self.is_normalized:

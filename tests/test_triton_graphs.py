@@ -1,0 +1,110 @@
+"""Triton's kernels of the graphs against the definitions. Functions `interpreted_*` run as in test_knn_triton.py."""
+
+import importlib
+import os
+
+import pytest
+import torch
+from strategies import draw, random_features
+from test_knn_triton import run_interpreted
+
+from graphcorrect.ops import edge_weights, neighbor_product
+
+
+def kernel_of(operation):
+    pytest.importorskip("triton")
+    return next(kernel for kernel in operation.kernels if kernel.name == "triton").load()
+
+
+def agree(operation, *arguments, device=None):
+    """Holds the kernel to the definition, layouts included; returns what the definition says."""
+    expected = operation.definition(*arguments)
+    moved = [each.to(device) if device and isinstance(each, torch.Tensor) else each for each in arguments]
+    found = operation(*moved) if device else kernel_of(operation)(*moved)
+    for one, other in zip(*((each if isinstance(each, tuple) else (each,)) for each in (found, expected)), strict=True):
+        assert one.stride() == other.stride()
+        torch.testing.assert_close(one.cpu(), other, rtol=1e-5, atol=1e-6)
+    return expected
+
+
+def test_under_the_interpreter():
+    run_interpreted(__file__)
+
+
+# graphs, nodes, neighbors, columns of values: programs take 16 nodes, 32 edges, 64 columns or 512 edges in a row
+SIZES = [(1, 1, 1, 1), (2, 9, 3, 5), (3, 70, 20, 21), (1, 40, 33, 300), (2, 5, 4, 64)]
+
+
+def edges_of(num_graphs, num_nodes, num_neighbors, *, device=None):
+    """Everything that is made of a search's result, by the kernels and by the definitions alike."""
+    similarity = torch.randn(num_graphs, num_nodes, num_neighbors, generator=draw(0))
+    index = torch.randint(num_nodes, similarity.shape, generator=draw(1))
+    index[:, ::2, 0] = 0  # a node where many arrive
+    mask = torch.rand(num_graphs, num_nodes, generator=draw(2)) < 0.7  # others only receive, or are isolated
+    mask[0, 0] = False
+    similarity[0, num_nodes // 2, 0] = torch.nan
+    agree(edge_weights.KEEP, similarity, index, None, device=device)
+    weight, index = agree(edge_weights.KEEP, similarity, index, mask, device=device)
+    edges = agree(neighbor_product.SORT, index, device=device)
+    weight = weight.flatten(0, 1)
+    degree, _, outgoing, incoming = agree(edge_weights.NORMALIZE, weight, *edges, device=device)
+    return outgoing, incoming, edges, degree
+
+
+@pytest.mark.parametrize("size", SIZES)
+def interpreted_edges_and_products(size, device=None):
+    outgoing, incoming, (index, _, source, offsets), degree = edges_of(*size[:3], device=device)
+    values = random_features(len(outgoing), size[3], dtype=torch.float32)
+    layouts = (
+        values,
+        values.T.contiguous().T,
+        values.repeat_interleave(2, 1)[:, ::2],
+        values[:1, :1].expand(values.shape),
+    )
+    for of_nodes, laid_out in zip((degree, None, degree, None), layouts, strict=True):
+        arguments = outgoing, incoming, laid_out, index, source, offsets, of_nodes
+        agree(neighbor_product.OPERATION, *arguments, device=device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [*SIZES, (4, 2000, 20, 300)])
+def test_edges_and_products_on_a_gpu(size):
+    interpreted_edges_and_products(size, device="cuda")
+
+
+def test_graphs_without_edges_are_left_to_torch():
+    for shape in ((2, 0, 3), (2, 3, 0), (0, 3, 3)):
+        index = torch.zeros(shape, dtype=torch.int64)
+        assert neighbor_product.SORT.explain(index)[1]["triton"] == "there are no edges"
+
+
+FLOATS, INTS, LONGS, BYTES, SIZE, LONG = "*fp32", "*i32", "*i64", "*i8", "i32", "i64"
+KERNELS = {  # the types of their arguments, then the values of those that the compiler needs
+    "edges._keep_kernel": ([FLOATS, LONGS, BYTES, FLOATS, LONGS, *[SIZE] * 3], [True, 512]),
+    "edges._number_kernel": ([LONGS, LONGS, INTS, *[SIZE] * 3], [512]),
+    "edges._find_kernel": ([INTS, LONGS, LONGS, LONGS, LONG, *[SIZE] * 3], [512]),
+    "edges._degree_kernel": ([FLOATS, LONGS, LONGS, FLOATS, FLOATS, *[SIZE] * 3, "fp32"], [16, 32]),
+    "edges._scale_kernel": ([FLOATS, FLOATS, LONGS, LONGS, FLOATS, FLOATS, SIZE, SIZE], [512]),
+    "edges._product_kernel": (
+        [FLOATS, FLOATS, FLOATS, LONGS, LONGS, LONGS, FLOATS, FLOATS, *[SIZE] * 6],
+        [True, 64, 32],
+    ),
+}
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="TRITON_INTERPRET is set: nothing is compiled")
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_kernels_compile(name, tmp_path, monkeypatch):
+    """Down to machine code of an H100, which needs no GPU; the interpreter accepts what the compiler does not."""
+    triton = pytest.importorskip("triton", minversion="3.6")  # the compiler's own interface changes with versions
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    file, function = name.split(".")
+    kernel = getattr(importlib.import_module(f"graphcorrect.ops.kernels.cuda.{file}"), function)
+    types, constants = KERNELS[name]
+    values = {(len(types) + place,): value for place, value in enumerate(constants)}
+    signature = dict(zip(kernel.arg_names, types + ["constexpr"] * len(constants), strict=True))
+    compiled = triton.compile(ASTSource(kernel, signature, constexprs=values), target=GPUTarget("cuda", 90, 32))
+    assert compiled.asm["cubin"]
