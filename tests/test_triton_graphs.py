@@ -8,7 +8,7 @@ import torch
 from strategies import draw, random_features
 from test_knn_triton import run_interpreted
 
-from graphcorrect.ops import edge_weights, neighbor_product
+from graphcorrect.ops import class_layout, class_weights, edge_weights, label_mix, neighbor_product
 
 
 def kernel_of(operation):
@@ -72,10 +72,37 @@ def test_edges_and_products_on_a_gpu(size):
     interpreted_edges_and_products(size, device="cuda")
 
 
+@pytest.mark.parametrize("size", [(1, 1, 1, 1), (2, 9, 4, 4), (1, 130, 21, 21), (3, 5, 30, 34)])
+def interpreted_classes(size, device=None):
+    num_graphs, num_nodes, num_classes, width = size
+    vectors = random_features(num_graphs, num_nodes, width, dtype=torch.float32).softmax(-1)
+    labels = torch.randint(-1, num_classes + 1, (num_graphs, num_nodes), generator=draw(1))  # some of no class
+    vectors[..., num_nodes // 2, :] = torch.nan
+    labels[..., num_nodes // 2] = num_classes
+    for laid_out in (vectors, vectors.mT.contiguous().mT):
+        factors = agree(class_layout.FACTORS, laid_out, labels, num_classes, device=device)
+        agree(class_weights.OPERATION, *factors, *(labels.new_empty(0) for _ in range(4)), device=device)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (70, 21), (2, 9, 150), (3, 1100)])
+def interpreted_label_mixes(size, device=None):
+    values, log, residual, grad = (random_features(*size, seed=seed, dtype=torch.float32) for seed in range(4))
+    share = torch.rand(*size[:-1], 1, generator=draw(4))
+    log[..., 0, 0] = -200.0
+    _, corrected, bend = agree(label_mix.OPERATION, values, log, 20 * residual, share, 10.0, device=device)
+    agree(label_mix.GRADIENT, share, corrected, bend, grad, device=device)
+
+
+@pytest.mark.gpu
+def test_classes_and_label_mixes_on_a_gpu():
+    interpreted_classes((4, 2000, 21, 21), device="cuda")
+    interpreted_label_mixes((4, 2000, 150), device="cuda")
+
+
 def test_graphs_without_edges_are_left_to_torch():
     for shape in ((2, 0, 3), (2, 3, 0), (0, 3, 3)):
         index = torch.zeros(shape, dtype=torch.int64)
-        assert neighbor_product.SORT.explain(index)[1]["triton"] == "there are no edges"
+        assert neighbor_product.SORT.explain(index)[1]["triton"] == "an empty tensor leaves nothing to launch"
 
 
 FLOATS, INTS, LONGS, BYTES, SIZE, LONG = "*fp32", "*i32", "*i64", "*i8", "i32", "i64"
@@ -89,6 +116,10 @@ KERNELS = {  # the types of their arguments, then the values of those that the c
         [FLOATS, FLOATS, FLOATS, LONGS, LONGS, LONGS, FLOATS, FLOATS, *[SIZE] * 6],
         [True, 64, 32],
     ),
+    "class_blocks._factor_kernel": ([FLOATS, LONGS, FLOATS, FLOATS, *[SIZE] * 3], [512, 4]),
+    "class_blocks._normalize_kernel": ([*[FLOATS] * 7, *[SIZE] * 3], [2.0**-126, 512, 4]),
+    "labels._mix_kernel": ([*[FLOATS] * 7, SIZE, SIZE, "fp32"], [32, 32]),
+    "labels._gradient_kernel": ([*[FLOATS] * 7, SIZE, SIZE], [32, 32]),
 }
 
 

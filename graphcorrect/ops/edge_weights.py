@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphcorrect.ops._dispatch import Kernel, Operation
-from graphcorrect.ops.neighbor_product import Edges, neighbor_product, triton_refuses_edges
+from graphcorrect.ops._dispatch import Kernel, Operation, triton_refuses
+from graphcorrect.ops.neighbor_product import Edges, neighbor_product
 
 
 def keep_edges(similarity: Tensor, index: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -60,9 +60,9 @@ def _normalize_definition(
 
 
 _CUDA = "graphcorrect.ops.kernels.cuda.edges"
-KEEP = Operation("keeping of edges", _keep_definition, Kernel("triton", triton_refuses_edges, _CUDA, "keep"))
+KEEP = Operation("keeping of edges", _keep_definition, Kernel("triton", triton_refuses, _CUDA, "keep"))
 NORMALIZE = Operation(
-    "normalizing of edges", _normalize_definition, Kernel("triton", triton_refuses_edges, _CUDA, "normalize")
+    "normalizing of edges", _normalize_definition, Kernel("triton", triton_refuses, _CUDA, "normalize")
 )
 
 

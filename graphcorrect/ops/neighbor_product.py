@@ -80,21 +80,14 @@ def _product_definition(
     return product if degree is None else torch.where(degree[:, None] == 0, values, product)
 
 
-def triton_refuses_edges(*tensors: Tensor | None) -> str | None:
-    """Triton's kernels serve graphs that have edges."""
-    if any(tensor is not None and tensor.numel() == 0 for tensor in tensors):
-        return "there are no edges"
-    return triton_refuses(*tensors)
-
-
 _CPU, _CUDA = "graphcorrect.ops.kernels.cpu.edges", "graphcorrect.ops.kernels.cuda.edges"
 SORT = Operation(
     "sorting of edges",
     _sort_definition,
-    Kernel("triton", triton_refuses_edges, _CUDA, "sort_edges"),
+    Kernel("triton", triton_refuses, _CUDA, "sort_edges"),
     Kernel("numba", numba_refuses, _CPU, "sort_edges"),
 )
-OPERATION = Operation("neighbor product", _product_definition, Kernel("triton", triton_refuses_edges, _CUDA, "product"))
+OPERATION = Operation("neighbor product", _product_definition, Kernel("triton", triton_refuses, _CUDA, "product"))
 
 
 @torch.library.custom_op("graphcorrect::sort_edges", mutates_args=())
