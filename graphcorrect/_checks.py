@@ -51,6 +51,23 @@ def at_least_2d(name: str, tensor: Tensor, form: str) -> None:
         raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
 
 
+def nodes(name: str, tensor: Tensor, form: str) -> None:
+    """Refuses images among nodes: four dimensions mean images wherever both are taken."""
+    at_least_2d(name, tensor, form)
+    if tensor.ndim == 4:
+        raise ValueError(
+            f"expected `{name}` of shape {form}, got {shape_of(tensor)}, which means images; list their pixels with "
+            "graphcorrect.nodes.image_to_nodes, or merge leading dimensions with flatten(0, 1)"
+        )
+
+
+def without_effect(why: str, **arguments: object) -> None:
+    """Refuses arguments that were given (are not None) where nothing reads them."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(f"expected no `{name}` with {why}, where it has no effect, got {value}")
+
+
 def shape(name: str, tensor: Tensor, expected: Sequence[int], why: str = "") -> None:
     if tuple(tensor.shape) != tuple(expected):
         reason = f" {why}" if why else ""

@@ -10,8 +10,8 @@ from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend
 from graphcorrect.distributed import gather_rows, rank
 from graphcorrect.functional import to_simplex
-from graphcorrect.neighbors import knn
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
+from graphcorrect.neighbors import knn
 from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.unit_rows import unit_rows
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from graphcorrect import _checks
 from graphcorrect._precision import full_precision, widen
@@ -73,10 +75,13 @@ class DualGraphRefiner(nn.Module):
         class_similarity: edge weights of the class-level graph, "dot" or "cosine".
         accumulate_threshold: True counts confident nodes over all of training rather than over the batch.
         label_rounds: "all" or "last": which rounds make the labels.
-        feature_share: in [0, 1]; what a node's features take from its class in a round, before anything is learned.
-        hidden_dim: width of the learned maps.
-        depth: hidden layers of the learned maps.
-        norm: True normalizes their hidden layers.
+        feature_share: in [0, 1]; what a node's features take from its class in a round, before anything is learned;
+            None is 0.5. "linear" maps know neither this nor the next three.
+        hidden_dim: width of the learned maps; None is 64.
+        depth: hidden layers of the learned maps; None is 1.
+        norm: True normalizes their hidden layers, as None does.
+        recompute: True keeps nothing of a learned map for the gradient but its input, and computes it again
+            (`torch.utils.checkpoint`, which keeps random states): less memory for about a third more time.
         differentiable: True lets gradients flow through the edge weights too.
         backend: of :func:`graphcorrect.knn`.
         validate_args: True refuses NaN and Inf, which reads the values and so waits for a GPU. Without it they stay
@@ -111,10 +116,11 @@ class DualGraphRefiner(nn.Module):
         class_similarity: ClassSimilarity = "dot",
         accumulate_threshold: bool = False,
         label_rounds: LabelRounds = "all",
-        feature_share: float = 0.5,
-        hidden_dim: int = 64,
-        depth: int = 1,
-        norm: bool = True,
+        feature_share: float | None = None,
+        hidden_dim: int | None = None,
+        depth: int | None = None,
+        norm: bool | None = None,
+        recompute: bool = False,
         differentiable: bool = False,
         backend: Backend = "auto",
         validate_args: bool = False,
@@ -128,6 +134,10 @@ class DualGraphRefiner(nn.Module):
         _checks.integer_at_least("max_nodes", max_nodes, 1)
         _checks.one_of("propagation", propagation, get_args(Propagation))
         _checks.one_of("label_rounds", label_rounds, get_args(LabelRounds))
+        settings = {"feature_share": feature_share, "hidden_dim": hidden_dim, "depth": depth, "norm": norm}
+        if propagation == "linear":
+            _checks.without_effect('propagation="linear"', **settings)
+        feature_share = 0.5 if feature_share is None else feature_share
         _checks.in_interval("feature_share", feature_share, 0.0, 1.0)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
@@ -138,6 +148,7 @@ class DualGraphRefiner(nn.Module):
         self.propagation: Propagation = propagation
         self.label_rounds: LabelRounds = label_rounds
         self.feature_share = feature_share
+        self.recompute = recompute
         self.validate_args = validate_args
         self.affinity = KNNAffinity(
             num_neighbors, gamma=gamma, self_loops=self_loops, backend=backend, differentiable=differentiable
@@ -146,12 +157,11 @@ class DualGraphRefiner(nn.Module):
         self.threshold = DynamicThreshold(num_classes, sigma, accumulate=accumulate_threshold)
         self.label_maps = nn.ModuleList()
         self.feature_maps = nn.ModuleList()
+        network = {name: settings[name] for name in ("hidden_dim", "depth", "norm") if settings[name] is not None}
         for _ in range(num_rounds):
             if propagation == "residual":
-                self.label_maps.append(LabelPropagation(num_classes, hidden_dim=hidden_dim, depth=depth, norm=norm))
-                self.feature_maps.append(
-                    FeaturePropagation(feature_dim, share=feature_share, hidden_dim=hidden_dim, depth=depth, norm=norm)
-                )
+                self.label_maps.append(LabelPropagation(num_classes, **network))
+                self.feature_maps.append(FeaturePropagation(feature_dim, share=feature_share, **network))
             else:
                 self.label_maps.append(LinearPropagation(num_classes))
                 self.feature_maps.append(LinearPropagation(feature_dim))
@@ -197,8 +207,7 @@ class DualGraphRefiner(nn.Module):
             RefinedLabels; results in the dtype of the logits and of the features.
 
         Raises:
-            ValueError: shapes or devices do not fit, an image has more than one node but no more than `num_neighbors`,
-                or (`validate_args`) a value is not finite.
+            ValueError: shapes or devices do not fit, or (`validate_args`) a value is not finite.
             TypeError: dtypes do not fit.
         """
         check_input(
@@ -283,14 +292,14 @@ class DualGraphRefiner(nn.Module):
             assert isinstance(label_map, GraphPropagation)
             assert isinstance(feature_map, GraphPropagation)
             if self.order == "semantic_first":
-                features = feature_map(class_graph(values), features)
-                values = label_map.mix(self.affinity(features, mask=mask), values, share)
+                features = self._run(feature_map, class_graph(values), features)
+                values = self._run(label_map.mix, self.affinity(features, mask=mask), values, share)
             else:
                 features = feature_map.prepare(features)  # once, for the search and for the map
                 affinity = self.affinity(features, mask=mask, normalize=self.propagation == "linear")
-                before, values = values, label_map.mix(affinity, values, share)
+                before, values = values, self._run(label_map.mix, affinity, values, share)
                 labels_of_graph = values if self.order == "class_first" else before
-                features = feature_map.step(class_graph(labels_of_graph), features)
+                features = self._run(feature_map.step, class_graph(labels_of_graph), features)
             refined = values.softmax(-1) if uses_logits else values
             if mask is None:
                 rounds.append(refined)
@@ -299,6 +308,12 @@ class DualGraphRefiner(nn.Module):
                 rounds.append(torch.where(mask[..., None], refined, input_probabilities))
                 feature_rounds.append(torch.where(mask[..., None], features, input_features))
         return rounds, feature_rounds
+
+    def _run(self, learned_map: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        if not self.recompute:
+            return learned_map(*inputs)
+        result: Tensor = checkpoint(learned_map, *inputs, use_reentrant=False)
+        return result
 
     def _share_of_correction(self, probabilities: Tensor, mask: Tensor | None) -> Tensor:
         """Eq. (10): alpha for confident nodes, 1 - alpha for the others, (..., N, 1)."""

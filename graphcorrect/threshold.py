@@ -22,8 +22,8 @@ class DynamicThreshold(nn.Module):
         sigma: in [0, 1].
         accumulate: True counts over everything that `update` has seen, as the authors' code does, rather than over the
             batch at hand; the counts are a persistent buffer.
-        synchronize: True counts over all ranks, so that every rank must take part in every call; False over this rank's
-            batch, for evaluation, where ranks hold unequal numbers of batches. May be set later.
+        synchronize: True counts over all ranks while the module is in training mode, so that every rank must take part
+            in every call. In evaluation mode, where ranks hold unequal numbers of batches, each counts its own.
 
     Attributes:
         counts: (C,) int64, what `update` has counted.
@@ -53,7 +53,7 @@ class DynamicThreshold(nn.Module):
             counted = counted & mask
         counts = torch.zeros(self.num_classes, dtype=torch.int64, device=probabilities.device)
         counts.scatter_add_(0, labels.reshape(-1), counted.reshape(-1).long())
-        return sum_over_ranks(counts) if self.synchronize else counts
+        return sum_over_ranks(counts) if self.synchronize and self.training else counts
 
     @torch.no_grad()
     def update(self, probabilities: Tensor, *, mask: Tensor | None = None) -> None:

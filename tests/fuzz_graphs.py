@@ -24,9 +24,9 @@ from awkward import (
 from torch.testing import assert_close
 
 import graphcorrect as gc
+from graphcorrect.functional import propagate
 from graphcorrect.graphs import ClassConsistencyGraph, KNNAffinity
 from graphcorrect.nodes import grid_size
-from graphcorrect.propagate import propagate
 
 
 def assert_graph(graph, shape):

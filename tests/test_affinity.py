@@ -136,9 +136,13 @@ def test_a_zero_row_has_no_edges():
 
 
 @pytest.mark.parametrize("num_nodes", [2, 20])
-def test_as_many_neighbors_as_nodes_is_refused(num_nodes):
-    with pytest.raises(ValueError, match=rf"`num_neighbors`.*{num_nodes}, got 20"):
-        KNNAffinity(20)(torch.ones(num_nodes, 3))
+def test_more_neighbors_than_nodes_are_all_the_others(num_nodes):
+    features = random_features(num_nodes, 3)
+    graph, others = KNNAffinity(20)(features), KNNAffinity(num_nodes - 1)(features)
+    assert graph.num_neighbors == num_nodes - 1
+    assert f"num_neighbors={num_nodes - 1}" in repr(graph)
+    torch.testing.assert_close(graph.to_dense(), others.to_dense())
+    assert KNNAffinity(20, self_loops=True)(features).num_neighbors == min(20, num_nodes)
 
 
 def test_every_backend_builds_the_same_graph():

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import probabilities_strategy, random_features, random_labels, random_logits
 
-from graphcorrect import _eager
-from graphcorrect.graphs import ClassConsistencyGraph, class_block
+from graphcorrect.graphs import ClassConsistencyGraph
 
 
 def random_probabilities(*shape, seed=1, dtype=torch.float64):
@@ -147,23 +146,32 @@ def assert_large_product_is_dense(num_classes):
     torch.testing.assert_close(slope, expected)
 
 
-@pytest.mark.parametrize("tile", [1, 40, 2**17])
-def test_large_values_are_multiplied_in_tiles(monkeypatch, tile):
-    monkeypatch.setattr(_eager, "_numba_loops", lambda: None)
-    monkeypatch.setattr(class_block, "LARGE", 0)
-    monkeypatch.setattr(class_block, "TILE", tile)
-    assert_large_product_is_dense(4)
-
-
-@pytest.mark.parametrize(("num_classes", "parts"), [(4, 1), (4, 5), (4, 16), (4, 500), (1, 16), (7, 16), (16, 16)])
-def test_wide_values_are_multiplied_in_loops(monkeypatch, num_classes, parts):
-    loops = pytest.importorskip("graphcorrect.graphs._numba_class_block")
-    monkeypatch.setattr(class_block, "LOOPED", 0)
-    monkeypatch.setattr(loops, "PARTS", parts)
+@pytest.mark.parametrize("num_classes", [1, 4, 40])
+def test_large_products_are_those_of_dense_matrices(loops, num_classes):
     assert_large_product_is_dense(num_classes)
 
 
-def test_what_is_not_finite_stays_in_its_class_in_loops_too(loops):
+@pytest.mark.parametrize(("num_classes", "parts"), [(4, 1), (4, 5), (4, 16), (4, 500), (1, 16), (7, 16), (16, 16)])
+def test_narrow_values_in_any_number_of_parts_too(monkeypatch, num_classes, parts):
+    pytest.importorskip("numba")
+    monkeypatch.setattr("graphcorrect.ops.class_layout.MAX_ENTRIES_ON_CPU", 0)
+    monkeypatch.setattr("graphcorrect.ops.class_product.MIN_NUMBA_COLUMNS", 0)
+    monkeypatch.setattr("graphcorrect.ops.kernels.cpu.class_blocks.PARTS", parts)
+    assert_large_product_is_dense(num_classes)
+
+
+@pytest.mark.parametrize("limit", [0, 2**20], ids=["blocks", "low rank"])
+def test_what_is_not_finite_stays_in_its_image(loops, limit, monkeypatch):
+    monkeypatch.setattr("graphcorrect.ops.class_layout.MAX_ENTRIES_ON_CPU", limit)
+    values = random_features(2, 80, 64, dtype=torch.float32)
+    graph = ClassConsistencyGraph()(random_probabilities(2, 80, 3, dtype=torch.float32))
+    expected = graph @ values
+    values[0, 4] = torch.inf
+    torch.testing.assert_close((graph @ values)[1], expected[1], rtol=0, atol=0)
+
+
+def test_what_is_not_finite_stays_in_its_class_in_blocks(loops, monkeypatch):
+    monkeypatch.setattr("graphcorrect.ops.class_layout.MAX_ENTRIES_ON_CPU", 0)
     labels = torch.arange(80) % 3
     probabilities = (4.0 * torch.eye(3)[labels] + random_logits(80, 3).float()).softmax(-1)
     graph, values = ClassConsistencyGraph()(probabilities, labels), random_features(80, 64, dtype=torch.float32)

@@ -22,8 +22,8 @@ from graphcorrect import (
     metrics,
     slg_loss,
 )
+from graphcorrect.functional import propagate
 from graphcorrect.nodes import image_to_nodes, nodes_to_image
-from graphcorrect.propagate import propagate
 
 X = torch.randn(2, 30, 4)  # features of nodes
 Z = torch.randn(2, 30, 3)  # logits of nodes
@@ -53,7 +53,24 @@ VALUE_ERRORS = {
     # Graphs
     "a graph of no neighbors": (lambda: KNNAffinity(0), "num_neighbors", "1", "0"),
     "gamma of zero": (lambda: KNNAffinity(3, gamma=0.0), "gamma", "(0", "0.0"),
-    "as many neighbors as nodes": (lambda: KNNAffinity(30)(X), "num_neighbors", "30", "30"),
+    "images for the nodes of a graph": (
+        lambda: KNNAffinity(3)(X.view(2, 5, 6, 4)),
+        "features",
+        "(..., N, D)",
+        "images",
+    ),
+    "images for the nodes of classes": (
+        lambda: ClassConsistencyGraph()(X.view(2, 5, 6, 4)),
+        "probabilities",
+        "(..., N, C)",
+        "images",
+    ),
+    "maps that linear ones do not have": (
+        lambda: DualGraphRefiner(3, 4, propagation="linear", depth=2),
+        "depth",
+        'propagation="linear"',
+        "2",
+    ),
     "a mask of another size": (lambda: KNNAffinity(3)(X, mask=MASK[:1]), "mask", "(2, 30)", "(1, 30)"),
     "unknown class weights": (lambda: ClassConsistencyGraph(similarity="l2"), "similarity", "'dot'", "'l2'"),
     "too few pseudo-labels": (lambda: ClassConsistencyGraph()(P, Y[:, :9]), "pseudo_labels", "(2, 30)", "(2, 9)"),
@@ -85,12 +102,6 @@ VALUE_ERRORS = {
     "anchors of other classes": (lambda: refiner()(X, Z, anchors=AnchorBank(7, 4)), "anchors", "3", "7"),
     "NaN among the features": (lambda: refiner(validate_args=True)(NAN, Z), "features", "finite", "240 NaN"),
     "NaN among the logits": (lambda: refiner(validate_args=True)(X, NAN[..., :3]), "logits", "finite", "180 NaN"),
-    "too many neighbors for the image": (
-        lambda: DualGraphRefiner(3, 4)(X[:, :9], Z[:, :9]),
-        "num_neighbors",
-        "9",
-        "20",
-    ),
     # Thresholds and banks
     "probabilities of other classes": (lambda: DynamicThreshold(7)(P), "probabilities", "7", "3"),
     "a threshold mask of another size": (lambda: DynamicThreshold(3)(P, mask=MASK[:1]), "mask", "(2, 30)", "(1, 30)"),

@@ -27,7 +27,7 @@ from graphcorrect import (
     metrics,
     slg_loss,
 )
-from graphcorrect.propagate import propagate
+from graphcorrect.functional import propagate
 
 X = random_features(2, 16, 4, dtype=torch.float32)
 Z = random_logits(2, 16, 3, dtype=torch.float32)

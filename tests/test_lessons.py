@@ -28,8 +28,8 @@ from graphcorrect import (
     metrics,
     slg_loss,
 )
-from graphcorrect.ops.kernels import faiss as _faiss
 from graphcorrect.labels import one_hot
+from graphcorrect.ops.kernels import faiss as _faiss
 
 X = random_features(2, 12, 4, dtype=torch.float32)
 Z = random_logits(2, 12, 3, dtype=torch.float32)

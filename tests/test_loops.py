@@ -8,19 +8,20 @@ from functools import partial
 
 import pytest
 import torch
+from graphcorrect.knn import _rounded, _screen
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import draw, random_features
 
 from graphcorrect import _eager
 from graphcorrect.graphs.neighbor import Edges
-from graphcorrect.knn import _rounded, _screen
 from graphcorrect.nodes import unit_rows
 
 numba = pytest.importorskip("numba")
 
-from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # noqa: E402
 from graphcorrect.knn import _numba_sift  # noqa: E402
+
+from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # noqa: E402
 
 
 def said_by(script, **environment):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import labels_strategy, random_features, random_labels
 
-from graphcorrect.prototypes import PrototypeBank
+from graphcorrect.banks.prototypes import PrototypeBank
 
 
 def agrees(bank, expected, round=0):

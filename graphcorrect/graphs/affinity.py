@@ -26,7 +26,7 @@ class KNNAffinity(nn.Module):
     sums. Indices carry no gradient; weights carry one only with `differentiable=True`.
 
     Args:
-        num_neighbors: k.
+        num_neighbors: k; in a graph of fewer nodes all others, which the graph's `num_neighbors` says.
         gamma: the power of the cosine; above 0.
         self_loops: True lets a node be its own neighbor, as the authors' code does.
         backend: of :func:`graphcorrect.knn`.
@@ -75,12 +75,12 @@ class KNNAffinity(nn.Module):
             half precision). A graph of one node or none has no edges.
 
         Raises:
-            ValueError: shapes do not fit, or `num_neighbors` is N or more.
+            ValueError: shapes do not fit, or `features` are images.
             TypeError: `features` is not floating point, or `mask` is not bool.
             ImportError: the chosen backend is not installed.
         """
         _checks.floating("features", features)
-        _checks.at_least_2d("features", features, "(..., N, D)")
+        _checks.nodes("features", features, "(..., N, D)")
         if mask is not None:
             _checks.boolean("mask", mask)
             _checks.shape("mask", mask, features.shape[:-1], "(one entry for each node)")
@@ -88,15 +88,11 @@ class KNNAffinity(nn.Module):
         if num_nodes <= 1:  # nobody to be joined to
             index = torch.zeros((*features.shape[:-1], 0), dtype=torch.int64, device=features.device)
             return NeighborOperator(index, widen(features).new_zeros(index.shape)).normalized()
-        if self.num_neighbors >= num_nodes:
-            raise ValueError(
-                f"expected `num_neighbors` below the number of nodes, {num_nodes}, got {self.num_neighbors}"
-            )
         wide = widen(features)
         similarity, index = knn(
             wide,
             None,
-            self.num_neighbors,
+            min(self.num_neighbors, num_nodes - (not self.self_loops)),
             backend=self.backend,
             exclude_self=not self.self_loops,
             key_mask=mask,

@@ -52,11 +52,11 @@ class ClassConsistencyGraph(nn.Module):
             for half precision).
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: shapes do not fit, or `probabilities` are images.
             TypeError: dtypes do not fit.
         """
         _checks.floating("probabilities", probabilities)
-        _checks.at_least_2d("probabilities", probabilities, "(..., N, C)")
+        _checks.nodes("probabilities", probabilities, "(..., N, C)")
         num_classes = probabilities.shape[-1]
         if num_classes == 0:
             raise ValueError(f"expected `probabilities` with at least one class, got {_checks.shape_of(probabilities)}")

@@ -31,7 +31,7 @@ class NeighborOperator(GraphOperator):
         scale: Tensor | None = None,
         degree: Tensor | None = None,
         _edges: Edges | None = None,
-        _directed: tuple[Tensor, Tensor] | None = None,
+        _directed: tuple[Tensor, ...] | None = None,
     ) -> None:
         shape = torch.Size((*index.shape[:-1], index.shape[-2]))
         super().__init__(shape, weight, scale=scale, degree=degree)
@@ -41,26 +41,26 @@ class NeighborOperator(GraphOperator):
         self._sorted = sort_edges(by_graph) if _edges is None else _edges
         self._directed = _directed
 
+    @property
+    def num_neighbors(self) -> int:
+        """k, the edges that leave each node."""
+        return self.index.shape[-1]
+
     def _normalized(self) -> NeighborOperator:
-        weight = self.weight.reshape(self._sorted.index.shape)
-        degree, scale, *directed = normalize_edges(weight, self._sorted)
-        scale, degree = scale.view(self.shape[:-1]), degree.view(self.shape[:-1])
-        return NeighborOperator(
-            self.index,
-            self.weight,
-            scale=scale,
-            degree=degree,
-            _edges=self._sorted,
-            _directed=(directed[0], directed[1]),
-        )
+        degree, scale, *directed = normalize_edges(self._flat_weight(), self._sorted)
+        by_node = {"degree": degree.view(self.shape[:-1]), "scale": scale.view(self.shape[:-1])}
+        return NeighborOperator(self.index, self.weight, **by_node, _edges=self._sorted, _directed=tuple(directed))
+
+    def _flat_weight(self) -> Tensor:
+        """Weights (M, k)."""
+        return self.weight.reshape(self._sorted.index.shape)
 
     def _product(self, values: Tensor, degree: Tensor | None = None) -> Tensor:
-        if self._directed is None:
-            weight, scale = self.weight.reshape(self._sorted.index.shape), self._scale
-            self._directed = scale_edges(weight, None if scale is None else scale.reshape(-1), self._sorted)
-        outgoing, incoming = (weight.to(values.dtype) for weight in self._directed)
+        scale = None if self._scale is None else self._scale.reshape(-1)
+        outgoing, incoming = self._directed or scale_edges(self._flat_weight(), scale, self._sorted)
+        weights = outgoing.to(values.dtype), incoming.to(values.dtype)
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
-        return neighbor_product(outgoing, incoming, flat, self._sorted, degree).reshape(values.shape)
+        return neighbor_product(*weights, flat, self._sorted, degree).reshape(values.shape)
 
     def _propagated(self, values: Tensor) -> Tensor:
         return self._product(values, self.degree().reshape(-1))

@@ -131,4 +131,6 @@ class GraphOperator(ABC):
 
     def __repr__(self) -> str:
         state = "normalized" if self.is_normalized else "unnormalized"
-        return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype}, device='{self.device}', {state})"
+        edges = f", num_neighbors={self.num_neighbors}" if hasattr(self, "num_neighbors") else ""
+        form = f"shape={tuple(self.shape)}{edges}, dtype={self.dtype}, device='{self.device}'"
+        return f"{type(self).__name__}({form}, {state})"

@@ -118,6 +118,7 @@ FACTORS = Operation(
 def _class_layout(
     vectors: Tensor, labels: Tensor, num_classes: int, is_low_rank: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    vectors, labels = vectors.contiguous(), labels.contiguous()
     if is_low_rank:
         found = *FACTORS(vectors, labels, num_classes), *(labels.new_empty(0) for _ in range(4))
     else:

@@ -56,8 +56,9 @@ def _sort_definition(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     index = (index + first[:, None, None]).flatten(0, 1)
     targets, order = index.flatten().to(torch.int32).sort(stable=True)  # narrow, since sorting reads every bit
     arriving = torch.searchsorted(targets, torch.arange(total, device=index.device, dtype=torch.int32))
-    leaving = torch.arange(0, index.numel(), max(1, num_neighbors), device=index.device)[:total]
-    source = torch.div(order, max(1, num_neighbors), rounding_mode="floor")
+    step = max(1, num_neighbors)
+    leaving = torch.arange(0, total * step, step, device=index.device)
+    source = torch.div(order, step, rounding_mode="floor")
     return index, order, source, torch.stack([leaving, arriving])
 
 

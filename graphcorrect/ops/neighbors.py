@@ -216,7 +216,9 @@ def _(queries: Tensor, keys: Tensor | None, key_mask: Tensor | None, num_neighbo
 def _check_scoring(scoring: str, serving: str, queries: Tensor) -> None:
     if scoring in ("auto", "float32"):
         return
-    is_torch = serving in ("numba", "quantized", "torch") and queries.device.type == "cpu" and queries.dtype != torch.float64
+    is_torch = (
+        serving in ("numba", "quantized", "torch") and queries.device.type == "cpu" and queries.dtype != torch.float64
+    )
     if not (serving == "triton" if scoring == "float16" else is_torch):
         raise ValueError(
             'expected `scoring` of "auto" or "float32" for anything but backend="triton" ("float16") and '

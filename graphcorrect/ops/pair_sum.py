@@ -32,9 +32,7 @@ def _definition(unit: Tensor, labels: Tensor, is_of_class: Tensor) -> tuple[Tens
     return unit.mT @ unit, is_of_class.mT @ unit
 
 
-def _gradient_definition(
-    unit: Tensor, labels: Tensor, is_of_class: Tensor, of_gram: Tensor, of_sums: Tensor
-) -> Tensor:
+def _gradient_definition(unit: Tensor, labels: Tensor, is_of_class: Tensor, of_gram: Tensor, of_sums: Tensor) -> Tensor:
     """V G + Y S: the gradient of V for those of V^T V, both sides of it, and of the sums."""
     return torch.baddbmm(is_of_class @ of_sums, unit, of_gram)
 

@@ -89,7 +89,7 @@ def _(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tenso
 
 @torch.library.custom_op("graphcorrect::unit_rows_gradient", mutates_args=())
 def _unit_rows_gradient(unit: Tensor, norm: Tensor, grad: Tensor) -> Tensor:
-    result: Tensor = GRADIENT(unit, norm, grad.contiguous())
+    result: Tensor = GRADIENT(unit.contiguous(), norm.contiguous(), grad.contiguous())
     return result
 
 

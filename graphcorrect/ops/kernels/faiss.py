@@ -150,16 +150,16 @@ def build_index(keys: Tensor, *, num_lists: int | None = None) -> Any:
     if num_lists is None:
         num_lists = max(1, min(int(4 * len(keys) ** 0.5), len(keys) // 39))  # below 39 keys a list faiss warns
     rows = keys.detach().float().contiguous().numpy()
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], num_lists, faiss.METRIC_INNER_PRODUCT
-    )
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], num_lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.max_points_per_centroid = _TRAINING_ROWS
     index.train(rows)
     index.add(rows)
     return index
 
 
-def search_index(index: Any, queries: Tensor, num_neighbors: int, num_probes: int = NUM_PROBES) -> tuple[Tensor, Tensor]:
+def search_index(
+    index: Any, queries: Tensor, num_neighbors: int, num_probes: int = NUM_PROBES
+) -> tuple[Tensor, Tensor]:
     """Similarity and index (N, k) of the keys of an index, among the `num_probes` lists nearest to each query (N, D).
 
     Where these lists hold fewer keys than k, similarity is -inf and index -1.

@@ -25,7 +25,7 @@ def sort_edges(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ValueError(f"expected `index` in [0, {num_nodes}), got {int(index.min())} to {int(index.max())}")
     order, source = (torch.empty(index.numel(), dtype=torch.int64) for _ in range(2))
     arriving = ends - counts.view(-1)
-    offsets = torch.stack([num_neighbors * torch.arange(len(arriving)), arriving])
+    offsets = torch.stack([max(1, num_neighbors) * torch.arange(len(arriving)), arriving])
     _fill(targets.flatten(0, 1), num_graphs, arriving, order, source)
     return targets.flatten(0, 1), order, source, offsets
 

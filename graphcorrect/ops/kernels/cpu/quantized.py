@@ -68,9 +68,7 @@ def quantize_keys(keys: Tensor, dtype: torch.dtype, numba_quantize: ModuleType |
     return QuantizedKeys(rows, permutation, inverse, mean, limits) if 1 / MAX_NORM < limits[1] < MAX_NORM else None
 
 
-def quantize_queries(
-    queries: Tensor, keys: QuantizedKeys, numba_quantize: ModuleType | None
-) -> tuple[Tensor, Bounds]:
+def quantize_queries(queries: Tensor, keys: QuantizedKeys, numba_quantize: ModuleType | None) -> tuple[Tensor, Bounds]:
     """Queries (N, D) quantized to the dtype of the keys, and the bounds on their scores.
 
     The error is at most |q - q'| |k| + |q'| |k - k'| for the longest key, and what float32 sums add to that.

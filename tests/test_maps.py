@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
-    draw,
     label_spreading_limit,
     orthogonal_clusters,
     probabilities_strategy,
@@ -14,9 +13,10 @@ from strategies import (
     random_logits,
 )
 
+from graphcorrect import DualGraphRefiner
+from graphcorrect.functional import propagate
 from graphcorrect.graphs import ClassConsistencyGraph, KNNAffinity
-from graphcorrect.nodes import unit_rows
-from graphcorrect.propagate import FeaturePropagation, GraphPropagation, LabelPropagation, propagate
+from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -161,86 +161,63 @@ def test_second_derivatives_of_the_learned_maps(graph, layer, frozen):
     assert torch.autograd.gradgradcheck(lambda v, *_: layer(graph, v), (values, *trained))
 
 
-@pytest.mark.parametrize("tile", [1, 28, 1000], ids=["a row", "some rows", "all graphs"])
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("hidden_dim", [2, 8], ids=["narrow", "wide"])
-@pytest.mark.parametrize("layout", ["rows", "columns"])
-def test_the_map_of_features_in_tiles_is_that_in_one(layout, hidden_dim, parts, tile, loops, monkeypatch):
-    mask = torch.rand(2, 3, 50, generator=draw(5)) < 0.8
-    graph = ClassConsistencyGraph()(random_probabilities(2, 3, 50, 3), mask=mask)
-    layer = shaken(FeaturePropagation(4, hidden_dim=hidden_dim), 0.5)
-    values = random_features(2, 3, 50, 4) if layout == "rows" else random_features(2, 3, 4, 50).mT
-    values.requires_grad_()
-    cotangent = random_features(2, 3, 50, 4, seed=3)
-    inputs = (values, *layer.parameters())
-    own = unit_rows(values)
-    expected = layer.tighten(own, graph @ own, layer.residual)
-    slopes = torch.autograd.grad(expected, inputs, cotangent)
-    monkeypatch.setattr("graphcorrect._row_maps.TILE", {"cpu": tile})
-    if loops == "numba":
-        monkeypatch.setattr("graphcorrect._numba_tighten.TILE", tile)
-        monkeypatch.setattr("graphcorrect._numba_tighten.PART", tile / parts)
-    moved = layer(graph, values)
-    for one, other in zip((moved, *torch.autograd.grad(moved, inputs, cotangent)), (expected, *slopes), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("tile", [1, 28])
-def test_the_map_of_labels_in_tiles_is_that_in_one(tile, monkeypatch):
-    graph = KNNAffinity(3)(random_features(2, 50, 4))
-    layer = shaken(LabelPropagation(3, hidden_dim=8), 0.5)
-    values = random_probabilities(2, 50, 3).requires_grad_()
-    inputs = (values, *layer.parameters())
-    expected = layer.correct(values, graph @ values, layer.residual)
-    slopes = torch.autograd.grad(expected.square().sum(), inputs)
-    monkeypatch.setattr("graphcorrect._row_maps.TILE", {"cpu": tile})
-    corrected = layer(graph, values)
-    found = torch.autograd.grad(corrected.square().sum(), inputs)
-    for one, other in zip((corrected, *found), (expected, *slopes), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-
-
-def test_no_map_keeps_what_lies_between():
-    num_nodes, dim = 4000, 32
-    by_class = ClassConsistencyGraph()(random_probabilities(num_nodes, 5).float())
-    values = random_probabilities(num_nodes, dim).float().requires_grad_()
-    for layer in (FeaturePropagation(dim), LabelPropagation(dim)):
-        kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda x: x):  # noqa: B023
-            layer(by_class, values)
-        assert sum(each.numel() for each in kept) < 2.5 * values.numel()
-
-
 def test_a_map_says_what_a_subclass_has_to_define():
     with pytest.raises(NotImplementedError):
         GraphPropagation()(None, torch.ones(1, 2, 3))
 
 
-def test_a_map_of_one_s_own_is_what_is_used():
-    class Halved(LabelPropagation):
-        def correct(self, own, propagated, learned):
-            return super().correct(own, propagated, learned) / 2
+@pytest.mark.parametrize("layer", [LabelPropagation, FeaturePropagation])
+def test_a_network_of_the_users_own_gets_its_own_gradient(layer):
+    graph, values = KNNAffinity(5)(random_features(30, 6)), random_probabilities(30, 6)
+    layer = shaken(layer(6, hidden_dim=5), 0.5)
+    layer.residual.hidden[2] = torch.nn.Tanh()
+    direction, probe = random_features(30, 6, seed=3), random_features(30, 6, seed=5)
 
-    class Doubled(FeaturePropagation):
-        def tighten(self, own, propagated, learned):
-            return 2 * super().tighten(own, propagated, learned)
+    def along(values):
+        return (layer(graph, values) * probe).sum()
 
-    features, probabilities = random_features(2, 12, 4), random_probabilities(2, 12, 3)
-    graph, classes = KNNAffinity(5)(features), ClassConsistencyGraph()(probabilities)
-    torch.testing.assert_close(Halved(3)(graph, probabilities), LabelPropagation(3)(graph, probabilities) / 2)
-    torch.testing.assert_close(Doubled(4)(classes, features), 2 * FeaturePropagation(4)(classes, features))
+    leaf = values.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(along(leaf), leaf)
+    expected = (along(values + 1e-5 * direction) - along(values - 1e-5 * direction)) / 2e-5
+    torch.testing.assert_close((slope * direction).sum(), expected, rtol=1e-6, atol=0)
 
 
-def test_a_learned_map_of_the_users_own_gets_its_own_gradient():
-    features, probabilities = random_features(30, 6).requires_grad_(), random_probabilities(30, 3)
-    feature_map = FeaturePropagation(6, hidden_dim=5).double()
-    feature_map.residual.hidden[2] = torch.nn.Tanh()
-    for parameter in feature_map.parameters():
-        torch.nn.init.normal_(parameter)
-    graph = ClassConsistencyGraph()(probabilities)
-    own = unit_rows(features)
-    expected = feature_map.tighten(own, propagate(graph, own), feature_map.residual)
-    wanted, probe = [features, *feature_map.parameters()], random_features(30, 6, seed=5)
-    slopes = torch.autograd.grad(feature_map(graph, features), wanted, probe)
-    for mine, theirs in zip(slopes, torch.autograd.grad(expected, wanted, probe), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_dropout_in_a_learned_map_has_the_gradient_of_its_draw(recompute):
+    refiner = DualGraphRefiner(3, 6, num_neighbors=5, differentiable=True, recompute=recompute).double()
+    for each in (*refiner.label_maps, *refiner.feature_maps):
+        shaken(each, 0.5).residual.hidden.append(torch.nn.Dropout(0.5))
+    features, logits = random_features(30, 6), random_logits(30, 3)
+    direction = random_features(30, 6, seed=3), random_logits(30, 3, seed=4)
+
+    def total(features, logits):
+        torch.manual_seed(7)
+        out = refiner(features, logits)
+        return out.soft_labels.square().sum() + out.features[-1].sin().sum()
+
+    leaves = features.clone().requires_grad_(), logits.clone().requires_grad_()
+    slopes = torch.autograd.grad(total(*leaves), leaves)
+    mine = sum((slope * along).sum() for slope, along in zip(slopes, direction, strict=True))
+    step = 1e-6
+    ends = [total(features + s * direction[0], logits + s * direction[1]) for s in (step, -step)]
+    torch.testing.assert_close(mine, (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+def test_recomputed_maps_keep_less_and_have_the_same_gradients():
+    features, logits = random_features(2, 400, 8), random_logits(2, 400, 3)
+    found, kept = [], []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        refiner = DualGraphRefiner(3, 8, recompute=recompute).double()
+        for each in (*refiner.label_maps, *refiner.feature_maps):
+            shaken(each, 0.5)
+        leaves = features.clone().requires_grad_(), logits.clone().requires_grad_()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):  # noqa: B023
+            out = refiner(*leaves)
+        total = out.soft_labels.square().sum() + out.features[-1].sin().sum()
+        found.append(torch.autograd.grad(total, [*leaves, *refiner.parameters()], allow_unused=True))
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
