@@ -23,12 +23,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
-from graphcorrect import _eager
+from graphcorrect.ops._dispatch import numba_refuses, without
 from graphcorrect.ops.kernels.cpu.filtered_search import fast_dtypes
 
 RESULTS = Path(__file__).parent / "results"
@@ -119,14 +118,14 @@ CAPTURED, COMPILED, ALONE = ", captured", ", compiled", ", torch alone"
 
 def has_loops(device: torch.device) -> bool:
     """Whether numba compiles loops of ours there, so that the same work by torch alone is a side of its own."""
-    return device.type == "cpu" and _eager._numba_loops() is not None
+    return device.type == "cpu" and numba_refuses() is None
 
 
 def alone(run: Callable[..., Any]) -> Callable[..., Any]:
     """The same work without the loops that numba compiles."""
 
     def run_alone(*arguments: Any) -> Any:
-        with mock.patch.object(_eager, "_numba_loops", return_value=None):
+        with without("numba"):
             return run(*arguments)
 
     return run_alone

@@ -4,8 +4,7 @@ Start with :class:`DualGraphRefiner`; its parts are here too, each usable alone.
 """
 
 from graphcorrect import metrics
-from graphcorrect.anchors import AnchorBank
-from graphcorrect.banks.prototypes import PrototypeBank
+from graphcorrect.banks import AnchorBank, PrototypeBank
 from graphcorrect.graphs import ClassConsistencyGraph, GraphOperator, KNNAffinity
 from graphcorrect.guided import guided_upsample
 from graphcorrect.losses import CLGLoss, LabelCorrectionLoss, SLGLoss, clg_loss, slg_loss

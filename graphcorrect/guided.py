@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
+from graphcorrect.ops.precision import full_precision, widen
 
 
 def guided_upsample(

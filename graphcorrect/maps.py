@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect.functional import propagate
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.label_mix import label_mix
+from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
 
 

@@ -65,9 +65,9 @@ def pool_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None = None) -
 
 
 def _averages(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if not (maps.is_cuda and torch.are_deterministic_algorithms_enabled()):
+    if not torch.are_deterministic_algorithms_enabled():
         return F.adaptive_avg_pool2d(maps, size)
-    # Its gradient is refused on a GPU in torch's deterministic mode, that of products is not
+    # Whose gradient is refused on a GPU in torch's deterministic mode; that of products is not
     down, across = (_cells(*pair, maps) for pair in zip(maps.shape[-2:], size, strict=True))
     return down @ maps @ across.mT
 

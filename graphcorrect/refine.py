@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend, Order
-from graphcorrect.anchors import AnchorBank
+from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
 from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_mask, resize_maps
+from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
 from graphcorrect.refiner_input import check_input
 from graphcorrect.threshold import DynamicThreshold

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect._precision import widen
+from graphcorrect.ops.precision import widen
 
 LabelRounds = Literal["all", "last"]
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect.anchors import AnchorBank
+from graphcorrect.banks.anchors import AnchorBank
 
 
 def check_input(
@@ -53,3 +53,7 @@ def check_input(
         else:
             expected = (*features.shape[:-1], anchor_features.shape[-1])
             _checks.shape("anchor_features", anchor_features, expected, "(one row for each node)")
+        assert anchors is not None
+        anchors.check_keys("anchor_features", anchor_features)
+    elif anchors is not None:
+        anchors.check_keys("features", features)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import widen
 from graphcorrect.distributed import sum_over_ranks
+from graphcorrect.ops.precision import widen
 
 
 class DynamicThreshold(nn.Module):

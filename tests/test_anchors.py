@@ -1,13 +1,17 @@
 """AnchorBank: a class-balanced sample of labeled nodes, and what the nearest of them say about a query."""
 
+import copy
+
 import pytest
 import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import orthogonal_clusters, random_features, random_labels, random_logits
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphcorrect.anchors import AnchorBank
+from graphcorrect import AnchorBank, DualGraphRefiner
+from graphcorrect.banks import _reservoir
 
 
 def filled_bank(num_anchors=40, num_classes=4, width=5, **options):
@@ -134,6 +138,176 @@ def test_a_resumed_bank_goes_on_as_if_never_interrupted():
     assert torch.equal(bank(torch.ones(2, 2)), resumed(torch.ones(2, 2)))
 
 
+@pytest.mark.parametrize("capacity", [1, 5, 40])
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_slots_hold_exactly_the_largest_priorities(capacity, decay):
+    num_classes, kept = 4, {c: [] for c in range(4)}
+    bank = AnchorBank(num_classes, 3, capacity_per_class=capacity, decay=decay).double()
+    for step, size in enumerate([50, 7, 1, 90, 30]):
+        features, labels = random_features(size, 3, seed=step), random_labels(size, num_classes=5, seed=step)
+        labels = torch.where(labels == 4, 255, labels).where(labels != step % 3, 255)
+        priority = _reservoir.priority_of(_reservoir.draw(size, 0, torch.tensor(step)))
+        bank.update(features, labels)
+        for c in range(num_classes):
+            rows = reference.unit(features).tolist()
+            new = [(priority[i].item(), tuple(rows[i])) for i in range(size) if labels[i] == c]
+            old = [(p / decay, row) for p, row in kept[c]] if new else kept[c]
+            kept[c] = sorted(old + new, reverse=True)[:capacity]
+    expected_rows = [sorted(row for _, row in kept[c]) for c in range(num_classes)]
+    for c, (rows, expected) in enumerate(zip(held(bank), expected_rows, strict=True)):
+        torch.testing.assert_close(torch.tensor(rows), torch.tensor(expected), msg=f"class {c}")
+        found, wanted = bank.priority[c].sort(descending=True).values, [p for p, _ in kept[c]]
+        torch.testing.assert_close(found[: len(wanted)], torch.tensor(wanted, dtype=torch.float64))
+        assert (found[len(wanted) :] == -torch.inf).all()
+        assert (bank.priority[c, : len(wanted)] > -torch.inf).all()  # slots are filled from the first one on
+
+
+def test_draws_are_uniform_and_streams_differ():
+    draws = torch.stack([_reservoir.draw(10_000, seed, torch.tensor(n)) for seed in (0, 1, -5) for n in (0, 1)])
+    assert draws.unique().numel() == draws.numel()
+    uniform = draws.double() / 2**40
+    assert 0 <= uniform.min() < uniform.max() < 1
+    torch.testing.assert_close(uniform.mean(1), torch.full((6,), 0.5).double(), rtol=0, atol=0.015)  # 5 deviations
+    torch.testing.assert_close(uniform.var(1), torch.full((6,), 1 / 12).double(), rtol=0, atol=0.005)
+    assert (torch.corrcoef(uniform) - torch.eye(6)).abs().max() < 0.05
+    assert (torch.corrcoef(torch.stack([uniform[0, :-1], uniform[0, 1:]]))[0, 1]).abs() < 0.05
+    priority = _reservoir.priority_of(torch.tensor([0, 2**40 - 1]))
+    assert priority[0] < 0
+    assert priority[0] > -1e-11
+    assert priority[1].isfinite()
+
+
+def test_the_same_seed_gives_the_same_bank_and_another_seed_another():
+    banks = [AnchorBank(2, 3, capacity_per_class=5, seed=seed).double() for seed in (1, 1, 2)]
+    for bank in banks:
+        bank.update(random_features(60, 3), random_labels(60, num_classes=2))
+    assert held(banks[0]) == held(banks[1])
+    assert held(banks[0]) != held(banks[2])
+
+
+def test_one_image_offers_no_more_than_its_quota():
+    labels = torch.tensor([[0] * 10 + [1] * 2, [0] * 12, [1] * 12])
+    features = torch.eye(36, dtype=torch.float64).reshape(3, 12, 36)
+    bank = AnchorBank(2, 36, quota_per_image=3).double()
+    bank.update(features, labels)
+    assert bank.counts.tolist() == [6, 5]
+    places = [[row.index(1.0) // 12 for row in rows] for rows in held(bank)]
+    assert [sorted(each) for each in places] == [[0, 0, 0, 1, 1, 1], [0, 0, 2, 2, 2]]
+    images = AnchorBank(2, 36, quota_per_image=3).double()
+    images.update(features.mT.reshape(3, 36, 3, 4), labels.reshape(3, 3, 4))
+    assert held(images) == held(bank)
+
+
+CHANGES = {
+    "update": lambda bank: bank.update(torch.tensor([[1.0, 2.0]]).double(), torch.tensor([1])),
+    "load_state_dict": lambda bank: bank.load_state_dict(other_state()),
+    "load_state_dict, assigned": lambda bank: bank.load_state_dict(other_state(), assign=True),
+    "to": lambda bank: bank.float().double(),
+    "a write": lambda bank: bank.features.neg_(),
+    "another width": lambda bank: setattr(bank, "key_dim", 1),
+    "no look-up between": lambda bank: None,
+}
+
+
+def other_state():
+    other = AnchorBank(2, 2, capacity_per_class=9).double()
+    other.update(random_features(40, 2, seed=5), random_labels(40, num_classes=2, seed=6))
+    return other.state_dict()
+
+
+@pytest.mark.parametrize("num_anchors", [12, 200])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_look_up_sees_every_change(change, num_anchors):
+    queries = random_features(6, 2, seed=9)
+    bank = AnchorBank(2, 2, capacity_per_class=9, num_neighbors=3).double()
+    bank.update(random_features(num_anchors, 2), random_labels(num_anchors, num_classes=2))
+    before = bank(queries)
+    twin = copy.deepcopy(bank)
+    CHANGES[change](bank)
+    fresh = AnchorBank(2, 2, capacity_per_class=9, num_neighbors=3, key_dim=bank.key_dim).double()
+    fresh.load_state_dict(copy.deepcopy(bank.state_dict()))
+    torch.testing.assert_close(bank(queries), fresh(queries), rtol=0, atol=0)
+    torch.testing.assert_close(twin(queries), before, rtol=0, atol=0)
+    if change in ("load_state_dict", "a write"):
+        assert not torch.equal(bank(queries), before)
+
+
+def test_anchors_are_packed_once_between_updates():
+    bank, keys, labels = filled_bank()
+    bank(keys)
+    packed = bank._packed()
+    bank.correct(random_logits(40, 4).softmax(1), keys)
+    assert bank._packed() is packed
+    assert "_cache" in bank.__getstate__()
+    assert bank.__getstate__()["_cache"] is None
+    with torch.inference_mode():
+        bank.update(keys, labels)
+        bank(keys)
+        inside = AnchorBank(4, 5).double()
+        inside.update(keys, labels)
+        first = inside(keys)
+        inside.update(-keys, labels)
+        assert not torch.equal(inside(keys), first)
+    assert bank._packed() is not packed
+    full = AnchorBank(2, 2, capacity_per_class=1)
+    full.update(torch.eye(2), torch.arange(2))
+    assert full._packed().keys.data_ptr() == full.features.data_ptr()  # no copy
+
+
+class Reads(TorchDispatchMode):
+    """Refuses what would wait for a GPU: values that the host reads, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "item"), name
+        if name == "index":
+            assert not any(i is not None and i.dtype == torch.bool for i in args[1]), "boolean index"
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_without_checks_reads_no_values():
+    features, labels = random_features(2, 30, 4, dtype=torch.float32), random_labels(2, 30, num_classes=3)
+    bank = AnchorBank(3, 4, capacity_per_class=5, decay=0.9, quota_per_image=4, validate_args=False)
+    with Reads():
+        bank.update(features, labels)
+        bank.update(features, labels + 1)  # label 3 is none
+    assert bank.counts.tolist() == [5, 5, 5]
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), Reads():
+        AnchorBank(3, 4).update(features, labels)
+
+
+def test_the_state_of_earlier_versions_can_be_loaded():
+    features, priority = torch.zeros(2, 3, 2), torch.full((2, 3), -torch.inf)
+    features[0, 0], priority[0, 0] = torch.tensor([0.6, 0.8]), -0.1
+    bank = AnchorBank(2, 2, capacity_per_class=3)
+    state = {"features": features, "priority": priority, "num_updates": torch.tensor(7)}
+    assert set(bank.state_dict()) == set(state)
+    bank.load_state_dict(state)
+    torch.testing.assert_close(bank(torch.ones(1, 2)), torch.tensor([[1.0, 0.0]]))
+
+
+def test_messages_name_the_argument_of_the_caller():
+    bank = AnchorBank(3, 5)
+    bank.update(torch.ones(4, 5), torch.zeros(4).long())
+    features, logits = torch.ones(1, 6, 4), torch.zeros(1, 6, 3)
+    refiner = DualGraphRefiner(3, 4, num_neighbors=2)
+    with pytest.raises(ValueError, match="`anchor_features` with 5 entries"):
+        refiner(features, logits, anchors=bank, anchor_features=torch.ones(1, 6, 7))
+    with pytest.raises(ValueError, match="`features` with 5 entries"):
+        refiner(features, logits, anchors=bank)
+
+
+def test_a_narrow_key_keeps_what_the_rows_span():
+    basis = torch.linalg.qr(random_features(8, 3)).Q.T  # three directions of eight
+    keys, labels = random_features(60, 3, seed=1) @ basis, random_labels(60, num_classes=4)
+    queries = random_features(9, 3, seed=2) @ basis
+    whole, narrow = AnchorBank(4, 8).double(), AnchorBank(4, 8, key_dim=3).double()
+    for bank in (whole, narrow):
+        bank.update(keys, labels)
+    torch.testing.assert_close(narrow(queries), whole(queries), rtol=1e-8, atol=1e-8)
+    assert narrow._packed().keys.shape == (60, 3)
+
+
 def test_ignored_and_nan_nodes_are_not_kept():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [float("nan"), 1.0], [float("inf"), 1.0], [-1.0, 0.0]])
     bank = AnchorBank(2, 2)
@@ -195,3 +369,71 @@ def test_zero_queries_get_a_finite_answer():
     bank, _, _ = filled_bank()
     posterior = bank(torch.zeros(3, 5, dtype=torch.float64))
     torch.testing.assert_close(posterior.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def clustered(count, seed, num_clusters=40, width=16):
+    """Rows close to one of `num_clusters` directions, and the number of the cluster."""
+    centers = random_features(num_clusters, width, seed=77)
+    cluster = random_labels(count, num_classes=num_clusters, seed=seed)
+    return centers[cluster] + 0.3 * random_features(count, width, seed=seed + 1), cluster
+
+
+def recall(bank, exact, queries):
+    """Share of the truly nearest anchors that a bank finds."""
+    found, true = (
+        each._packed().nearest(queries, 10, backend="torch", num_probes=each.num_probes)[1] for each in (bank, exact)
+    )
+    return (found[:, :, None] == true[:, None]).any(1).double().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("options", "least"), [({"num_probes": 1}, 0.3), ({}, 0.95), ({"num_lists": 10, "num_probes": 10}, 1.0)]
+)
+def test_lists_find_most_of_the_nearest_anchors(options, least):
+    pytest.importorskip("faiss")
+    keys, cluster = clustered(4000, 1)
+    exact = AnchorBank(4, 16).double()
+    exact.update(keys, cluster % 4)
+    bank = AnchorBank(4, 16, index="ivf", **options).double()
+    bank.load_state_dict(exact.state_dict())
+    queries, cluster = clustered(200, 5)
+    assert least <= recall(bank, exact, queries) <= 1.0
+    assert (bank(queries).argmax(1) == cluster % 4).double().mean() > 0.99
+    if least == 1.0:
+        torch.testing.assert_close(bank(queries), exact(queries), rtol=1e-4, atol=1e-5)  # float32 inside
+
+
+def test_lists_are_made_anew_after_an_update():
+    pytest.importorskip("faiss")
+    bank = AnchorBank(2, 2, index="ivf")
+    bank.update(torch.eye(2), torch.tensor([0, 1]))
+    assert bank(torch.eye(2)).argmax(1).tolist() == [0, 1]
+    first = bank._packed().index
+    bank(torch.eye(2))
+    assert bank._packed().index is first
+    bank.update(-torch.eye(2), torch.tensor([1, 0]))
+    assert bank(-torch.eye(2)).argmax(1).tolist() == [1, 0]
+    assert copy.deepcopy(bank)(torch.eye(2)).argmax(1).tolist() == [0, 1]
+
+
+def test_lists_with_fewer_anchors_than_neighbors_answer_all_the_same():
+    pytest.importorskip("faiss")
+    bank = AnchorBank(2, 3, index="ivf", num_lists=6, num_probes=1, num_neighbors=5)
+    bank.update(random_features(6, 3, dtype=torch.float32), torch.tensor([0, 1] * 3))
+    queries = torch.cat([random_features(4, 3, dtype=torch.float32), torch.zeros(1, 3), torch.full((1, 3), torch.nan)])
+    posterior = bank(queries)
+    torch.testing.assert_close(posterior.sum(1), torch.ones(6))
+
+
+def test_lists_without_faiss_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"index=\"ivf\" needs faiss: pip install \"graphcorrect\[faiss\]\""):
+        AnchorBank(2, 2, index="ivf")
+
+
+@pytest.mark.gpu
+def test_lists_refuse_a_gpu():
+    bank = AnchorBank(2, 2, index="ivf").cuda()
+    bank.update(torch.eye(2).cuda(), torch.tensor([0, 1]).cuda())
+    with pytest.raises(ValueError, match="on the CPU for index"):
+        bank(torch.eye(2).cuda())

@@ -82,7 +82,10 @@ def learn(wrap, features, labels, logits):
     small = AnchorBank(3, 4, capacity_per_class=2)
     for _ in range(3):
         small.update(features, labels)
-    found["full bank"] = small.features  # a sample: the same on every rank, not the same as one process's
+    found["full bank"] = small.features  # a sample, drawn for the joined batch
+    limited = AnchorBank(3, 4, quota_per_image=1)
+    limited.update(features, labels)
+    found["bank with a quota"] = limited.features
     return found
 
 
@@ -121,8 +124,7 @@ def test_two_processes_are_one(ranks, shards, labeled):
             torch.testing.assert_close((first + second) / 2, expected, rtol=1e-10, atol=1e-10, msg=name)
             continue
         torch.testing.assert_close(first, second, rtol=0, atol=0, msg=name)
-        if name != "full bank":
-            torch.testing.assert_close(first, expected, rtol=1e-10, atol=1e-10, msg=name)
+        torch.testing.assert_close(first, expected, rtol=1e-10, atol=1e-10, msg=name)
     if labeled == "everywhere":
         assert all(one[name].abs().max() > 1e-3 for name in one if name.endswith("gradient"))
 

@@ -1,6 +1,7 @@
 """The layers of the package, read from the imports, and what `import graphcorrect` does not import."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,17 @@ PACKAGE = Path(graphcorrect.__file__).parent
 
 # A file imports only from files above it.
 LAYOUT = """
-_typing _checks _numba_loops _eager _precision _triton_rows _numba_rows
-nodes labels distributed
-knn._torch knn._numba_round knn._rounded knn._numba_sift knn._screen
-knn._triton_entries knn._triton_round knn._triton_select knn._triton_sift knn._triton knn._faiss knn.search
-graphs.operator graphs._numba_sort graphs.neighbor graphs._numba_blocks graphs._blocks graphs._numba_class_block
-graphs.class_block graphs.affinity graphs.consistency
-_mlp _row_maps _numba_correct _numba_tighten propagate
-threshold prototypes anchors guided refined_labels refiner_input refine teacher
-losses._reduce losses._numba_pairs losses.slg losses.clg losses.correction metrics
+_typing ops.values _checks ops.precision ops.kernels.cpu._compile ops._dispatch
+ops.kernels.cpu.rows ops.kernels.cuda.rows ops.unit_rows ops._compared
+ops.kernels.cpu.edges ops.neighbor_product ops.kernels.cpu.class_blocks ops.class_layout ops.class_product
+ops.kernels.cpu.pairs ops.pair_sum ops.majority_vote
+ops.kernels.cpu.quantize ops.kernels.cpu.quantized ops.kernels.cpu.filter ops.kernels.cpu.topk
+ops.kernels.cpu.filtered_search ops.kernels.cuda.packing ops.kernels.cuda.quantize ops.kernels.cuda.rescore
+ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss_index ops.kernels.faiss ops.neighbors
+nodes labels distributed neighbors
+graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
+guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors refined_labels refiner_input refine teacher
+losses._reduce losses.slg losses.clg losses.correction metrics
 pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
 """.split()
@@ -46,7 +49,7 @@ def imported_files(name):
             continue
         found |= {m.removeprefix("graphcorrect.") for m in modules if m.startswith("graphcorrect.")}
         assert "graphcorrect" not in modules or isinstance(node, ast.ImportFrom), f"{name}: line {node.lineno}"
-    packages = {"knn", "graphs", "losses", "plot"}
+    packages = {"graphs", "losses", "ops", "plot"}
     assert not {p for p in packages & found if not any(f.startswith(p + ".") and f in FILES for f in found)}, (
         f"{name} imports from a package's __init__, which only re-exports"
     )
@@ -62,7 +65,7 @@ def test_a_file_imports_only_from_files_above_it(name):
 
 
 def test_the_reader_of_imports_sees_imports():
-    assert {"_checks", "graphs.affinity", "propagate", "threshold"} <= imported_files("refine")
+    assert {"_checks", "graphs.affinity", "maps", "threshold"} <= imported_files("refine")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda p: p.parent.name)
@@ -109,10 +112,38 @@ def test_the_public_names_are_those_of_the_design():
 def test_losses_and_metrics_take_tensors_never_a_bank():
     for name in FILES:
         if name.startswith("losses.") or name == "metrics":
-            assert not imported_files(name) & {"prototypes", "anchors", "threshold"}, name
+            assert not imported_files(name) & {"banks.prototypes", "banks.anchors", "threshold"}, name
 
 
 def test_only_graph_files_know_which_graph_they_hold():
     kinds = {"graphs.neighbor", "graphs.class_block"}
     users = {name for name in FILES if imported_files(name) & kinds}
     assert users == {"graphs.affinity", "graphs.consistency"}
+
+
+def test_only_operations_know_of_devices_kernels_and_compilers():
+    words = re.compile(r"numba|triton|is_cuda|is_compiling|device\.type", re.IGNORECASE)
+    outside = {name for name in FILES if not name.startswith("ops.")} - {"_typing"}  # which names the backends
+    for name in outside:
+        source = (PACKAGE / (name.replace(".", "/") + ".py")).read_text()
+        code = "\n".join(ast.unparse(node) for node in without_docstrings(source).body)
+        assert not words.search(code), f"{name}: {words.search(code)}"
+
+
+def without_docstrings(source):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value.value = ""
+    return tree
+
+
+def test_no_file_is_longer_than_350_lines():
+    lengths = {name: len((PACKAGE / (name.replace(".", "/") + ".py")).read_text().splitlines()) for name in FILES}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}

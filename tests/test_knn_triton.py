@@ -13,7 +13,7 @@ import torch
 from strategies import identical_features, random_features
 from test_knn import check
 
-from graphcorrect.knn import knn
+from graphcorrect.neighbors import knn
 
 NO_OPTIONS = {"normalize": False, "exclude_self": False, "key_mask": None}
 
@@ -22,25 +22,25 @@ NO_OPTIONS = {"normalize": False, "exclude_self": False, "key_mask": None}
 def search():
     """The backend itself, which is imported on use."""
     pytest.importorskip("triton")
-    from graphcorrect.knn import _triton
+    from graphcorrect.ops.kernels.cuda import topk
 
-    return _triton
+    return topk
 
 
 @pytest.fixture
-def sift(monkeypatch):
-    """The sifting kernels, with as many rows a program as the interpreter, which runs one after the other, likes."""
+def topk_filter(monkeypatch):
+    """The kernels of the filter, with many rows a program: the interpreter runs one program after the other."""
     pytest.importorskip("triton")
-    from graphcorrect.knn import _triton_select, _triton_sift
+    from graphcorrect.ops.kernels.cuda import rescore, topk_filter
 
     if "TRITON_INTERPRET" in os.environ:
-        monkeypatch.setattr(_triton_select, "_ROWS", 16)
-        monkeypatch.setattr(_triton_select, "_ENTRIES", 2**16)
-    return _triton_sift
+        monkeypatch.setattr(rescore, "_ROWS", 16)
+        monkeypatch.setattr(rescore, "_ENTRIES", 2**16)
+    return topk_filter
 
 
 @pytest.fixture(params=["float16", "float32"])
-def scoring(request, sift):
+def scoring(request, topk_filter):
     return request.param
 
 
@@ -156,33 +156,33 @@ def interpreted_a_nan_stays_in_its_image(scoring):
     assert torch.equal(found.similarity[[0, 2]], whole.similarity[[0, 2]])
 
 
-def interpreted_shared_keys_change_nothing(sift, monkeypatch):
+def interpreted_shared_keys_change_nothing(topk_filter, monkeypatch):
     queries, keys = features_of(3, 5, seed=1), features_of(400, 5, seed=2)
     whole = knn(queries, keys, 6, backend="triton")
-    monkeypatch.setattr(sift, "_LEAST_KEYS", 100)
+    monkeypatch.setattr(topk_filter, "_MIN_KEYS", 100)
     split = knn(queries, keys, 6, backend="triton")
     assert torch.equal(whole.index, split.index)
     assert torch.equal(whole.similarity, split.similarity)
 
 
-def interpreted_keys_that_rounding_cannot_tell_apart(sift):
+def interpreted_keys_that_rounding_cannot_tell_apart(topk_filter):
     """Cosines that differ by less than float16 rounding does, and by more than float32 does."""
     keys = torch.nn.functional.normalize(1 + 1e-2 * features_of(60, 16), dim=-1)
     queries = keys[:20]
-    found = sift.search(queries[None], keys[None], 3, **NO_OPTIONS)
+    found = topk_filter.search(queries[None], keys[None], 3, **NO_OPTIONS)
     assert not found.is_open.any()
     scores = queries.double() @ keys.double().T
     best = scores.topk(3)
     torch.testing.assert_close(scores.gather(1, found.index[0]), best.values, rtol=0, atol=1e-7)
     # The case is hard enough to say something: float16 scores alone would have picked others
-    coarse = (queries.half().double() @ keys.half().double().T).topk(3).indices
-    assert (scores.gather(1, coarse) < best.values - 1e-6).any()
+    narrow = (queries.half().double() @ keys.half().double().T).topk(3).indices
+    assert (scores.gather(1, narrow) < best.values - 1e-6).any()
 
 
-def interpreted_only_what_sifting_cannot_answer_is_left_open(sift):
+def interpreted_only_what_the_filter_cannot_answer_is_left_open(topk_filter):
     features = torch.nn.functional.normalize(features_of(2, 200, 6), dim=-1)
-    features[1, 40:180] = features[1, :1]  # more ties than there is room for
-    found = sift.search(features, None, 4, normalize=False, exclude_self=True, key_mask=None)
+    features[1, 40:180] = features[1, :1]  # more ties than there are slots
+    found = topk_filter.search(features, None, 4, normalize=False, exclude_self=True, key_mask=None)
     tied = torch.zeros(2, 200, dtype=torch.bool)
     tied[1, 40:180], tied[1, 0] = True, True
     assert found.is_open.bool()[tied].all()
@@ -190,19 +190,19 @@ def interpreted_only_what_sifting_cannot_answer_is_left_open(sift):
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e10])
-def interpreted_the_bound_holds(sift, scale):
+def interpreted_the_bound_holds(topk_filter, scale):
     rows = torch.nn.functional.normalize(features_of(2, 70, 40), dim=-1) * scale
-    rounded = sift.round_rows(rows, 64, normalize=False)
+    rounded = topk_filter.quantize_rows(rows, 64, normalize=False)
     threshold = rows.new_empty(2, 70)
-    sift._threshold_kernel[(9,)](
+    topk_filter._threshold_kernel[(9,)](
         rows.new_zeros(2, 70, 64), *rounded[2:5], threshold, 140, 70, 1, 2 * 48 * 2.0**-23, GROUPS=64, ROWS=16
     )
-    slack = threshold.double() / -2
+    bound = threshold.double() / -2
     short = rounded.rows[:, :70, :40].double()
     times = (short.abs().amax((1, 2)) / rows.abs().amax((1, 2))).log2().round().exp2()[:, None, None]
     error = (times**2 * (rows.double() @ rows.double().mT) - short @ short.mT).abs()
-    assert (error.amax(-1) <= slack).all()
-    assert (slack <= (times[..., 0] * scale) ** 2 * (1.02 * 2.0**-10 + 2.1 * 48 * 2**-23)).all()
+    assert (error.amax(-1) <= bound).all()
+    assert (bound <= (times[..., 0] * scale) ** 2 * (1.02 * 2.0**-10 + 2.1 * 48 * 2**-23)).all()
 
 
 def interpreted_half_precision():
@@ -259,8 +259,7 @@ def test_an_old_gpu_is_refused(search, monkeypatch):
 
 def test_without_triton_the_install_line_is_given_and_other_backends_work(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "graphcorrect.knn._triton", raising=False)
-    monkeypatch.delattr(sys.modules["graphcorrect.knn"], "_triton", raising=False)
+    monkeypatch.delitem(sys.modules, "graphcorrect.ops.kernels.cuda.topk", raising=False)
     with pytest.raises(ImportError, match="pip install triton"):
         knn(features_of(5, 4), None, 3, backend="triton")
     for backend in ("auto", "torch"):
@@ -270,7 +269,7 @@ def test_without_triton_the_install_line_is_given_and_other_backends_work(monkey
 FLOATS, HALVES, INTS, LONGS, BYTES, SIZE = "*fp32", "*fp16", "*i32", "*i64", "*i8", "i32"
 TILE = [True, 256, 128, 64, 256]
 KERNELS = {  # the types of their arguments, then the values of those that the compiler needs
-    "_round_kernel": ([FLOATS, FLOATS, FLOATS, HALVES, FLOATS, FLOATS, INTS, *[SIZE] * 6], [256, 256, 8]),
+    "_quantize_kernel": ([FLOATS, FLOATS, FLOATS, HALVES, FLOATS, FLOATS, INTS, *[SIZE] * 6], [256, 256, 8]),
     "_sample_kernel": ([HALVES, HALVES, BYTES, FLOATS, *[SIZE] * 5], TILE),
     "_threshold_kernel": ([FLOATS, FLOATS, FLOATS, INTS, FLOATS, SIZE, SIZE, SIZE, "fp32"], [64, 32]),
     "_collect_kernel": ([HALVES, HALVES, BYTES, FLOATS, LONGS, INTS, *[SIZE] * 5], [*TILE[:2], 64, *TILE[2:]]),
@@ -291,7 +290,8 @@ def test_the_kernels_compile_for_an_h100(name, tmp_path, monkeypatch):
     from triton.compiler import ASTSource
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    files = [importlib.import_module(f"graphcorrect.knn._triton{part}") for part in ("", "_round", "_sift", "_select")]
+    names = ("topk", "quantize", "topk_filter", "rescore")
+    files = [importlib.import_module(f"graphcorrect.ops.kernels.cuda.{file}") for file in names]
     kernel = next(getattr(file, name) for file in files if hasattr(file, name))
     types, constants = KERNELS[name]
     types = types + ["constexpr"] * len(constants)

@@ -29,7 +29,7 @@ from graphcorrect import (
     slg_loss,
 )
 from graphcorrect.labels import one_hot
-from graphcorrect.ops.kernels import faiss as _faiss
+from graphcorrect.ops.kernels import faiss as faiss_search
 
 X = random_features(2, 12, 4, dtype=torch.float32)
 Z = random_logits(2, 12, 3, dtype=torch.float32)
@@ -37,10 +37,12 @@ Y = random_labels(2, 12, num_classes=3)
 
 
 def test_faiss_can_be_slower_so_auto_does_not_take_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
     def refuse(*args, **kwargs):
         raise AssertionError("auto has asked faiss")
 
-    monkeypatch.setattr(_faiss, "search", refuse)
+    monkeypatch.setattr(faiss_search, "search", refuse)
     assert knn(X, None, 3).index.shape == (2, 12, 3)
     with pytest.raises(AssertionError, match="asked faiss"):
         knn(X, None, 3, backend="faiss")
@@ -65,11 +67,12 @@ def test_faiss_reads_on_the_callers_stream_and_device(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss.contrib", types.SimpleNamespace(torch_utils=torch_utils))
     monkeypatch.setitem(sys.modules, "faiss.contrib.torch_utils", torch_utils)
     monkeypatch.setattr(torch.cuda, "device", lambda device: entering(f"device {device}"))
-    monkeypatch.setattr(_faiss, "_require_working_gpu", lambda: None)
-    monkeypatch.setattr(_faiss, "_resources", lambda index: "res")
-    queries = types.SimpleNamespace(device=torch.device("cuda", 1))
+    monkeypatch.setattr(faiss_search, "_require_working_gpu", lambda: None)
     fake = types.SimpleNamespace(knn_gpu=knn_gpu, METRIC_INNER_PRODUCT=0)
-    values, _ = _faiss._search_cuda(fake, queries, queries, 2)
+    monkeypatch.setattr(faiss_search, "_import", lambda: fake)
+    monkeypatch.setattr(faiss_search, "_resources", lambda index: "res")
+    queries = types.SimpleNamespace(device=torch.device("cuda", 1))
+    values, _ = faiss_search._find_cuda(queries, queries, 2)
     assert values.shape == (1, 2)
     assert entered == []
 
@@ -95,16 +98,16 @@ def test_a_gpu_wheel_that_aborts_takes_its_own_process_down_and_not_ours(monkeyp
         asked.append(command)
         return run(command, **options)
 
-    monkeypatch.setattr(_faiss, "_GPU_PROBE", "import os; os.abort()")
-    monkeypatch.setattr(_faiss, "_import", lambda: types.SimpleNamespace(knn_gpu=0, StandardGpuResources=0))
+    monkeypatch.setattr(faiss_search, "_GPU_PROBE", "import os; os.abort()")
+    monkeypatch.setattr(faiss_search, "_import", lambda: types.SimpleNamespace(knn_gpu=0, StandardGpuResources=0))
     monkeypatch.setattr(subprocess, "run", probe)
-    _faiss.gpu_works.cache_clear()
+    faiss_search.gpu_works.cache_clear()
     try:
-        assert not _faiss.gpu_works()
+        assert not faiss_search.gpu_works()
         with pytest.raises(ImportError, match="kernels for this GPU"):
-            _faiss._require_working_gpu()
+            faiss_search._require_working_gpu()
     finally:
-        _faiss.gpu_works.cache_clear()
+        faiss_search.gpu_works.cache_clear()
     assert len(asked) == 1  # probed once, however often asked
 
 

@@ -1,5 +1,6 @@
 """Triton's kernels of the graphs against the definitions. Functions `interpreted_*` run as in test_knn_triton.py."""
 
+import functools
 import importlib
 import os
 
@@ -8,7 +9,9 @@ import torch
 from strategies import draw, random_features
 from test_knn_triton import run_interpreted
 
+from graphcorrect import DualGraphRefiner
 from graphcorrect.ops import class_layout, class_weights, edge_weights, label_mix, neighbor_product
+from graphcorrect.ops._dispatch import Operation, without
 
 
 def kernel_of(operation):
@@ -32,7 +35,7 @@ def test_under_the_interpreter():
 
 
 # graphs, nodes, neighbors, columns of values: programs take 16 nodes, 32 edges, 64 columns or 512 edges in a row
-SIZES = [(1, 1, 1, 1), (2, 9, 3, 5), (3, 70, 20, 21), (1, 40, 33, 300), (2, 5, 4, 64)]
+SIZES = [(1, 1, 1, 1), (2, 9, 3, 5), (2, 33, 20, 21), (1, 17, 33, 300), (2, 5, 4, 64)]
 
 
 def edges_of(num_graphs, num_nodes, num_neighbors, *, device=None):
@@ -107,14 +110,14 @@ def test_graphs_without_edges_are_left_to_torch():
 
 FLOATS, INTS, LONGS, BYTES, SIZE, LONG = "*fp32", "*i32", "*i64", "*i8", "i32", "i64"
 KERNELS = {  # the types of their arguments, then the values of those that the compiler needs
-    "edges._keep_kernel": ([FLOATS, LONGS, BYTES, FLOATS, LONGS, *[SIZE] * 3], [True, 512]),
+    "edges._keep_kernel": ([FLOATS, LONGS, BYTES, FLOATS, LONGS, *[SIZE] * 3], [512]),
     "edges._number_kernel": ([LONGS, LONGS, INTS, *[SIZE] * 3], [512]),
     "edges._find_kernel": ([INTS, LONGS, LONGS, LONGS, LONG, *[SIZE] * 3], [512]),
     "edges._degree_kernel": ([FLOATS, LONGS, LONGS, FLOATS, FLOATS, *[SIZE] * 3, "fp32"], [16, 32]),
     "edges._scale_kernel": ([FLOATS, FLOATS, LONGS, LONGS, FLOATS, FLOATS, SIZE, SIZE], [512]),
     "edges._product_kernel": (
         [FLOATS, FLOATS, FLOATS, LONGS, LONGS, LONGS, FLOATS, FLOATS, *[SIZE] * 6],
-        [True, 64, 32],
+        [64, 32],
     ),
     "class_blocks._factor_kernel": ([FLOATS, LONGS, FLOATS, FLOATS, *[SIZE] * 3], [512, 4]),
     "class_blocks._normalize_kernel": ([*[FLOATS] * 7, *[SIZE] * 3], [2.0**-126, 512, 4]),
@@ -139,3 +142,75 @@ def test_the_kernels_compile(name, tmp_path, monkeypatch):
     signature = dict(zip(kernel.arg_names, types + ["constexpr"] * len(constants), strict=True))
     compiled = triton.compile(ASTSource(kernel, signature, constexprs=values), target=GPUTarget("cuda", 90, 32))
     assert compiled.asm["cubin"]
+
+
+# Operations of torch that move no number: views, allocations
+FREE = frozenset(
+    "view _unsafe_view t transpose expand unsqueeze squeeze slice select detach alias permute as_strided split unbind "
+    "_reshape_alias lift_fresh empty new_empty empty_like empty_strided new_empty_strided resize_ diagonal view_as "
+    "unfold split_with_sizes detach_ item _local_scalar_dense set_ result_type is_nonzero chunk".split()
+)
+TRITON = "triton::"
+
+
+@functools.cache
+def is_launch(name):
+    """Whether a span of the profile is a kernel of Triton's, or an operation of torch that has one of its own."""
+    short = name.removeprefix("aten::")
+    if short == name or short in FREE or not hasattr(torch.ops.aten, short):
+        return name.startswith(TRITON)
+    names = [name if each == "default" else f"{name}.{each}" for each in getattr(torch.ops.aten, short).overloads()]
+    return any(
+        torch._C._dispatch_has_kernel_for_dispatch_key(each, key)
+        for each in names
+        for key in ("CUDA", "CPU", "CompositeExplicitAutograd")
+        if torch._C._dispatch_has_kernel(each)
+    )
+
+
+def launches_of_the_refiner(side):
+    """What the default refiner would launch on a GPU, forward and backward, counted by the profiler on a CPU."""
+    refiner = DualGraphRefiner(21, 64)
+    inputs = [torch.randn(2, channels, side, side, requires_grad=True) for channels in (64, 21)]
+
+    def step():
+        out = refiner(*inputs)
+        results = out.soft_labels, out.features[-1]
+        torch.autograd.backward(results, [torch.ones_like(each) for each in results])
+
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    busy_until, found = {}, []
+    for event in sorted(profile.events(), key=lambda e: (e.thread, e.time_range.start, -e.time_range.end)):
+        # An operation inside another is a part of it
+        if is_launch(event.name) and event.time_range.start >= busy_until.get(event.thread, -1):
+            busy_until[event.thread] = event.time_range.end
+            found.append(event.name)
+    return found
+
+
+def test_operations_of_the_refiner_are_no_more_than_those_of_dense():
+    with without("numba"):
+        assert len(launches_of_the_refiner(24)) <= 344  # of dense matrices, by benchmarks/launches.py
+
+
+def interpreted_operations_of_the_refiner_with_tritons_kernels(monkeypatch):
+    """The search as torch does it, since Triton's is not served on every GPU."""
+    from triton.runtime.interpreter import GridExecutor
+
+    def choose(operation, *arguments):
+        is_empty = any(isinstance(each, torch.Tensor) and each.numel() == 0 for each in arguments[:2])
+        names = () if is_empty or operation.name == "neighbors" else ("triton",)
+        return next((kernel for kernel in operation.kernels if kernel.name in names), None)
+
+    def launch(self, *arguments, **settings):
+        with torch.profiler.record_function(TRITON + self.fn.__name__):
+            return run(self, *arguments, **settings)
+
+    run = GridExecutor.__call__
+    monkeypatch.setattr(GridExecutor, "__call__", launch)
+    monkeypatch.setattr(Operation, "choose", choose)
+    found = launches_of_the_refiner(4)
+    assert len(found) <= 200, found
+    assert sum(name.startswith(TRITON) for name in found) >= 30

@@ -1,5 +1,6 @@
 """What is remembered of labeled nodes: mean features of classes, and anchors to look up."""
 
+from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.banks.prototypes import PrototypeBank
 
-__all__ = ["PrototypeBank"]
+__all__ = ["AnchorBank", "PrototypeBank"]

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import widen
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
+from graphcorrect.ops.precision import widen
 
 
 class PrototypeBank(nn.Module):

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect.graphs.class_block import ClassBlockOperator
 from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
 
 ClassSimilarity = Literal["dot", "cosine"]

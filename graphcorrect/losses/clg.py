@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, resize_labels
 from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
+from graphcorrect.ops.precision import full_precision, widen
 
 
 def clg_loss(

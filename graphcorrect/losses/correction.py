@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect.labels import IGNORE_INDEX, labels_of_nodes, resize_labels
 from graphcorrect.losses.clg import CLGLoss, known_labels, weighted_entropy
 from graphcorrect.losses.slg import LabeledNodes, SLGLoss, contrast, unit_prototypes
 from graphcorrect.nodes import image_to_nodes
+from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.refined_labels import RefinedLabels
 
 

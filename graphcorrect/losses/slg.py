@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
 from graphcorrect.ops.pair_sum import pair_sum
+from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from graphcorrect._precision import widen
+from graphcorrect.ops.precision import widen
 from graphcorrect.ops.unit_rows import unit_rows
 
 

@@ -84,7 +84,7 @@ def _tensors(args: tuple[object, ...]) -> list[Tensor]:
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Rules implementations out while it lasts, for tests and counts: ``with without("numba", "triton"): ...``."""
+    """Rules implementations out while it lasts, for tests and counts."""
     added = set(names) - _ruled_out
     _ruled_out.update(added)
     try:

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from graphcorrect.ops._dispatch import Kernel, Operation, triton_refuses
 
-MAX_CLASSES = 4096  # of which a Triton program holds a row whole
-
 
 def label_mix(values: Tensor, log: Tensor, residual: Tensor, share: Tensor | None, bound: float) -> Tensor:
     r""":math:`(1 - s)\, v + s\, \mathrm{softmax}(l + b \tanh(r / b))` for each row.
@@ -44,17 +42,9 @@ def _gradient_definition(share: Tensor, corrected: Tensor, bend: Tensor, grad: T
     return grad - of_corrected, of_log, torch.ops.aten.tanh_backward(of_log, bend)
 
 
-def _triton_refuses(*arguments: Any) -> str | None:
-    if arguments[1].shape[-1] > MAX_CLASSES:
-        return f"Triton's kernel holds a row whole, of at most {MAX_CLASSES} classes, not {arguments[1].shape[-1]}"
-    return triton_refuses(*arguments)
-
-
 _CUDA = "graphcorrect.ops.kernels.cuda.labels"
-OPERATION = Operation("label mix", _definition, Kernel("triton", _triton_refuses, _CUDA, "mix"))
-GRADIENT = Operation(
-    "gradient of label mix", _gradient_definition, Kernel("triton", _triton_refuses, _CUDA, "gradient")
-)
+OPERATION = Operation("label mix", _definition, Kernel("triton", triton_refuses, _CUDA, "mix"))
+GRADIENT = Operation("gradient of label mix", _gradient_definition, Kernel("triton", triton_refuses, _CUDA, "gradient"))
 
 
 @torch.library.custom_op("graphcorrect::label_mix", mutates_args=())

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect._precision import full_precision
 from graphcorrect.ops._compared import compared_rows
 from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_is_missing
 from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.kernels.cpu import filtered_search
 from graphcorrect.ops.kernels.cpu.quantized import QuantizedKeys, quantize_keys
 from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
+from graphcorrect.ops.precision import full_precision
 
 # Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill it.
 MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
@@ -119,7 +119,7 @@ def _faiss_refuses(
         return f"other kernels are faster on {queries.device.type}, or the only ones for {queries.dtype}"
     if scoring != "auto":
         return f'scoring="{scoring}" is asked for'
-    if torch.backends.cpu.get_cpu_capability() != "AVX2":  # type: ignore[no-untyped-call]
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
         return "faiss is faster than torch on processors with AVX2 and no more, which this one is not"
     return None if faiss.is_installed() else 'faiss is not installed: pip install "graphcorrect[faiss]"'
 
@@ -200,7 +200,9 @@ def neighbors(
     mask = None if key_mask is None else key_mask.reshape(batch, key_mask.shape[-1])
     settings = (num_neighbors, exclude_self, normalize, backend, scoring, memory_budget, prepared)
     kernel = NEIGHBORS.choose(rows, of_keys, mask, *settings)
-    _check_scoring(scoring, "torch" if kernel is None else kernel.name, queries)
+    _check_scoring(
+        scoring, "torch" if kernel is None or kernel.name in ("numba", "quantized") else kernel.name, queries
+    )
     with full_precision(queries):
         search = in_tiles if kernel is None else kernel.load()
         similarity, index = search(rows, of_keys, mask, *settings)
@@ -213,17 +215,15 @@ def _(queries: Tensor, keys: Tensor | None, key_mask: Tensor | None, num_neighbo
     return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
 
 
-def _check_scoring(scoring: str, serving: str, queries: Tensor) -> None:
+def _check_scoring(scoring: str, backend: str, queries: Tensor) -> None:
     if scoring in ("auto", "float32"):
         return
-    is_torch = (
-        serving in ("numba", "quantized", "torch") and queries.device.type == "cpu" and queries.dtype != torch.float64
-    )
-    if not (serving == "triton" if scoring == "float16" else is_torch):
+    is_on_cpu = queries.device.type == "cpu" and queries.dtype != torch.float64
+    if not (backend == "triton" if scoring == "float16" else backend == "torch" and is_on_cpu):
         raise ValueError(
             'expected `scoring` of "auto" or "float32" for anything but backend="triton" ("float16") and '
             'backend="torch" on the CPU below float64 ("int8", "bfloat16"), '
-            f'got "{scoring}" for {serving}, {queries.dtype} on {queries.device}'
+            f'got "{scoring}" for backend="{backend}", {queries.dtype} on {queries.device}'
         )
 
 
@@ -250,4 +250,4 @@ def prepare(keys: Tensor, key_mask: Tensor | None = None, *, normalize: bool = T
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and len(rows) and filtered_search.fast_dtypes():
         numba_quantize = filtered_search.numba_file("quantize") if numba_refuses() is None else None
         quantized = quantize_keys(rows, filtered_search.fast_dtypes()[0], numba_quantize)
-    return PreparedKeys(rows.clone() if rows is keys else rows, index, tuple(quantized or ()))
+    return PreparedKeys(rows, index, tuple(quantized or ()))

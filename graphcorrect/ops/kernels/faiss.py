@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.ops._compared import compared_rows
+from graphcorrect.ops.kernels.faiss_index import InvertedLists
 
 _GPU_PROBE = """
 import torch, faiss, faiss.contrib.torch_utils
@@ -27,16 +28,17 @@ assert (index[:, 0].cpu() == torch.arange(64)).all()
 """
 _TEMP_MEMORY = 64 * 2**20  # bytes; faiss reserves 1.5 GiB a device unless told
 NUM_PROBES = 32  # lists that "faiss-ivf" looks into for a query
-_TRAINING_ROWS = 64  # keys a list, of which faiss learns its center
 
 Find = Callable[[Tensor, Tensor, int], "tuple[Tensor, Tensor]"]
 
 
 def is_installed() -> bool:
+    """Whether faiss can be imported."""
     return importlib.util.find_spec("faiss") is not None
 
 
 def version() -> str:
+    """The version of faiss that is installed."""
     return str(_import().__version__)
 
 
@@ -138,36 +140,7 @@ def _find_cuda(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def _find_in_lists(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    return search_index(build_index(keys), queries, count)
-
-
-def build_index(keys: Tensor, *, num_lists: int | None = None) -> Any:
-    """An inverted file over keys (M, D) on the CPU: lists of the keys nearest to each of `num_lists` centers.
-
-    None is about 4 √M lists. Centers are learned of a part of the keys.
-    """
-    faiss = _import()
-    if num_lists is None:
-        num_lists = max(1, min(int(4 * len(keys) ** 0.5), len(keys) // 39))  # below 39 keys a list faiss warns
-    rows = keys.detach().float().contiguous().numpy()
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], num_lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.max_points_per_centroid = _TRAINING_ROWS
-    index.train(rows)
-    index.add(rows)
-    return index
-
-
-def search_index(
-    index: Any, queries: Tensor, num_neighbors: int, num_probes: int = NUM_PROBES
-) -> tuple[Tensor, Tensor]:
-    """Similarity and index (N, k) of the keys of an index, among the `num_probes` lists nearest to each query (N, D).
-
-    Where these lists hold fewer keys than k, similarity is -inf and index -1.
-    """
-    index.nprobe = min(num_probes, index.nlist)
-    values, found = index.search(queries.detach().float().contiguous().numpy(), num_neighbors)
-    values, found = torch.from_numpy(values), torch.from_numpy(found)
-    return values.masked_fill(found < 0, -torch.inf), found
+    return InvertedLists(keys, 0).search(queries, count, NUM_PROBES)
 
 
 @functools.cache

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.ops._compared import compared_rows
-from graphcorrect.ops.kernels.cpu.quantized import Bounds, QuantizedKeys, quantize_keys, quantize_queries
+from graphcorrect.ops.kernels.cpu.quantized import Bounds, QuantizedKeys, quantize_keys, quantize_queries, tiles
 from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
 
 FINE = 8  # keys whose maximum says whether to look at each of them
@@ -164,7 +164,7 @@ class FilteredSearch:
             pending, prepared = left, None
             if len(pending) == 0:
                 break
-        for rows in pending.split(self.tile_rows):
+        for rows in tiles(pending, self.tile_rows):
             similarity[rows], index[rows] = self._search_in_full(rows, similarity.shape[1])
         return useful
 

@@ -19,7 +19,13 @@ def topk_by_groups(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         if num_groups <= 2 * count:  # too little would be left out
             continue
         whole = num_groups * group
-        best = scores[..., :whole].unflatten(-1, (num_groups, group)).amax(-1).topk(count, sorted=False).indices
+        best = (
+            scores[..., :whole]
+            .reshape(*scores.shape[:-1], num_groups, group)
+            .amax(-1)
+            .topk(count, sorted=False)
+            .indices
+        )
         inside = (best[..., None] * group + torch.arange(group, device=scores.device)).flatten(-2)
         rest = torch.arange(whole, scores.shape[-1], device=scores.device).expand(*inside.shape[:-1], -1)
         chosen = torch.cat([inside, rest], -1)

@@ -12,16 +12,9 @@ _TILE = 2048  # entries of a program
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _factor_kernel(  # type: ignore[no-untyped-def]
-    vectors,  # (M, m) float32
-    labels,  # (M,) int64
-    factors,  # (M, C m) float32, written
-    self_weight,  # (M,) float32, written
-    num_rows,
-    width,  # C m
-    rank,  # m
-    WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
+    vectors, labels, factors, self_weight, num_rows, width, rank, WIDTH: tl.constexpr, ROWS: tl.constexpr
 ):
+    """Writes factors (M, W) and self_weight (M,) of vectors (M, rank) and labels (M,) int64."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = row < num_rows
     column = tl.arange(0, WIDTH)
@@ -44,13 +37,13 @@ def factors(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _normalize_kernel(  # type: ignore[no-untyped-def]
-    factors,  # (M, W) float32
-    self_weight,  # (M,) float32
-    sums,  # (B, W) float32, of the factors of each graph
-    degree,  # (M,) float32, written
-    scale,  # (M,) float32, written
-    scaled,  # (M, W) float32, written
-    scaled_self_weight,  # (M,) float32, written
+    factors,
+    self_weight,
+    sums,
+    degree,
+    scale,
+    scaled,
+    scaled_self_weight,
     num_rows,
     width,
     num_nodes,
@@ -58,6 +51,7 @@ def _normalize_kernel(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """Writes `degree` and the three behind it; factors (M, W), their sums (B, W) of each graph, others (M,)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     is_row = row < num_rows
     column = tl.arange(0, WIDTH)[None, :]

@@ -15,23 +15,15 @@ _BLOCK, _NODES, _EDGES = 512, 16, 32  # of a program: edges in a row; nodes; edg
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _keep_kernel(  # type: ignore[no-untyped-def]
-    similarity,  # (B, N, k) float32
-    index,  # (B, N, k) int64
-    mask,  # (B, N) uint8; not read without HAS_MASK
-    weight,  # (B, N, k) float32, written
-    kept,  # (B, N, k) int64, written
-    num_edges,
-    num_nodes,
-    num_neighbors,
-    HAS_MASK: tl.constexpr,
-    BLOCK: tl.constexpr,
+    similarity, index, mask, weight, kept, num_edges, num_nodes, num_neighbors, BLOCK: tl.constexpr
 ):
+    """Writes `weight` and `kept`; all (B, N, k) but the mask, None or (B, N) uint8."""
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = edge < num_edges
     node = edge // num_neighbors
     value = tl.load(similarity + edge, mask=inside, other=0.0)
     is_edge = value > 0
-    if HAS_MASK:
+    if mask is not None:
         is_edge = is_edge & (tl.load(mask + node, mask=inside, other=0) != 0)
     target = tl.load(index + edge, mask=inside, other=0)
     tl.store(weight + edge, tl.where(is_edge, value, 0.0), mask=inside)
@@ -41,22 +33,16 @@ def _keep_kernel(  # type: ignore[no-untyped-def]
 def keep(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weight and index (B, N, k): loops of weight zero for similarity not above zero and outside `mask` (B, N)."""
     weight, kept = torch.empty_like(similarity), torch.empty_like(index)
-    flags = index if mask is None else mask.contiguous().view(torch.uint8)
-    sizes = (index.numel(), *index.shape[-2:])
-    _launch(_keep_kernel, index.numel(), similarity, index, flags, weight, kept, *sizes, HAS_MASK=mask is not None)
+    flags = None if mask is None else mask.contiguous().view(torch.uint8)
+    _launch(_keep_kernel, similarity, index, flags, weight, kept, index.numel(), *index.shape[-2:])
     return weight, kept
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _number_kernel(  # type: ignore[no-untyped-def]
-    index,  # (B, N, k) int64
-    targets,  # (B N, k) int64, written: nodes numbered over the batch
-    keys,  # (B N k,) int32, written: the same, narrow, since sorting reads every bit
-    num_edges,
-    num_nodes,
-    num_neighbors,
-    BLOCK: tl.constexpr,
+    index, targets, keys, num_edges, num_nodes, num_neighbors, BLOCK: tl.constexpr
 ):
+    """Writes the index (B, N, k) with nodes numbered over the batch: int64, and int32 for a faster sort."""
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = edge < num_edges
     node = edge // num_neighbors
@@ -67,16 +53,9 @@ def _number_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _find_kernel(  # type: ignore[no-untyped-def]
-    keys,  # (M k,) int32, sorted
-    order,  # (M k,) int64
-    source,  # (M k,) int64, written
-    offsets,  # (2, M) int64, written
-    num_edges,
-    num_nodes,
-    num_neighbors,
-    bits,  # of num_edges
-    BLOCK: tl.constexpr,
+    keys, order, source, offsets, num_edges, num_nodes, num_neighbors, bits, BLOCK: tl.constexpr
 ):
+    """Writes the source of each of the sorted edges, and offsets (2, M); `bits` are those of `num_edges`."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < num_edges
     tl.store(source + place, tl.load(order + place, mask=inside, other=0) // num_neighbors, mask=inside)
@@ -99,21 +78,20 @@ def sort_edges(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     index = index.contiguous()
     num_edges, total = index.numel(), index.shape[:2].numel()
     targets, keys = index.new_empty(total, index.shape[2]), index.new_empty(num_edges, dtype=torch.int32)
-    _launch(_number_kernel, num_edges, index, targets, keys, num_edges, *index.shape[1:])
+    _launch(_number_kernel, index, targets, keys, num_edges, *index.shape[1:])
     keys, order = keys.sort(stable=True)
     source, offsets = torch.empty_like(order), order.new_empty(2, total)
-    sizes = (num_edges, total, index.shape[2], num_edges.bit_length())
-    _launch(_find_kernel, num_edges, keys, order, source, offsets, *sizes)
+    _launch(_find_kernel, keys, order, source, offsets, num_edges, total, index.shape[2], num_edges.bit_length())
     return targets, order, source, offsets
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _degree_kernel(  # type: ignore[no-untyped-def]
-    weight,  # (M, k) float32
-    order,  # (M k,) int64
-    arriving,  # (M,) int64
-    degree,  # (M,) float32, written
-    scale,  # (M,) float32, written
+    weight,
+    order,
+    arriving,
+    degree,
+    scale,
     num_edges,
     num_nodes,
     num_neighbors,
@@ -121,6 +99,7 @@ def _degree_kernel(  # type: ignore[no-untyped-def]
     NODES: tl.constexpr,
     EDGES: tl.constexpr,
 ):
+    """Writes degree and scale (M,); `arriving` (M,) is where the edges that arrive start in `order`."""
     node = tl.program_id(0).to(tl.int64) * NODES + tl.arange(0, NODES)
     is_node = node < num_nodes
     slot = tl.arange(0, EDGES)[None, :]
@@ -143,16 +122,9 @@ def _degree_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _scale_kernel(  # type: ignore[no-untyped-def]
-    weight,  # (M, k) float32
-    scale,  # (M,) float32
-    targets,  # (M, k) int64
-    order,  # (M k,) int64
-    outgoing,  # (M, k) float32, written
-    incoming,  # (M k,) float32, written
-    num_edges,
-    num_neighbors,
-    BLOCK: tl.constexpr,
+    weight, scale, targets, order, outgoing, incoming, num_edges, num_neighbors, BLOCK: tl.constexpr
 ):
+    """Writes `outgoing` and `incoming`: the weights (M, k), and in the order of `order`."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < num_edges
     edge = tl.load(order + place, mask=inside, other=0)
@@ -176,8 +148,7 @@ def normalize(
         _degree_kernel[(triton.cdiv(num_nodes, _NODES),)](
             weight, order, offsets[1], degree, scale, *sizes, tiny, NODES=_NODES, EDGES=_EDGES
         )
-    tensors = weight, scale, index, order, outgoing, incoming
-    _launch(_scale_kernel, weight.numel(), *tensors, weight.numel(), num_neighbors)
+    _launch(_scale_kernel, weight, scale, index, order, outgoing, incoming, weight.numel(), num_neighbors)
     return degree, scale, outgoing, incoming
 
 
@@ -197,24 +168,24 @@ def _sum_edges(weight, nodes, first, count, entry, row_stride, is_column, EDGES:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _product_kernel(  # type: ignore[no-untyped-def]
-    weight,  # (M, k) float32
-    incoming_weight,  # (M k,) float32
-    values,  # (M, F) float32, of any layout
-    targets,  # (M, k) int64
-    source,  # (M k,) int64
-    arriving,  # (M,) int64
-    degree,  # (M,) float32; not read without HAS_DEGREE
-    product,  # (M, F) float32, written
+    weight,
+    incoming_weight,
+    values,
+    targets,
+    source,
+    arriving,
+    degree,
+    product,
     num_edges,
     num_nodes,
     num_neighbors,
     width,
     row_stride,
     column_stride,
-    HAS_DEGREE: tl.constexpr,
     BLOCK_F: tl.constexpr,
     EDGES: tl.constexpr,
 ):
+    """Writes the product (M, F) of values of any layout; `degree` is None or (M,)."""
     node = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1).to(tl.int64) * BLOCK_F + tl.arange(0, BLOCK_F)
     is_column = column < width
@@ -224,7 +195,7 @@ def _product_kernel(  # type: ignore[no-untyped-def]
     total = _sum_edges(
         weight, targets, node * num_neighbors, num_neighbors, entry, row_stride, is_column, EDGES=EDGES
     ) + _sum_edges(incoming_weight, source, first, count, entry, row_stride, is_column, EDGES=EDGES)
-    if HAS_DEGREE:
+    if degree is not None:
         own = tl.load(entry + node * row_stride, mask=is_column, other=0.0)
         total = tl.where(tl.load(degree + node) == 0, own, total)
     tl.store(product + node * width + column, total, mask=is_column)
@@ -246,9 +217,8 @@ def product(
     with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]  # triton launches on the current device
         _product_kernel[(num_nodes, triton.cdiv(width, block))](
             *(weight.contiguous(), incoming_weight.contiguous(), values, index.contiguous(), source.contiguous()),
-            *(offsets.contiguous()[1], result if degree is None else degree.contiguous(), result),
+            *(offsets.contiguous()[1], None if degree is None else degree.contiguous(), result),
             *(weight.numel(), num_nodes, num_neighbors, width, *values.stride()),
-            HAS_DEGREE=degree is not None,
             BLOCK_F=block,
             EDGES=_EDGES,
             num_warps=2,
@@ -256,6 +226,6 @@ def product(
     return result
 
 
-def _launch(kernel: triton.JITFunction, num_entries: int, *arguments: Any, **settings: bool) -> None:
-    with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        kernel[(triton.cdiv(num_entries, _BLOCK),)](*arguments, BLOCK=_BLOCK, **settings)
+def _launch(kernel: triton.JITFunction, like: Tensor, *arguments: Any) -> None:
+    with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]  # triton launches on the current device
+        kernel[(triton.cdiv(like.numel(), _BLOCK),)](like, *arguments, BLOCK=_BLOCK)

@@ -12,11 +12,11 @@ _TILE = 1024  # entries of a program
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _mix_kernel(  # type: ignore[no-untyped-def]
-    values,  # (M, C) float32, as the others
+    values,
     log,
     residual,
-    share,  # (M,)
-    mixed,  # written, as the last two
+    share,
+    mixed,
     corrected,
     bend,
     num_rows,
@@ -25,6 +25,7 @@ def _mix_kernel(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """Writes `mixed`, `corrected` and `bend`; rows (M, C), share (M,)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < num_rows)[:, None] & (column < width)[None, :]
@@ -53,11 +54,11 @@ def mix(values: Tensor, log: Tensor, residual: Tensor, share: Tensor, bound: flo
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient_kernel(  # type: ignore[no-untyped-def]
-    grad,  # (M, C) float32, as the others
+    grad,
     corrected,
     bend,
-    share,  # (M,)
-    of_values,  # written, as the last two
+    share,
+    of_values,
     of_log,
     of_residual,
     num_rows,
@@ -65,6 +66,7 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """Writes the gradients of values, log and residual; rows (M, C), share (M,)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < num_rows)[:, None] & (column < width)[None, :]

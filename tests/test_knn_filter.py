@@ -1,4 +1,4 @@
-"""Coarse scores that sift the keys: the answer must be that of float32 whatever the data, and the bound must hold."""
+"""Quantized scores that filter the keys: the answer is that of float32 whatever the data, and the bound holds."""
 
 import pytest
 import torch
@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from strategies import draw, random_features
 from test_knn import check, full_sort
 
-from graphcorrect.knn import _screen, knn
+from graphcorrect.neighbors import knn
+from graphcorrect.ops.kernels.cpu import filtered_search
+from graphcorrect.ops.kernels.cpu.quantized import quantize_keys, quantize_queries
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -21,9 +23,9 @@ def scoring(request):
 
 
 @pytest.fixture(autouse=True)
-def _sifts_small_images(monkeypatch):
+def _filters_small_images(monkeypatch):
     """Which are searched in full otherwise where more than a few keys are left."""
-    monkeypatch.setattr(_screen, "FEW_CANDIDATES", 128)
+    monkeypatch.setattr(filtered_search, "MIN_CANDIDATES", 128)
 
 
 def smooth(num_nodes=NUM_KEYS, dim=32, seed=0, noise=0.3):
@@ -91,19 +93,6 @@ def test_masked_keys_are_never_found(scoring, kept):
         check(one, doubles, doubles, 5, tolerance=2e-6, exclude_self=True, key_mask=mask[b])
 
 
-@given(st.integers(0, 10**6), st.floats(-3, 3), st.floats(0, 1))
-def test_bits_of_negative_scores_lose_no_candidate(seed, shift, slack):
-    scores = (random_features(16, 512, seed=seed) + shift).bfloat16()
-    counts, columns = _screen.candidates(scores.view(torch.int16), torch.full((16,), slack), 5, 16, 512) or (None, None)
-    if counts is None:
-        assert shift < 1  # too few scores above zero, or too many candidates
-        return
-    for row, found in enumerate(columns.split(counts.tolist())):
-        kth = scores[row].topk(5).values[-1]
-        needed = (scores[row].double() >= kth.double() - slack).nonzero()[:, 0]
-        assert len(found) == 0 or set(needed.tolist()) <= set(found.tolist())
-
-
 def test_queries_among_other_keys(scoring):
     queries, keys = smooth(33, seed=7), smooth(900, seed=8)
     check(knn(queries, keys, 6, scoring=scoring), queries.double(), keys.double(), 6, tolerance=2e-6)
@@ -129,52 +118,68 @@ def test_what_is_not_finite_is_searched_in_float32(scoring, broken):
     assert ((found.index >= 0) & (found.index < NUM_KEYS)).all()
 
 
+def quantize_file(loops):
+    return filtered_search.numba_file("quantize") if loops == "numba" else None
+
+
 @pytest.mark.parametrize("features", AWKWARD.values(), ids=AWKWARD)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-def test_no_coarse_score_is_off_by_more_than_the_bound(features, dtype):
-    coarse = _screen.round_rows(features, features, dtype)
-    if coarse is None:
+def test_no_score_is_off_by_more_than_the_bound(features, dtype, loops):
+    keys = quantize_keys(features, dtype, quantize_file(loops))
+    if keys is None:
         size = features.abs().amax()
         assert size > 1e11 or size < 1e-10 or (features == features[0]).all()
         return
-    kept = coarse.order < NUM_KEYS
-    order = coarse.order[kept]
+    rows, bounds = quantize_queries(features, keys, quantize_file(loops))
+    kept = keys.permutation < NUM_KEYS
+    order = keys.permutation[kept]
+    assert torch.equal(order[keys.inverse_permutation[:NUM_KEYS]], torch.arange(NUM_KEYS))
     exact = features.double() @ (features.double() - features.mean(0).double())[order].T
-    scores = coarse.queries.double() @ coarse.keys[kept].double().T
+    scores = rows.double() @ keys.rows[kept].double().T
     if dtype == torch.int8:
         step = features.abs().amax(1, keepdim=True).double() / 127
         step = torch.where(step > 0, step, 1.0) * float((features - features.mean(0)).abs().amax()) / 127
     else:
         step = torch.ones(NUM_KEYS, 1).double()
-    torch.testing.assert_close(coarse.errors.unit, step[:, 0], rtol=1e-6, atol=0)
-    usable = coarse.errors.slack.isfinite()
+    torch.testing.assert_close(bounds.unit, step[:, 0], rtol=1e-6, atol=0)
+    usable = bounds.error.isfinite()
     assert usable.any()
     error = ((scores * step - exact).abs() / step)[usable]
-    assert (2 * error <= coarse.errors.slack[usable, None]).all()
-    products = (features @ features[order].T).double()  # in float32, and not less the center
-    error_of_product = ((products - coarse.errors.shift[:, None]) / step - scores)[usable].abs()
-    assert (error_of_product <= coarse.errors.bound[usable, None]).all()
-    # and the bound is not idle: within a few times what does happen
-    assert (error.amax(1) > 0.01 * coarse.errors.slack[usable]).float().mean() > 0.5 or (exact[usable] == 0).all()
+    assert (error <= bounds.error[usable, None]).all()
+    products = (features @ features[order].T).double()  # in float32, and not less the mean
+    error_of_product = ((products - bounds.shift[:, None]) / step - scores)[usable].abs()
+    assert (error_of_product <= bounds.error[usable, None]).all()
+    # and the bound is not idle: within a few times what does happen, for rows that do not cancel
+    tight = error.amax(1) > 0.005 * bounds.error[usable]
+    assert tight.float().mean() > 0.5 or (exact[usable] == 0).all() or not_centered(features)
 
 
-def test_smooth_maps_are_sifted_and_ties_are_searched_in_full(scoring):
-    def rows_in_full(features):
-        rows = torch.nn.functional.normalize(features, dim=1)
-        search = _screen._ImageSearch(rows, rows, True, None, 2**24)
-        similarity, index = torch.empty(NUM_KEYS, 5), torch.empty(NUM_KEYS, 5, dtype=torch.int64)
-        done, left = search._sift(DTYPES[scoring], 0, similarity, index)
-        return NUM_KEYS - done + len(left)
+def not_centered(features):
+    """Whether the mean is so long that rounding the shift is most of the bound."""
+    return features.mean(0).norm() > 100 * (features - features.mean(0)).norm(dim=1).amax()
 
-    assert rows_in_full(smooth()) < 10
-    assert rows_in_full(smooth(2).repeat(NUM_KEYS // 2, 1)) == NUM_KEYS
+
+def rows_in_full(features, scoring, loops):
+    rows = torch.nn.functional.normalize(features, dim=1)
+    search = filtered_search.FilteredSearch(rows, rows, torch.arange(NUM_KEYS), None, 2**24, loops == "numba")
+    similarity, index = torch.empty(NUM_KEYS, 5), torch.empty(NUM_KEYS, 5, dtype=torch.int64)
+    keys = quantize_keys(rows, DTYPES[scoring], None)
+    if keys is None:
+        return NUM_KEYS
+    return len(search.filter(keys, torch.arange(NUM_KEYS), similarity, index, 5 + 128))
+
+
+def test_smooth_maps_are_filtered_and_ties_are_searched_in_full(scoring, loops):
+    assert rows_in_full(smooth(), scoring, loops) < 10
+    assert rows_in_full(smooth(2).repeat(NUM_KEYS // 2, 1), scoring, loops) == NUM_KEYS
 
 
 def test_what_int8_cannot_tell_apart_is_left_to_bfloat16_at_once(monkeypatch):
-    monkeypatch.setattr(_screen, "FEW_CANDIDATES", 0)
-    tried, round_rows = [], _screen.round_rows
-    monkeypatch.setattr(_screen, "fast_dtypes", lambda: (torch.int8, torch.bfloat16))
-    monkeypatch.setattr(_screen, "round_rows", lambda *rows: tried.append(rows[2]) or round_rows(*rows))
+    monkeypatch.setattr(filtered_search, "MIN_CANDIDATES", 0)
+    tried, quantize = [], filtered_search.quantize_keys
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(filtered_search, "fast_dtypes", lambda: (torch.int8, torch.bfloat16))
+    monkeypatch.setattr(filtered_search, "quantize_keys", lambda *rows: tried.append(rows[1]) or quantize(*rows))
     crowded = torch.stack([10 + random_features(2048, 32, seed=seed).float() for seed in range(3)])
     found = knn(crowded, None, 5, exclude_self=True)
     assert tried == [torch.int8, torch.bfloat16, torch.bfloat16, torch.bfloat16]  # int8 for the first image alone
@@ -198,18 +203,22 @@ def test_what_int8_cannot_tell_apart_is_left_to_bfloat16_at_once(monkeypatch):
 )
 def test_what_is_fast_depends_on_the_processor(monkeypatch, has, expected):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for name in ("vnni", "avx512_bf16", "amx_tile"):
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in has.split(), raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": f"{has} Xeon"}, raising=False)
-    assert _screen.fast_dtypes.__wrapped__() == expected
+    assert filtered_search.fast_dtypes.__wrapped__() == expected
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in torch 2.4
-    assert "Intel" in has or _screen.fast_dtypes.__wrapped__() == expected
+    assert "Intel" in has or filtered_search.fast_dtypes.__wrapped__() == expected
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")  # told to do without, or without
+    assert filtered_search.fast_dtypes.__wrapped__() == ()
 
 
 def test_automatic_scoring_depends_on_the_processor_and_the_size(monkeypatch):
     seen = []
-    monkeypatch.setattr(_screen, "fast_dtypes", lambda: (torch.bfloat16,))
-    monkeypatch.setattr(_screen, "round_rows", lambda queries, keys, dtype: seen.append(dtype))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(filtered_search, "fast_dtypes", lambda: (torch.bfloat16,))
+    monkeypatch.setattr(filtered_search, "quantize_keys", lambda keys, dtype, _: seen.append(dtype))
     for num_nodes, dim in ((NUM_KEYS, 32), (NUM_KEYS, 31), (100, 64), (240, 64), (240, 1100)):
         features = smooth(num_nodes, dim)
         check(knn(features, None, 5), features.double(), features.double(), 5, tolerance=2e-6)

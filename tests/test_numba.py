@@ -4,24 +4,22 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pytest
 import torch
-from graphcorrect.knn import _rounded, _screen
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import draw, random_features
 
-from graphcorrect import _eager
-from graphcorrect.graphs.neighbor import Edges
-from graphcorrect.nodes import unit_rows
+from graphcorrect.ops._dispatch import numba_refuses, without
+from graphcorrect.ops.kernels.cpu import filtered_search, quantized
+from graphcorrect.ops.unit_rows import unit_rows
 
 numba = pytest.importorskip("numba")
 
-from graphcorrect.knn import _numba_sift  # noqa: E402
-
 from graphcorrect.ops.kernels.cpu import _compile as _numba_loops  # noqa: E402
+from graphcorrect.ops.kernels.cpu import filter as numba_filter  # noqa: E402
+from graphcorrect.ops.kernels.cpu import quantize as numba_quantize  # noqa: E402
 
 
 def said_by(script, **environment):
@@ -35,39 +33,30 @@ def said_by(script, **environment):
 
 SEARCH = """
 import sys, torch
-from graphcorrect import _eager, knn
+from graphcorrect import knn
+from graphcorrect.ops._dispatch import numba_refuses
 rows = torch.randn(700, 32, generator=torch.Generator().manual_seed(0))
 found = knn(rows, None, 5, exclude_self=True, scoring="bfloat16")
 """
 
 
-def test_loops_serve_floats_on_a_cpu_outside_a_compiler():
-    assert _eager.may_loop(torch.zeros(3))
-    assert _eager.may_loop(torch.zeros(3, dtype=torch.float64))
-    assert not _eager.may_loop(torch.zeros(3, dtype=torch.float16))
-    assert not _eager.may_loop(torch.zeros(3, dtype=torch.int64))
-    assert not _eager.may_loop(torch.zeros(3, device="meta"))
-    seen = []
-
-    def look(*values):
-        seen.append(_eager.may_loop(*values))
-        return values[-1] + 1
-
-    torch.compile(look, backend="eager")(torch.zeros(3))
-    torch.func.vmap(look)(torch.zeros(2, 3))
-    torch.func.grad(lambda values: look(values).sum())(torch.zeros(3))
-    torch.func.vmap(partial(look, torch.zeros(3)))(torch.zeros(2, 3, dtype=torch.int64))
-    assert seen == [False] * 4
+def test_numba_serves_floats_on_a_cpu():
+    assert numba_refuses(torch.zeros(3)) is None
+    assert numba_refuses(torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.int64)) is None
+    assert "float16" in numba_refuses(torch.zeros(3), torch.zeros(3, dtype=torch.float16))
+    assert "meta" in numba_refuses(torch.zeros(3, device="meta"))
+    with without("numba"):
+        assert numba_refuses(torch.zeros(3)) is not None
 
 
 def test_numba_is_left_alone_where_the_environment_says_so():
-    ask = SEARCH + "print('numba' in sys.modules, _eager.may_loop(rows))"
+    ask = SEARCH + "print('numba' in sys.modules, numba_refuses(rows) is None)"
     assert said_by(ask) == ["True", "True"]
     assert said_by(ask, GRAPHCORRECT_NUMBA="0") == ["False", "False"]
 
 
 def test_without_numba_the_answer_is_the_same():
-    ask = SEARCH + "print(found.index.sum().item(), _eager.may_loop(rows))"
+    ask = SEARCH + "print(found.index.sum().item(), numba_refuses(rows) is None)"
     assert said_by("import sys; sys.modules['numba'] = None" + ask) == [said_by(ask)[0], "False"]
 
 
@@ -75,11 +64,11 @@ def test_without_numba_the_answer_is_the_same():
 def test_a_process_forked_after_a_loop_ran_does_without():
     fork = """
 import os
-print(_eager.may_loop(rows), flush=True)
+print(numba_refuses(rows) is None, flush=True)
 if (child := os.fork()) == 0:
     torch.set_num_threads(1)  # as a DataLoader's worker does
     again = knn(rows, None, 5, exclude_self=True, scoring="bfloat16")
-    print(_eager.may_loop(rows), torch.equal(again.index, found.index), flush=True)
+    print(numba_refuses(rows) is None, torch.equal(again.index, found.index), flush=True)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 """
@@ -94,7 +83,7 @@ def test_threads_that_bear_no_company_are_not_used(monkeypatch):
 
 
 def test_loops_run_on_torch_s_threads_and_leave_numba_s_number_alone(monkeypatch):
-    assert _eager.may_loop(torch.ones(1))  # which runs one, the first time that it is asked
+    assert numba_refuses(torch.ones(1)) is None  # which runs one, the first time that it is asked
     seen, set_number = [], numba.set_num_threads
     monkeypatch.setattr(numba, "set_num_threads", lambda number: seen.append(number) or set_number(number))
     before = numba.get_num_threads()
@@ -129,70 +118,50 @@ def test_where_nothing_can_be_written_loops_are_compiled_all_the_same(monkeypatc
     assert values.tolist() == [7.0] * 3
 
 
-@given(st.integers(0, 10**6), st.floats(0, 3), st.sampled_from([torch.int32, torch.int16]))
-def test_the_lower_threshold_of_a_loop_is_torch_s(seed, slack, dtype):
-    if dtype == torch.int16:
-        threshold = (random_features(64, 1, seed=seed) * 4).bfloat16().view(torch.int16)
-        slacks = torch.full((64,), slack, dtype=torch.float64)
-    else:
-        threshold = torch.randint(-(2**31), 2**31, (64, 1), generator=draw(seed)).to(torch.int32)
-        slacks = torch.full((64,), slack * 2**29, dtype=torch.float64)
-    slacks[0] = torch.inf
-    expected = _screen._lower(threshold, slacks[:, None])[:, 0].tolist()
-    room = torch.empty(1).numpy()
-    given_ = zip(threshold[:, 0].tolist(), slacks.tolist(), strict=True)
-    assert [_numba_sift._lower(t, s, dtype == torch.int32, room) for t, s in given_] == expected
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+@given(lower=st.lists(st.floats(-4.0e9, 4.0e9), min_size=1, max_size=20))
+def test_a_bound_as_a_score_is_torch_s_and_no_larger(lower, dtype):
+    lower = torch.tensor([*lower, -torch.inf, torch.inf, torch.nan, 0.0], dtype=torch.float64)
+    expected = filtered_search._as_score(lower, dtype)
+    word = torch.empty(1).numpy()
+    assert [numba_filter.as_score(each, dtype == torch.int32, word) for each in lower.tolist()] == expected.tolist()
+    known = (expected < torch.iinfo(dtype).max) & lower.isfinite()
+    score = expected if dtype == torch.int32 else expected.view(torch.bfloat16)
+    assert (score.double()[known] <= lower[known]).all()
 
 
-def test_a_loop_scores_fewer_keys_than_coarse_scores_alone_would_leave():
+@pytest.mark.parametrize("best_candidates", [numba_filter.best_candidates, filtered_search.best_candidates])
+def test_few_keys_are_scored_in_float32_and_the_best_of_them_are_the_best_of_all(best_candidates):
     centers, labels = random_features(5, 32, seed=3), torch.arange(640) % 5
     rows = unit_rows((centers[labels] + 0.3 * random_features(640, 32, seed=5)).float())
-    coarse = _rounded.round_rows(rows, rows, torch.int8)
-    scores = torch._int_mm(coarse.queries, coarse.keys.mT)
-    threshold = scores.view(640, 32, -1).amax(1).topk(5).values[:, -1:]
-    alone = (scores >= threshold - coarse.errors.slack[:, None]).sum()
-    nothing = torch.zeros(0, dtype=torch.int64)
+    keys = quantized.quantize_keys(rows, torch.int8, None)
+    queries, bounds = quantized.quantize_queries(rows, keys, None)
+    scores = torch._int_mm(queries, keys.rows.mT)
     similarity, index = torch.empty(640, 5), torch.empty(640, 5, dtype=torch.int64)
-    left, seen = _numba_sift.best_of_sifted(
-        scores, coarse.errors, coarse.order, nothing, rows, rows, similarity, index, group=32, fine=8, most=512
+    counts = best_candidates(
+        scores, bounds, keys.permutation, torch.zeros(0).long(), rows, rows, similarity, index, 32, 8, 512
     )
-    assert len(left) == 0
-    assert 5 * 640 <= seen < 0.75 * alone
+    assert (counts >= 5).all()
+    assert counts.float().mean() < 64
     torch.testing.assert_close(similarity, (rows @ rows.T).topk(5).values, rtol=0, atol=1e-6)
+    bounds = bounds._replace(error=torch.full_like(bounds.error, torch.inf))
+    arguments = (keys.permutation, torch.zeros(0).long(), rows, rows, similarity, index, 32, 8, 512)
+    assert (best_candidates(scores, bounds, *arguments) < 0).all()  # no bound is known: no answer
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
-def test_rounding_in_a_loop_is_torch_s(dtype, monkeypatch):
+def test_rows_are_quantized_by_numba_as_by_torch(dtype):
     rows = random_features(70, 24).float() * torch.logspace(-30, 10, 70)[:, None]
     rows[5], rows[6] = 0.0, torch.linspace(-1, 1, 24)
     rows[7] = 1 + 2.0**-8 * torch.arange(24)  # halfway between two bfloat16 numbers, every other time
     order = torch.randperm(80, generator=draw(1))
     options = {"order": order, "center": rows[10:20].mean(0), "step": 0.01}
 
-    def rounded():
-        return *_rounded._round(rows, dtype), *_rounded._round(rows[:20], dtype, **options)
+    def by(kernels):
+        return *quantized._quantize(rows, dtype, kernels), *quantized._quantize(rows[:20], dtype, kernels, **options)
 
-    looped = rounded()
-    monkeypatch.setattr(_eager, "_numba_loops", lambda: None)
-    for found, expected in zip(looped, rounded(), strict=True):
+    for found, expected in zip(by(numba_quantize), by(None), strict=True):
         if found.dtype == dtype:
             assert torch.equal(found, expected)
         else:
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-30)
-
-
-@given(batch=st.integers(1, 4), nodes=st.integers(1, 40), k=st.integers(1, 6), seed=st.integers(0, 1000))
-def test_edges_sorted_by_counting_are_those_sorted(batch, nodes, k, seed):
-    index = torch.randint(nodes, (batch, nodes, k), generator=draw(seed))
-    for mine, theirs in zip(Edges.between(index, True), Edges.between(index, False), strict=True):
-        assert mine.dtype == torch.int32
-        assert torch.equal(mine.long(), theirs.long())
-
-
-@pytest.mark.parametrize("stray", [-1, 5, 2**40])
-def test_edges_that_lead_out_of_their_graph_are_left_to_torch(stray):
-    index = torch.randint(5, (2, 5, 3), generator=draw(0))
-    index[1, 2, 0] = stray
-    for mine, theirs in zip(Edges.between(index, True), Edges.between(index, False), strict=True):
-        assert mine.dtype == torch.int64
-        assert torch.equal(mine, theirs)

@@ -1,19 +1,25 @@
 """AnchorBank: labeled nodes to look up, balanced by class, and what they say about a query."""
 
-from typing import get_args
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._precision import full_precision, widen
 from graphcorrect._typing import Backend
-from graphcorrect.distributed import gather_rows, rank
-from graphcorrect.functional import to_simplex
+from graphcorrect.banks import _reservoir
+from graphcorrect.banks._lookup import PackedAnchors
+from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.neighbors import knn
 from graphcorrect.nodes import image_to_nodes
+from graphcorrect.ops.kernels import faiss_index
+from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
+
+Index = Literal["flat", "ivf"]
 
 
 class AnchorBank(nn.Module):
@@ -28,8 +34,11 @@ class AnchorBank(nn.Module):
     where n_c, the number of anchors of class c, undoes what is left of the imbalance.
 
     Each class holds a uniform sample of all its nodes that `update` has seen, or, with `decay` below 1, of the recent
-    ones: every node draws a random key, and the class keeps the `capacity_per_class` largest. Samples drawn so can be
-    merged, which makes the bank the same on every rank.
+    ones: every node draws a random priority, and the class keeps the `capacity_per_class` largest. Draws are those of
+    the joined batch, which makes the bank the same on every rank, and the same as on one process.
+
+    An `update` costs what its nodes cost, whatever the bank holds. The first look-up after it packs the anchors into
+    rows, which those that follow share.
 
     Args:
         num_classes: C.
@@ -42,13 +51,23 @@ class AnchorBank(nn.Module):
         eps: floor of the anchors' posterior, in (0, 1]: no class is ruled out.
         decay: in (0, 1]; each `update` multiplies the odds of older anchors to stay by it. Below 1 the bank follows a
             network that is being trained.
-        backend: of :func:`graphcorrect.knn`.
+        quota_per_image: most nodes of one class that one image of an `update` may offer, drawn at random; None for all.
+            Neighboring pixels are near copies: the same capacity then holds nodes of more images.
+        key_dim: entries to which keys are narrowed for the search, by the principal directions of the bank's rows; None
+            searches by all of them.
+        index: "flat" compares a query with every anchor: exact. "ivf" sorts the anchors into lists by faiss, and a
+            query reads the nearest few: approximate, on a CPU alone, and worth it for a bank that rests, since the
+            lists are made anew at the first look-up after an update.
+        num_lists: of "ivf"; None for about four times the square root of the number of anchors.
+        num_probes: lists that a query reads; more find more of the nearest anchors and take longer.
+        backend: of :func:`graphcorrect.knn`, for "flat".
         ignore_index: label left out.
-        seed: of the random keys.
+        validate_args: False takes labels outside the classes for ignored ones, and `update` does not wait for a GPU.
+        seed: of the random priorities.
 
     Attributes:
-        features: (C, capacity, D) float32 unit rows, persistent.
-        priority: (C, capacity) float32, the log of the random keys, -inf in empty slots; persistent.
+        features: (C, capacity, D) float32 unit rows, persistent; a class fills its slots from the first one on.
+        priority: (C, capacity) float32, the log of random numbers, -inf in empty slots; persistent.
         num_updates: () int64, persistent.
     """
 
@@ -67,8 +86,14 @@ class AnchorBank(nn.Module):
         strength: float = 1.0,
         eps: float = 0.1,
         decay: float = 1.0,
+        quota_per_image: int | None = None,
+        key_dim: int | None = None,
+        index: Index = "flat",
+        num_lists: int | None = None,
+        num_probes: int = 16,
         backend: Backend = "auto",
         ignore_index: int = IGNORE_INDEX,
+        validate_args: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -80,6 +105,17 @@ class AnchorBank(nn.Module):
         _checks.in_interval("strength", strength, 0.0, float("inf"), open_high=True)
         _checks.in_interval("eps", eps, 0.0, 1.0, open_low=True)
         _checks.in_interval("decay", decay, 0.0, 1.0, open_low=True)
+        if quota_per_image is not None:
+            _checks.integer_at_least("quota_per_image", quota_per_image, 1)
+        if key_dim is not None:
+            _checks.integer_at_least("key_dim", key_dim, 1)
+            _checks.in_interval("key_dim", key_dim, 1, feature_dim)
+        _checks.one_of("index", index, get_args(Index))
+        if num_lists is not None:
+            _checks.integer_at_least("num_lists", num_lists, 1)
+        _checks.integer_at_least("num_probes", num_probes, 1)
+        if index == "ivf":
+            faiss_index.require_installed()
         _checks.one_of("backend", backend, get_args(Backend))
         self.num_classes = num_classes
         self.feature_dim = feature_dim
@@ -89,9 +125,16 @@ class AnchorBank(nn.Module):
         self.strength = strength
         self.eps = eps
         self.decay = decay
+        self.quota_per_image = quota_per_image
+        self.key_dim = key_dim
+        self.index: Index = index
+        self.num_lists = num_lists
+        self.num_probes = num_probes
         self.backend: Backend = backend
         self.ignore_index = ignore_index
+        self.validate_args = validate_args
         self.seed = seed
+        self._cache: PackedAnchors | None = None
         self.register_buffer("features", torch.zeros(num_classes, capacity_per_class, feature_dim))
         self.register_buffer("priority", torch.full((num_classes, capacity_per_class), -torch.inf))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
@@ -108,52 +151,36 @@ class AnchorBank(nn.Module):
         Nodes with a NaN or Inf among their features are left out.
 
         Args:
-            features: (..., N, D) nodes or (B, D, H, W) images, floating point, any scale.
+            features: (..., N, D) nodes or (B, D, H, W) images, floating point, any scale. For `quota_per_image` the N
+                nodes of one leading index are an image.
             labels: (..., N), or (B, H', W') of any resolution (pooled to that of the features by majority vote);
                 integers in [0, C) or `ignore_index`.
 
         Raises:
-            ValueError: shapes do not fit, or a label is outside the classes.
+            ValueError: shapes or devices do not fit, or a label is outside the classes.
             TypeError: dtypes do not fit.
         """
-        nodes, node_labels = labeled_nodes(features, labels, self.num_classes, ignore_index=self.ignore_index)
+        nodes, node_labels = labeled_nodes(
+            features, labels, self.num_classes, ignore_index=self.ignore_index, validate_args=self.validate_args
+        )
         _checks.size("features", features, 1 if features.ndim == 4 else -1, self.feature_dim, "entries a node")
-        rows = unit_rows(widen(nodes).reshape(-1, self.feature_dim)).to(self.features.dtype)
+        _checks.same_device("features", features, "the bank", self.features)
+        with full_precision(nodes):
+            rows = unit_rows(widen(nodes).reshape(-1, self.feature_dim)).to(self.features.dtype)
         row_labels = node_labels.reshape(-1)
-        usable = (row_labels != self.ignore_index) & torch.isfinite(rows).all(-1)
-        rows, row_labels = rows[usable], row_labels[usable]
-        priority = self._draw_priority(len(rows)).to(rows.device)
-        # More than `capacity` of one class from one rank can't stay: leave them out before anything is sent.
-        kept = _largest_of_each_class(priority, row_labels, self.capacity_per_class)
-        rows, row_labels, priority = (gather_rows(part[kept]) for part in (rows, row_labels, priority))
-        self._merge(rows, row_labels, priority)
+        is_used = (row_labels != self.ignore_index) & rows.sum(-1).isfinite()
+        row_labels = torch.where(is_used, row_labels, self.num_classes)
+        starts = torch.zeros_like(node_labels)
+        starts[..., :1] = 1
+        rows, row_labels, starts = (gather_rows(part) for part in (rows, row_labels, starts.reshape(-1)))
+        if len(rows):
+            draws = _reservoir.draw(len(rows), self.seed, self.num_updates)
+            if self.quota_per_image is not None:
+                image_and_class = (starts.cumsum(0) - 1) * (self.num_classes + 1) + row_labels
+                is_within = _reservoir.limit_per_group(image_and_class, draws, self.quota_per_image)
+                row_labels = torch.where(is_within, row_labels, self.num_classes)
+            _reservoir.offer(self.features, self.priority, rows, row_labels, draws, self.decay)
         self.num_updates += 1
-
-    def _draw_priority(self, count: int) -> Tensor:
-        """Logs of uniform random numbers, from a stream of its own for each update and rank."""
-        generator = torch.Generator().manual_seed(hash((self.seed, int(self.num_updates), rank())) % 2**63)
-        # 1 - u lies in (0, 1]; float64 first, so that ties among millions of keys stay rare
-        return (-torch.rand(count, generator=generator, dtype=torch.float64)).log1p().float()
-
-    def _merge(self, rows: Tensor, labels: Tensor, priority: Tensor) -> None:
-        """Keeps, of each class, the rows of largest priority among the bank's and the new ones."""
-        # A key u falls to u ** (1 / weight): with weights falling by `decay` an update, older keys sink.
-        # Only in classes with new nodes: the others have nothing to make room for. And never down to an empty slot's.
-        is_offered = torch.zeros(self.num_classes, dtype=torch.bool, device=labels.device)
-        is_offered[labels] = True
-        aged = (self.priority / self.decay).clamp_min(torch.finfo(self.priority.dtype).min)
-        is_aging = is_offered[:, None] & (self.priority > -torch.inf)
-        old_priority = torch.where(is_aging, aged, self.priority)
-        old_labels = torch.arange(self.num_classes, device=labels.device).repeat_interleave(self.capacity_per_class)
-        held = old_priority.reshape(-1) > -torch.inf
-        rows = torch.cat([self.features.reshape(-1, self.feature_dim)[held], rows])
-        labels = torch.cat([old_labels[held], labels])
-        priority = torch.cat([old_priority.reshape(-1)[held], priority])
-        kept = _largest_of_each_class(priority, labels, self.capacity_per_class)
-        rows, labels, priority = rows[kept], labels[kept], priority[kept]
-        slot = labels * self.capacity_per_class + _place_in_class(labels)
-        self.features.zero_().view(-1, self.feature_dim).index_copy_(0, slot, rows)
-        self.priority.fill_(-torch.inf).view(-1).index_copy_(0, slot, priority)
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
@@ -170,36 +197,17 @@ class AnchorBank(nn.Module):
             ValueError: shapes do not fit.
             TypeError: `features` is not floating point.
         """
-        _checks.floating("features", features)
-        _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")
-        _checks.size("features", features, 1 if features.ndim == 4 else -1, self.feature_dim, "entries a node")
-        _checks.same_device("features", features, "the bank", self.features)
+        self.check_keys("features", features)
         nodes = widen(image_to_nodes(features) if features.ndim == 4 else features)
         with full_precision(nodes):
-            posterior = self._posterior(nodes.reshape(-1, self.feature_dim)).to(features.dtype)
+            anchors = self._packed()
+            rows = nodes.reshape(-1, self.feature_dim)
+            found = anchors.nearest(rows, self.num_neighbors, backend=self.backend, num_probes=self.num_probes)
+            posterior = anchors.votes(*found, self.num_classes, self.temperature).to(features.dtype)
         posterior = posterior.reshape(*nodes.shape[:-1], self.num_classes)
         if features.ndim == 4:
             return posterior.transpose(1, 2).reshape(-1, self.num_classes, *features.shape[-2:])
         return posterior
-
-    def _posterior(self, queries: Tensor) -> Tensor:
-        is_held = self.priority.reshape(-1) > -torch.inf
-        anchors = self.features.reshape(-1, self.feature_dim)[is_held].to(queries.dtype)
-        if len(anchors) == 0:
-            raise RuntimeError(
-                "expected an AnchorBank with anchors, got an empty one; call update(features, labels) first"
-            )
-        classes = torch.arange(self.num_classes, device=queries.device).repeat_interleave(self.capacity_per_class)[
-            is_held
-        ]
-        count = min(self.num_neighbors, len(anchors))
-        similarity, index = knn(queries, anchors, count, backend=self.backend)
-        weight = (similarity / self.temperature).softmax(-1)
-        found = classes[index]  # (M, k)
-        weight = weight / self.counts.to(weight.dtype)[found]
-        votes = queries.new_zeros(len(queries), self.num_classes).scatter_add_(1, found, weight)
-        uniform = torch.full_like(votes, 1 / self.num_classes)
-        return to_simplex(votes, otherwise=uniform)
 
     def correct(self, probabilities: Tensor, features: Tensor) -> Tensor:
         """Moves probabilities towards the anchors' posterior: p · (r + eps)^strength, renormalized.
@@ -220,25 +228,45 @@ class AnchorBank(nn.Module):
         corrected: Tensor = weighted / weighted.sum(class_dim, keepdim=True)
         return corrected.to(probabilities.dtype)
 
+    def check_keys(self, name: str, features: Tensor) -> None:
+        """Refuses what cannot be looked up here; `name` is what messages call `features`.
+
+        Raises:
+            ValueError: shape or device do not fit.
+            TypeError: `features` is not floating point.
+        """
+        _checks.floating(name, features)
+        _checks.at_least_2d(name, features, "(..., N, D) or (B, D, H, W)")
+        _checks.size(name, features, 1 if features.ndim == 4 else -1, self.feature_dim, "entries a node")
+        _checks.same_device(name, features, "the bank", self.features)
+
+    def _packed(self) -> PackedAnchors:
+        """The anchors as rows, packed anew if a buffer was written or replaced since."""
+        num_lists = (self.num_lists or 0) if self.index == "ivf" else None
+        settings = self.key_dim, num_lists
+        if self._cache is None or not self._cache.is_of(self.features, self.priority, *settings):
+            counts = self.counts.tolist()
+            if sum(counts) == 0:
+                raise RuntimeError(
+                    "expected an AnchorBank with anchors, got an empty one; call update(features, labels) first"
+                )
+            self._cache = PackedAnchors(self.features, self.priority, counts, *settings)
+        return self._cache
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorBank:
+        self._cache = None  # which would keep the buffers of the old device
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None}
+
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""
         return (
             f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, "
             f"capacity_per_class={self.capacity_per_class}, num_neighbors={self.num_neighbors}, "
             f"temperature={self.temperature}, strength={self.strength}, eps={self.eps}, decay={self.decay}, "
-            f"backend={self.backend!r}"
+            f"quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, "
+            f"index={self.index!r}, num_lists={self.num_lists}, num_probes={self.num_probes}, backend={self.backend!r}"
         )
-
-
-def _place_in_class(sorted_labels: Tensor) -> Tensor:
-    """For labels in ascending order: how many of the same label stand before each."""
-    return torch.arange(len(sorted_labels), device=sorted_labels.device) - torch.searchsorted(
-        sorted_labels, sorted_labels
-    )
-
-
-def _largest_of_each_class(priority: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Positions of the `count` largest priorities of each class, by class, largest first."""
-    order = priority.argsort(descending=True, stable=True)
-    order = order[labels[order].argsort(stable=True)]
-    return order[_place_in_class(labels[order]) < count]
