@@ -93,7 +93,8 @@ def interpreted_label_mixes(size, device=None):
     share = torch.rand(*size[:-1], 1, generator=draw(4))
     log[..., 0, 0] = -200.0
     _, corrected, bend = agree(label_mix.OPERATION, values, log, 20 * residual, share, 10.0, device=device)
-    agree(label_mix.GRADIENT, share, corrected, bend, grad, device=device)
+    for laid_out in (grad, grad.mT.contiguous().mT, grad[..., :1].expand(grad.shape)):
+        agree(label_mix.GRADIENT, share, corrected, bend, laid_out, device=device)
 
 
 @pytest.mark.gpu
@@ -122,7 +123,7 @@ KERNELS = {  # the types of their arguments, then the values of those that the c
     "class_blocks._factor_kernel": ([FLOATS, LONGS, FLOATS, FLOATS, *[SIZE] * 3], [512, 4]),
     "class_blocks._normalize_kernel": ([*[FLOATS] * 7, *[SIZE] * 3], [2.0**-126, 512, 4]),
     "labels._mix_kernel": ([*[FLOATS] * 7, SIZE, SIZE, "fp32"], [32, 32]),
-    "labels._gradient_kernel": ([*[FLOATS] * 7, SIZE, SIZE], [32, 32]),
+    "labels._gradient_kernel": ([*[FLOATS] * 7, *[SIZE] * 6], [32, 32]),
 }
 
 

@@ -37,6 +37,7 @@ def _definition(
 
 def _gradient_definition(share: Tensor, corrected: Tensor, bend: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of values, log and residual."""
+    grad = grad.contiguous()
     of_corrected = share * grad
     of_log = torch._softmax_backward_data(of_corrected, corrected, -1, corrected.dtype)
     return grad - of_corrected, of_log, torch.ops.aten.tanh_backward(of_log, bend)
@@ -65,7 +66,7 @@ def _(values: Tensor, log: Tensor, residual: Tensor, share: Tensor, bound: float
 @torch.library.custom_op("graphcorrect::label_mix_gradient", mutates_args=())
 def _label_mix_gradient(share: Tensor, corrected: Tensor, bend: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     share = share.expand(*grad.shape[:-1], 1)
-    of_values, of_log, of_residual = GRADIENT(*(rows.contiguous() for rows in (share, corrected, bend, grad)))
+    of_values, of_log, of_residual = GRADIENT(*(rows.contiguous() for rows in (share, corrected, bend)), grad)
     return of_values, of_log, of_residual
 
 

@@ -54,24 +54,29 @@ def mix(values: Tensor, log: Tensor, residual: Tensor, share: Tensor, bound: flo
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gradient_kernel(  # type: ignore[no-untyped-def]
+    bend,
     grad,
     corrected,
-    bend,
     share,
     of_values,
     of_log,
     of_residual,
+    num_nodes,
+    graph_stride,
+    node_stride,
+    class_stride,
     num_rows,
     width,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Writes the gradients of values, log and residual; rows (M, C), share (M,)."""
+    """Writes the gradients of values, log and residual; rows (M, C) but `grad` (B, N, C) of any layout, share (M,)."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < num_rows)[:, None] & (column < width)[None, :]
     place = row[:, None] * width + column[None, :]
-    whole = tl.load(grad + place, mask=inside, other=0.0)
+    of_row = row // num_nodes * graph_stride + row % num_nodes * node_stride
+    whole = tl.load(grad + of_row[:, None] + (column * class_stride)[None, :], mask=inside, other=0.0)
     part = tl.load(share + row, mask=row < num_rows, other=0.0)[:, None] * whole
     other = tl.load(corrected + place, mask=inside, other=0.0)
     tanh = tl.load(bend + place, mask=inside, other=0.0)
@@ -83,16 +88,18 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
 
 def gradient(share: Tensor, corrected: Tensor, bend: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of values, log and residual (..., C)."""
-    results = torch.empty_like(grad), torch.empty_like(grad), torch.empty_like(grad)
-    _launch(_gradient_kernel, grad, corrected, bend, share, *results)
+    results = torch.empty_like(bend), torch.empty_like(bend), torch.empty_like(bend)
+    # As pixels of an image, whose gradient comes in the layout of the image, without a copy
+    by_graph = grad[None] if grad.ndim == 2 else grad.flatten(0, -3)
+    _launch(_gradient_kernel, bend, by_graph, corrected, share, *results, by_graph.shape[1], *by_graph.stride())
     return results
 
 
-def _launch(kernel: triton.JITFunction, rows: Tensor, *tensors: Tensor, **settings: Any) -> None:
+def _launch(kernel: triton.JITFunction, rows: Tensor, *arguments: Any, **settings: Any) -> None:
     width = rows.shape[-1]
     padded, num_rows = triton.next_power_of_2(width), rows.numel() // width
     rows_each = max(1, _TILE // padded)
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]  # triton launches on the current device
         kernel[(triton.cdiv(num_rows, rows_each),)](
-            rows, *tensors, num_rows, width, WIDTH=padded, ROWS=rows_each, **settings
+            rows, *arguments, num_rows, width, WIDTH=padded, ROWS=rows_each, **settings
         )
