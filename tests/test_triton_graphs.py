@@ -47,8 +47,7 @@ def edges_of(num_graphs, num_nodes, num_neighbors, *, device=None):
     mask[0, 0] = False
     similarity[0, num_nodes // 2, 0] = torch.nan
     agree(edge_weights.KEEP, similarity, index, None, device=device)
-    weight, index = agree(edge_weights.KEEP, similarity, index, mask, device=device)
-    edges = agree(neighbor_product.SORT, index, device=device)
+    weight, _, *edges = agree(edge_weights.KEEP, similarity, index, mask, device=device)
     weight = weight.flatten(0, 1)
     degree, _, outgoing, incoming = agree(edge_weights.NORMALIZE, weight, *edges, device=device)
     return outgoing, incoming, edges, degree
@@ -105,14 +104,13 @@ def test_classes_and_label_mixes_on_a_gpu():
 
 def test_graphs_without_edges_are_left_to_torch():
     for shape in ((2, 0, 3), (2, 3, 0), (0, 3, 3)):
-        index = torch.zeros(shape, dtype=torch.int64)
-        assert neighbor_product.SORT.explain(index)[1]["triton"] == "an empty tensor leaves nothing to launch"
+        found = torch.zeros(shape), torch.zeros(shape, dtype=torch.int64), None
+        assert edge_weights.KEEP.explain(*found)[1]["triton"] == "an empty tensor leaves nothing to launch"
 
 
 FLOATS, INTS, LONGS, BYTES, SIZE, LONG = "*fp32", "*i32", "*i64", "*i8", "i32", "i64"
 KERNELS = {  # the types of their arguments, then the values of those that the compiler needs
-    "edges._keep_kernel": ([FLOATS, LONGS, BYTES, FLOATS, LONGS, *[SIZE] * 3], [512]),
-    "edges._number_kernel": ([LONGS, LONGS, INTS, *[SIZE] * 3], [512]),
+    "edges._keep_kernel": ([FLOATS, LONGS, BYTES, FLOATS, LONGS, LONGS, INTS, *[SIZE] * 3], [512]),
     "edges._find_kernel": ([INTS, LONGS, LONGS, LONGS, LONG, *[SIZE] * 3], [512]),
     "edges._degree_kernel": ([FLOATS, LONGS, LONGS, FLOATS, FLOATS, *[SIZE] * 3, "fp32"], [16, 32]),
     "edges._scale_kernel": ([FLOATS, FLOATS, LONGS, LONGS, FLOATS, FLOATS, SIZE, SIZE], [512]),

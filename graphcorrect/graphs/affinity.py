@@ -98,7 +98,7 @@ class KNNAffinity(nn.Module):
             key_mask=mask,
             normalize=normalize,
         )
-        weight, index = keep_edges(similarity, index, mask)
+        weight, index, edges = keep_edges(similarity, index, mask)
         if self.differentiable:
             cosine = _cosine_of_edges(wide, index)
             weight = torch.where((weight > 0) & (cosine > 0), cosine, 0.0)  # the search may have rounded a 0 up
@@ -106,7 +106,7 @@ class KNNAffinity(nn.Module):
             is_edge = weight > 0
             # 0 ** gamma has an infinite slope below gamma = 1
             weight = torch.where(is_edge, torch.where(is_edge, weight, 1.0) ** self.gamma, 0.0)
-        return NeighborOperator(index, weight).normalized()
+        return NeighborOperator(index, weight, _edges=edges).normalized()
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

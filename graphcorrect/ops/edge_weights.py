@@ -6,17 +6,20 @@ import torch
 from torch import Tensor
 
 from graphcorrect.ops._dispatch import Kernel, Operation, triton_refuses
-from graphcorrect.ops.neighbor_product import Edges, neighbor_product
+from graphcorrect.ops.neighbor_product import SORT, Edges, _sort_edges, neighbor_product
 
 
-def keep_edges(similarity: Tensor, index: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Weight and index (..., N, k) of the edges of positive similarity whose source is in `mask` (..., N).
+def keep_edges(similarity: Tensor, index: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Edges]:
+    """Weight and index (..., N, k) of the edges of positive similarity whose source is in `mask` (..., N), and sorted.
 
     What is no edge becomes a loop of weight zero: a NaN at its other end would survive the zero. NaN similarities
-    are not positive. Neither result carries a gradient.
+    are not positive. The weight carries no gradient.
     """
-    weight, kept = _keep_edges(similarity, index, mask)
-    return weight, kept
+    shape = index.shape
+    by_graph = (shape[:-2].numel(), *shape[-2:])
+    mask = None if mask is None else mask.reshape(by_graph[:2])
+    weight, kept, *edges = _keep_edges(similarity.reshape(by_graph), index.reshape(by_graph), mask)
+    return weight.view(shape), kept.view(shape), Edges(*edges)
 
 
 def normalize_edges(weight: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -40,12 +43,13 @@ def scale_edges(weight: Tensor, scale: Tensor | None, edges: Edges) -> tuple[Ten
     return weight, weight.flatten().index_select(0, edges.order)
 
 
-def _keep_definition(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _keep_definition(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
     is_edge = similarity > 0
     if mask is not None:
         is_edge = is_edge & mask[..., None]
     itself = torch.arange(index.shape[-2], device=index.device)[:, None]
-    return torch.where(is_edge, similarity, 0.0), torch.where(is_edge, index, itself)
+    kept = torch.where(is_edge, index, itself)
+    return torch.where(is_edge, similarity, 0.0), kept, *SORT(kept)
 
 
 def _normalize_definition(
@@ -67,14 +71,16 @@ NORMALIZE = Operation(
 
 
 @torch.library.custom_op("graphcorrect::keep_edges", mutates_args=())
-def _keep_edges(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    weight, kept = KEEP(similarity.contiguous(), index.contiguous(), mask)
-    return weight, kept
+def _keep_edges(
+    similarity: Tensor, index: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    weight, kept, targets, order, source, offsets = KEEP(similarity.contiguous(), index.contiguous(), mask)
+    return weight, kept, targets, order, source, offsets
 
 
 @_keep_edges.register_fake
-def _(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    return similarity.new_empty(similarity.shape), index.new_empty(index.shape)
+def _(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    return similarity.new_empty(similarity.shape), index.new_empty(index.shape), *_sort_edges(index)
 
 
 @torch.library.custom_op("graphcorrect::normalize_edges", mutates_args=())

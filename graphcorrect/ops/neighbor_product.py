@@ -81,14 +81,16 @@ def _product_definition(
     return product if degree is None else torch.where(degree[:, None] == 0, values, product)
 
 
-_CPU, _CUDA = "graphcorrect.ops.kernels.cpu.edges", "graphcorrect.ops.kernels.cuda.edges"
 SORT = Operation(
     "sorting of edges",
     _sort_definition,
-    Kernel("triton", triton_refuses, _CUDA, "sort_edges"),
-    Kernel("numba", numba_refuses, _CPU, "sort_edges"),
+    Kernel("numba", numba_refuses, "graphcorrect.ops.kernels.cpu.edges", "sort_edges"),
 )
-OPERATION = Operation("neighbor product", _product_definition, Kernel("triton", triton_refuses, _CUDA, "product"))
+OPERATION = Operation(
+    "neighbor product",
+    _product_definition,
+    Kernel("triton", triton_refuses, "graphcorrect.ops.kernels.cuda.edges", "product"),
+)
 
 
 @torch.library.custom_op("graphcorrect::sort_edges", mutates_args=())

@@ -15,38 +15,24 @@ _BLOCK, _NODES, _EDGES = 512, 16, 32  # of a program: edges in a row; nodes; edg
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _keep_kernel(  # type: ignore[no-untyped-def]
-    similarity, index, mask, weight, kept, num_edges, num_nodes, num_neighbors, BLOCK: tl.constexpr
+    similarity, index, mask, weight, kept, targets, keys, num_edges, num_nodes, num_neighbors, BLOCK: tl.constexpr
 ):
-    """Writes `weight` and `kept`; all (B, N, k) but the mask, None or (B, N) uint8."""
+    """Writes `weight`, `kept`, and their nodes numbered over the batch: int64, and int32, which is sorted faster.
+
+    All (B, N, k) but the mask, None or (B, N) uint8.
+    """
     edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = edge < num_edges
-    node = edge // num_neighbors
+    source = edge // num_neighbors
     value = tl.load(similarity + edge, mask=inside, other=0.0)
     is_edge = value > 0
     if mask is not None:
-        is_edge = is_edge & (tl.load(mask + node, mask=inside, other=0) != 0)
-    target = tl.load(index + edge, mask=inside, other=0)
+        is_edge = is_edge & (tl.load(mask + source, mask=inside, other=0) != 0)
+    node = source % num_nodes
+    target = tl.where(is_edge, tl.load(index + edge, mask=inside, other=0), node)
     tl.store(weight + edge, tl.where(is_edge, value, 0.0), mask=inside)
-    tl.store(kept + edge, tl.where(is_edge, target, node % num_nodes), mask=inside)
-
-
-def keep(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weight and index (B, N, k): loops of weight zero for similarity not above zero and outside `mask` (B, N)."""
-    weight, kept = torch.empty_like(similarity), torch.empty_like(index)
-    flags = None if mask is None else mask.contiguous().view(torch.uint8)
-    _launch(_keep_kernel, similarity, index, flags, weight, kept, index.numel(), *index.shape[-2:])
-    return weight, kept
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _number_kernel(  # type: ignore[no-untyped-def]
-    index, targets, keys, num_edges, num_nodes, num_neighbors, BLOCK: tl.constexpr
-):
-    """Writes the index (B, N, k) with nodes numbered over the batch: int64, and int32 for a faster sort."""
-    edge = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = edge < num_edges
-    node = edge // num_neighbors
-    target = tl.load(index + edge, mask=inside, other=0) + (node - node % num_nodes)
+    tl.store(kept + edge, target, mask=inside)
+    target += source - node
     tl.store(targets + edge, target, mask=inside)
     tl.store(keys + edge, target.to(tl.int32), mask=inside)
 
@@ -73,16 +59,20 @@ def _find_kernel(  # type: ignore[no-untyped-def]
     tl.store(offsets + num_nodes + place, low, mask=is_node)
 
 
-def sort_edges(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Targets (M, k), order, source (M k,) and offsets (2, M) of the edges to the neighbors (B, N, k) of each node."""
-    index = index.contiguous()
-    num_edges, total = index.numel(), index.shape[:2].numel()
-    targets, keys = index.new_empty(total, index.shape[2]), index.new_empty(num_edges, dtype=torch.int32)
-    _launch(_number_kernel, index, targets, keys, num_edges, *index.shape[1:])
+def keep(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    """Weight, index (B, N, k), targets (M, k), order, source (M k,) and offsets (2, M) of the edges that are kept.
+
+    What has no similarity above zero, or starts outside `mask` (B, N), is a loop of weight zero.
+    """
+    num_edges, total, num_neighbors = index.numel(), index.shape[:2].numel(), index.shape[2]
+    weight, kept = torch.empty_like(similarity), torch.empty_like(index)
+    targets, keys = index.new_empty(total, num_neighbors), index.new_empty(num_edges, dtype=torch.int32)
+    flags = None if mask is None else mask.contiguous().view(torch.uint8)
+    _launch(_keep_kernel, similarity, index, flags, weight, kept, targets, keys, num_edges, *index.shape[1:])
     keys, order = keys.sort(stable=True)
     source, offsets = torch.empty_like(order), order.new_empty(2, total)
-    _launch(_find_kernel, keys, order, source, offsets, num_edges, total, index.shape[2], num_edges.bit_length())
-    return targets, order, source, offsets
+    _launch(_find_kernel, keys, order, source, offsets, num_edges, total, num_neighbors, num_edges.bit_length())
+    return weight, kept, targets, order, source, offsets
 
 
 @triton.jit  # type: ignore[untyped-decorator]
