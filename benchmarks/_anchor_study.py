@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from _frozen_study import CAPACITY, Answer, Score, answer, frozen_teacher, guided, pixels
-from _harness import save_record
+from _records import save_record
 from segmentation.datasets import with_masks
 from tqdm import tqdm
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from _harness import (
-    RESULTS,
     Case,
     human_bytes,
     peak_memory,
@@ -59,7 +58,7 @@ def main(problem: Problem, description: str | None) -> None:
     parser.add_argument("--dense-limit", type=int, default=10000, help="largest N at which the dense side runs")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
+    parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
     parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
     args = parser.parse_args()
     if args.smoke:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from _evidence_frozen import frozen
-from _harness import RESULTS
+from _records import RESULTS
 from _tables import spread
 
 INTRODUCTION = """# Evidence

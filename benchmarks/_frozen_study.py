@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _harness import save_record
 from _outcomes import Outcomes
+from _records import save_record
 from segmentation import engine, paper
 from segmentation.datasets import IGNORE_INDEX, Sample, read_image, read_labels, with_masks
 from segmentation.keys import KeyEncoder

@@ -10,14 +10,9 @@ A side's peak memory is measured in a process of its own, above what it took bef
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
-import importlib.util
-import json
 import multiprocessing
 import os
-import platform
 import resource
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,11 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from _records import save_record
 
 from graphcorrect.ops._dispatch import numba_refuses, without
-from graphcorrect.ops.kernels.cpu.filtered_search import fast_dtypes
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -118,7 +111,7 @@ CAPTURED, COMPILED, ALONE = ", captured", ", compiled", ", torch alone"
 
 def has_loops(device: torch.device) -> bool:
     """Whether numba compiles loops of ours there, so that the same work by torch alone is a side of its own."""
-    return device.type == "cpu" and numba_refuses() is None
+    return numba_refuses(torch.empty(0, device=device)) is None
 
 
 def alone(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,61 +246,9 @@ def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:
     return float((result - expected).abs().max() / expected.abs().max())
 
 
-def save(name: str, cases: Sequence[Case], *, device: torch.device, folder: Path = RESULTS, **settings: Any) -> Path:
-    """Writes what a run measured, with where and how."""
-    return save_record(name, {"cases": [asdict(case) for case in cases]}, device=device, folder=folder, **settings)
-
-
-def save_record(
-    name: str, content: dict[str, Any], *, device: torch.device, folder: Path = RESULTS, **settings: Any
-) -> Path:
-    """Writes whatever a study found, with where and how."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    record = {
-        "benchmark": name,
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": _commit(),
-        "device": describe(device),
-        "settings": settings,
-    }
-    path.write_text(json.dumps(record | content, indent=1) + "\n")
-    return path
-
-
-def describe(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
-    facts: dict[str, Any] = {
-        "type": device.type,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "cpu": _cpu_name(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "numba": importlib.metadata.version("numba") if importlib.util.find_spec("numba") else None,
-    }
-    if device.type == "cpu":  # the dtype in which the search looks first, where one is fast
-        facts["coarse_scores"] = next((str(dtype).removeprefix("torch.") for dtype in fast_dtypes()), None)
-    if "OPENBLAS_CORETYPE" in os.environ:  # whose kernels faiss runs
-        facts["openblas_coretype"] = os.environ["OPENBLAS_CORETYPE"]
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-        facts["cuda"] = torch.version.cuda
-    return facts
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return run.stdout.strip() or "unknown"
+def save(name: str, cases: Sequence[Case], **where_and_how: Any) -> Path:
+    """Writes what a run measured; device, folder and settings as :func:`save_record` has them."""
+    return save_record(name, {"cases": [asdict(case) for case in cases]}, **where_and_how)
 
 
 def human_bytes(count: int | None) -> str:

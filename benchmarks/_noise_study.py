@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from _harness import save_record
+from _records import save_record
 from torch import Tensor
 
 from graphcorrect import DualGraphRefiner, KNNAffinity, metrics

@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import _evidence
-from _harness import RESULTS, Case, human_bytes, reference_of
+from _harness import Case, human_bytes, reference_of
+from _records import RESULTS
 from knn_throughput import least_seconds
 from scaling import LINEAR, fits
 
 DOCS = Path(__file__).parent.parent / "docs"
-FOLDERS = {
-    RESULTS: "",
-    RESULTS / "amd": " --out benchmarks/results/amd",
-    RESULTS / "amx": " --out benchmarks/results/amx",
-    RESULTS / "cuda": " --device cuda --out benchmarks/results/cuda",
-}
-
 TITLES = {
+    "launches": (
+        "Operations that a GPU launches",
+        "Two images of 24 x 24 nodes, forward and backward, beside dense matrices that compute the same. On a CPU\n"
+        "torch's operations are counted, views and allocations apart; `with Triton` counts what a Triton kernel\n"
+        "serves on CUDA as one. A launch takes some 5 microseconds, whatever it computes. The training step is what a\n"
+        "user adds to one: refiner, prototypes, the losses of Eq. (17), and the update of the anchors.",
+    ),
     "class_graph": (
         "Class graph",
         "Building the class-level graph, multiplying it with features and differentiating: the exact linear form\n"
@@ -56,41 +57,44 @@ TITLES = {
 }
 
 
-def load(path: Path) -> tuple[dict[str, Any], list[Case]] | None:
-    if not path.is_file():
-        return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return record, [Case(**case) for case in record["cases"]]
-
-
 def page() -> str:
     parts = [
         "# Benchmarks\n",
-        "Every table here is made from the JSON in `benchmarks/results`, which holds every sample. Both sides are\n"
-        "checked to agree, then alternate in one process; ratios are medians of paired rounds with their 95 %\n"
-        "interval. Peak memory is above the inputs. Machines differ: run the scripts on yours. (Tables of the AMD\n"
-        "EPYC and of the H200 are older than the loops that numba compiles, those of the Xeon in `results/amx`,\n"
-        "which has tiles for matrices (AMX), older than some of them, as the commits say.)\n",
+        "Every table here is made from the JSON in `benchmarks/results`, a folder a device, which holds every\n"
+        "sample. Both sides are checked to agree, then alternate in one process; ratios are medians of paired\n"
+        "rounds with their 95 % interval. Peak memory is above the inputs. Machines differ: run the scripts on\n"
+        "yours. Each table has the commit that it was measured at: some are older than others.\n",
     ]
     for name, (title, text) in TITLES.items():
-        parts.append(f"## {title}\n\n{text}\n")
-        for folder, options in FOLDERS.items():
-            loaded = load(folder / f"{name}.json")
-            if loaded is None:
-                continue
-            record, cases = loaded
-            device = record["device"]
-            where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
-            loops = f", numba {device['numba']}" if device.get("numba") else ""
-            scores = f", coarse scores in {device['coarse_scores']}" if device.get("coarse_scores") else ""
-            versions = f"torch {device['torch']}{loops}, {record['settings']['dtype']}{scores}"
-            facts = f"{where}; {versions}; {record['date']}, commit {record['commit']}."
-            kernels = device.get("openblas_coretype")
-            setting = f"OPENBLAS_CORETYPE={kernels} " if kernels else ""
-            parts.append(f"`{setting}python benchmarks/{name}.py{options}`: {facts}\n\n{rows_of(name, cases)}")
+        paths = sorted(RESULTS.rglob(f"{name}.json"))
+        if paths:
+            parts.append(f"## {title}\n\n{text}\n")
+        for path in paths:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            parts.append(f"{source_of(record, path)}\n\n{rows_of(name, record)}")
             if record["settings"].get("limits"):
-                parts.append(limits_of(record["settings"]["limits"], cases))
+                parts.append(limits_of(record["settings"]["limits"], cases_of(record)))
     return "\n".join(parts)
+
+
+def source_of(record: dict[str, Any], path: Path) -> str:
+    """The command behind a table, the machine, the versions and the commit."""
+    device = record["device"]
+    place = "" if path.parent == RESULTS else f"`{path.parent.name}`: "
+    kernels = device.get("openblas_coretype")
+    setting = f"OPENBLAS_CORETYPE={kernels} " if kernels else ""
+    option = " --device cuda" if device["type"] == "cuda" else ""
+    where = device.get("gpu") or f"{device['cpu']}, {device['threads']} threads"
+    instructions = f" ({', '.join(device['instructions'])})" if device.get("instructions") else ""
+    numba = f", numba {device['numba']}" if device.get("numba") else ""
+    scores = f", coarse scores in {device['coarse_scores']}" if device.get("coarse_scores") else ""
+    versions = f"torch {device['torch']}{numba}, {record['settings']['dtype']}{scores}"
+    command = f"`{setting}python benchmarks/{record['benchmark']}.py{option}`"
+    return f"{place}{command}; {where}{instructions}; {versions}; {record['date']}, commit {record['commit']}."
+
+
+def cases_of(record: dict[str, Any]) -> list[Case]:
+    return [Case(**case) for case in record["cases"]]
 
 
 def limits_of(limits: dict[str, float], cases: list[Case]) -> str:
@@ -109,8 +113,27 @@ def limits_of(limits: dict[str, float], cases: list[Case]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def rows_of(name: str, cases: list[Case]) -> str:
-    return scaling_table(cases) if name == "scaling" else table(cases)
+def rows_of(name: str, record: dict[str, Any]) -> str:
+    if name == "launches":
+        return launches_table(record)
+    return scaling_table(cases_of(record)) if name == "scaling" else table(cases_of(record))
+
+
+def launches_table(record: dict[str, Any]) -> str:
+    """A row for each layer, and for each number of classes three columns."""
+    counts = record["counts"]
+    classes = list(dict.fromkeys(count["num_classes"] for count in counts))
+    heads = (f"C = {number}: torch alone | with Triton | dense" for number in classes)
+    rows = ["| | " + " | ".join(heads) + " |", "|---|" + "--:|" * (3 * len(classes))]
+    for name in dict.fromkeys(count["name"] for count in counts):
+        found = {count["num_classes"]: count["operations"] for count in counts if count["name"] == name}
+        cells = (
+            f"{found[number]['graphcorrect']['torch']:,} | {found[number]['graphcorrect']['triton']:,} | "
+            f"{found[number]['dense']['torch']:,}"
+            for number in classes
+        )
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
 
 
 def scaling_table(cases: list[Case]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from _frozen_study import study_recipe
-from _harness import save_record
+from _records import save_record
 from segmentation import engine
 from segmentation.layouts import read_list
 from segmentation.recipe import Recipe, as_dict

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _harness import RESULTS, Case, human_bytes, peak_memory, save, time_in_turn
+from _harness import Case, human_bytes, peak_memory, save, time_in_turn
 from torch import Tensor
 
 from graphcorrect import AnchorBank
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--most", type=int, default=1_000_000, help="largest number of anchors")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
     parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
     args = parser.parse_args()
     if args.threads:

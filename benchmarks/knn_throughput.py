@@ -1,7 +1,7 @@
 """Neighbor search: queries a second of every backend at hand, on grids that segmentation networks make.
 
     python benchmarks/knn_throughput.py                      # the committed run, some minutes on a CPU
-    python benchmarks/knn_throughput.py --device cuda --out benchmarks/results/cuda    # on a GPU
+    python benchmarks/knn_throughput.py --device cuda        # on a GPU
     python benchmarks/knn_throughput.py --smoke              # seconds
 
 Run it before you choose a `backend=`. Nodes search among themselves, self excluded, by cosine; features are pixels of
@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from _harness import (
     ALONE,
-    RESULTS,
     Case,
     alone,
     ceilings,
@@ -128,7 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
     parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
     args = parser.parse_args()
     if args.threads:

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
-from _harness import RESULTS
+from _records import RESULTS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))  # the trainer, as its scripts see it
 

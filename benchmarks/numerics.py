@@ -7,13 +7,13 @@ python benchmarks/numerics.py --smoke            # seconds
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _harness import RESULTS, describe, relative_error
+from _harness import relative_error
+from _records import RESULTS, save_record
 from torch import Tensor
 
 from graphcorrect import (
@@ -181,18 +181,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = time.perf_counter()
-    record = {
-        "benchmark": "numerics",
-        "date": time.strftime("%Y-%m-%d"),
-        "device": describe(torch.device("cpu")),
+    content = {
         "errors": errors(60 if args.smoke else 1000),
         "cancellation": cancellation(200 if args.smoke else 160_000, (1.0, 1e-2, 1e-4, 0.0)),
         "fp16 loss scale": fp16_loss_scale(100 if args.smoke else 16_384),
         "drift": drift(100 if args.smoke else args.updates),
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "numerics.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path = save_record("numerics", content, device=torch.device("cpu"), folder=args.out)
     print(f"wrote {path} in {time.perf_counter() - start:.0f} s")
 
 

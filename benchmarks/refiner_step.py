@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from _harness import (
     ALONE,
     COMPILED,
-    RESULTS,
     Case,
     alone,
     has_loops,
@@ -139,7 +138,7 @@ def main() -> None:
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=True, help="compiled sides too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
     parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
     args = parser.parse_args()
     if args.smoke:

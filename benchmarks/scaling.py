@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _harness import RESULTS, Case, captured, exponent, human_bytes, peak_memory, save, time_in_turn
+from _harness import Case, captured, exponent, human_bytes, peak_memory, save, time_in_turn
 from torch import Tensor
 
 from graphcorrect import ClassConsistencyGraph, knn, slg_loss
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
     parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
     args = parser.parse_args()
     if args.threads:

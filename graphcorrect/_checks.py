@@ -126,8 +126,8 @@ def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: i
     if labels.numel() == 0 or not values_can_be_read(labels):
         return
     counted = labels if ignore_index is None else labels.masked_fill(labels == ignore_index, 0)
-    least, most = counted.aminmax()
-    if not (least >= 0 and most < num_classes):
+    least, most = (int(bound) for bound in counted.aminmax())
+    if least < 0 or most >= num_classes:
         outside = (counted < 0) | (counted >= num_classes)
         values = sorted(set(labels[outside].tolist()))
         shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")

@@ -30,6 +30,10 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
+    (height, rows), (width, columns) = zip(labels.shape[1:], size, strict=True)
+    if rows and columns and height % rows == 0 and width % columns == 0:  # the same pixels, without a copy
+        down, across = height // rows, width // columns
+        return labels[:, down // 2 :: down, across // 2 :: across]
     # float64 holds every label exactly; interpolate takes no integers
     return F.interpolate(labels[:, None].double(), size=size, mode="nearest-exact")[:, 0].to(labels.dtype)
 
@@ -44,7 +48,10 @@ def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, igno
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
-    return majority_vote(labels, size, num_classes, ignore_index=ignore_index)
+    is_class = (labels >= 0) & (labels < num_classes)
+    if 0 <= ignore_index < num_classes:
+        is_class &= labels != ignore_index
+    return majority_vote(torch.where(is_class, labels, num_classes), size, num_classes, void=ignore_index)
 
 
 def labeled_nodes(
@@ -86,7 +93,12 @@ def labels_of_nodes(
         _checks.ndim("labels", labels, (3,), "(B, H, W), as `features` is (B, D, H, W)")
         _checks.size("labels", labels, 0, features.shape[0], "images")
         height, width = features.shape[-2:]
-        labels = pool_labels(labels, (height, width), num_classes, ignore_index=ignore_index).flatten(1)
+        if validate_args and (labels.shape[1], labels.shape[2]) != (height, width):  # so that others are void
+            votes = torch.where(labels == ignore_index, num_classes, labels)
+            labels = majority_vote(votes, (height, width), num_classes, void=ignore_index)
+        else:
+            labels = pool_labels(labels, (height, width), num_classes, ignore_index=ignore_index)
+        labels = labels.flatten(1)
     else:
         _checks.shape("labels", labels, features.shape[:-1], "(one for each node)")
     if not validate_args:

@@ -100,7 +100,7 @@ class LabelPropagation(GraphPropagation):
     def _corrected(self, operator: GraphOperator, values: Tensor, share: Tensor | None) -> Tensor:
         with full_precision(values):
             own = widen(values)
-            # The softmax of a logarithm is the row divided by its sum. What is added has the logarithm of a zero
+            # The softmax of a logarithm is the row divided by its sum. What is added makes the logarithm of a zero
             # finite, and its gradient right; of what is larger it changes no digit.
             log = (propagate(operator, own) + torch.finfo(own.dtype).tiny ** 0.75).log()
             residual = self.residual(own, log.softmax(-1))
@@ -144,7 +144,8 @@ class FeaturePropagation(GraphPropagation):
             own = widen(values)
             propagated = unit_rows(propagate(operator, own), any_scale=False)
             mixed = unit_rows(torch.lerp(own, propagated, self.share), any_scale=False)
-            return (mixed + self.residual(own, propagated)).to(values.dtype)
+            moved: Tensor = (mixed + self.residual(own, propagated)).to(values.dtype)
+            return moved
 
 
 class LinearPropagation(GraphPropagation):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from graphcorrect import _checks
-from graphcorrect._typing import Backend, Order
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
@@ -19,6 +18,7 @@ from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
 from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_mask, resize_maps
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.typing import Backend, Order
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
 from graphcorrect.refiner_input import check_input
 from graphcorrect.threshold import DynamicThreshold
@@ -157,7 +157,8 @@ class DualGraphRefiner(nn.Module):
         self.threshold = DynamicThreshold(num_classes, sigma, accumulate=accumulate_threshold)
         self.label_maps = nn.ModuleList()
         self.feature_maps = nn.ModuleList()
-        network = {name: settings[name] for name in ("hidden_dim", "depth", "norm") if settings[name] is not None}
+        network: dict[str, Any] = {"hidden_dim": hidden_dim, "depth": depth, "norm": norm}
+        network = {name: value for name, value in network.items() if value is not None}
         for _ in range(num_rounds):
             if propagation == "residual":
                 self.label_maps.append(LabelPropagation(num_classes, **network))

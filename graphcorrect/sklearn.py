@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.functional import to_simplex
-from graphcorrect.neighbors import knn
+from graphcorrect.ops.knn import knn
 from graphcorrect.refine import DualGraphRefiner
 
 try:

@@ -47,11 +47,13 @@ class DynamicThreshold(nn.Module):
     @torch.no_grad()
     def count(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Counts the confident nodes of each class, (C,) int64; shapes as in :meth:`forward`."""
-        confidence, labels, mask = self._confidence(probabilities, mask)
+        return self._count(*self._confidence(probabilities, mask))
+
+    def _count(self, confidence: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
         counted = confidence > self.sigma
         if mask is not None:
             counted = counted & mask
-        counts = torch.zeros(self.num_classes, dtype=torch.int64, device=probabilities.device)
+        counts = torch.zeros(self.num_classes, dtype=torch.int64, device=labels.device)
         counts.scatter_add_(0, labels.reshape(-1), counted.reshape(-1).long())
         return sum_over_ranks(counts) if self.synchronize and self.training else counts
 
@@ -75,13 +77,16 @@ class DynamicThreshold(nn.Module):
             TypeError: dtypes do not fit.
         """
         counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
-        share = counts.to(widen(probabilities).dtype) / counts.max()
+        return self._threshold(counts, widen(probabilities).dtype)
+
+    def _threshold(self, counts: Tensor, dtype: torch.dtype) -> Tensor:
+        share = counts.to(dtype) / counts.max()
         return self.sigma * share.nan_to_num_(nan=1.0)  # 0 / 0: nobody is above sigma
 
     def is_confident(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Whether each node reaches the threshold of its class: bool, (..., N) or (B, H, W); False outside `mask`."""
-        threshold = self(probabilities, mask=mask)
-        confidence, labels, mask = self._confidence(probabilities, mask)
+        confidence, labels, mask = found = self._confidence(probabilities, mask)
+        threshold = self._threshold(self.counts if self.accumulate else self._count(*found), confidence.dtype)
         reached: Tensor = confidence >= threshold[labels]
         return reached if mask is None else reached & mask
 

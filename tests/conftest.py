@@ -1,5 +1,6 @@
 """Hypothesis profiles, seeds, threads, and the `gpu` mark."""
 
+import importlib.util
 import os
 
 import pytest
@@ -25,10 +26,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    has_gpu, has_faiss = torch.cuda.is_available(), importlib.util.find_spec("faiss") is not None
+    for item in items:
+        if "gpu" in item.keywords and not has_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if "faiss" in item.name.partition("[")[2] and not has_faiss:  # the parameter of a test that runs for others too
+            item.add_marker(pytest.mark.skip(reason="needs faiss"))
 
 
 @pytest.fixture(autouse=True)

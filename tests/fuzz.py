@@ -8,6 +8,7 @@ pytest runs some cases of each (test_fuzz.py). Many more, with figures as JSON:
 import argparse
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import graphcorrect as gc
+from graphcorrect.backends import explain_backends
+
+ROOT = Path(__file__).parent.parent
 
 ENTRIES = {
     name.removeprefix("fuzz_"): function
@@ -73,7 +77,11 @@ def main():
     record = {"failures": [], "entries": {}}
     if args.out and args.out.is_file():  # entries that are not run again stay as they are
         record = json.loads(args.out.read_text())
-    record |= {"torch": torch.__version__, "graphcorrect": gc.__version__}
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from _records import commit
+
+    serving = {name: found.name for name, found in explain_backends().items()}
+    record |= {"commit": commit(), "torch": torch.__version__, "graphcorrect": gc.__version__, "serving": serving}
     for name in entries:
         record["failures"] = [line for line in record["failures"] if not line.startswith(f"{name} ")]
         counts = Counter()

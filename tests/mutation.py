@@ -5,11 +5,17 @@
 
 cosmic-ray itself starts Python, and so imports torch, for every mutant. Here one process has imported torch and forks a
 child for each, which imports a copy of the package with the mutated file in it. Mutants of annotations are
-left out: they change nothing that runs. A child that takes `--cpu` seconds of processor time counts as killed.
+left out: they change nothing that runs.
+
+Numba would compile a mutated kernel, and every kernel that calls it, for half a minute. So kernels are run as the
+Python they are written in (NUMBA_DISABLE_JIT=1), and all other files by plain torch. A file's tests run without a
+mutant first: they must pass, and a mutant that takes four times their processor time, or `--cpu` seconds if that is
+more, counts as killed.
 """
 
 import argparse
 import ast
+import fnmatch
 import json
 import os
 import random
@@ -26,19 +32,42 @@ import torch._dynamo
 import torch.testing
 
 ROOT = Path(__file__).parent.parent
+KERNELS = "ops/kernels/cpu/*.py"
+# Files of the package -> tests/test_*.py; a file has the tests of all patterns that fit it, of those that there are.
 TESTS = {
-    "graphs/affinity.py": "affinity errors refine",
-    "graphs/class_block.py": "consistency operator refine",
-    "graphs/consistency.py": "consistency errors refine",
-    "graphs/neighbor.py": "operator affinity refine",
-    "graphs/operator.py": "operator affinity consistency errors pyg",
-    "losses/_reduce.py": "slg clg correction_loss errors",
-    "losses/clg.py": "clg errors correction_loss",
-    "losses/correction.py": "correction_loss errors",
-    "losses/slg.py": "slg errors correction_loss",
+    "graphs/*.py": "affinity consistency operator errors refine pyg",
+    "losses/*.py": "slg clg correction_loss errors",
+    "banks/*.py": "anchors prototypes threshold teacher errors",
+    "maps.py": "propagate maps refine",
+    "functional.py": "propagate guided labels",
     "refine.py": "refine errors",
     "refined_labels.py": "refine",
+    "backends.py": "backends",
+    "ops/_dispatch.py": "dispatch ops backends",
+    "ops/neighbor*.py": "ops knn affinity operator",
+    "ops/class*.py": "ops consistency operator",
+    "ops/pair_sum.py": "ops slg",
+    "ops/unit_rows.py": "ops nodes unit_rows",
+    "ops/majority_vote.py": "ops labels majority_vote",
+    KERNELS: "ops",
+    "ops/kernels/cpu/rows.py": "nodes unit_rows",
+    "ops/kernels/cpu/class*.py": "consistency operator",
+    "ops/kernels/cpu/edges.py": "operator affinity",
+    "ops/kernels/cpu/pairs.py": "slg",
+    "ops/kernels/cpu/[fqt]*.py": "knn_filter knn",
 }
+
+
+def files():
+    """The package's files that have tests here, with their tests."""
+    found = {}
+    for path in sorted((ROOT / "graphcorrect").rglob("*.py")):
+        name = path.relative_to(ROOT / "graphcorrect").as_posix()
+        named = [test for pattern, tests in TESTS.items() if fnmatch.fnmatch(name, pattern) for test in tests.split()]
+        tests = [test for test in dict.fromkeys(named) if (ROOT / f"tests/test_{test}.py").exists()]
+        if tests and path.name != "__init__.py":
+            found[name] = tests
+    return found
 
 
 def annotation_lines(source):
@@ -69,13 +98,14 @@ def mutate(path, operator_name, operator_args, occurrence):
     return mutate_code(path.read_text(encoding="utf-8"), get_operator(operator_name)(**operator_args), occurrence)
 
 
-def run_tests(names, source, cpu_seconds, folder, more=()):
-    """Exit status of pytest in a forked child, with `source` in place of the one file named; negative: a signal."""
+def run_tests(name, tests, source, cpu_seconds, folder):
+    """Exit status of pytest in a forked child with `source` in place of a file, negative: a signal; and its seconds."""
     package = Path(folder) / "graphcorrect"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(ROOT / "graphcorrect", package, ignore=shutil.ignore_patterns("__pycache__"))
     if source is not None:
-        (package / names[0]).write_text(source, encoding="utf-8")
+        (package / name).write_text(source, encoding="utf-8")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     child = os.fork()
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
@@ -84,11 +114,20 @@ def run_tests(names, source, cpu_seconds, folder, more=()):
         os.dup2(log, 2)
         sys.path.insert(0, folder)  # processes that tests start see the copy too
         os.environ["PYTHONPATH"] = folder
-        tests = dict.fromkeys([test for name in names for test in TESTS[name].split()] + list(more))
-        files = [str(ROOT / f"tests/test_{test}.py") for test in tests]
+        os.environ["NUMBA_DISABLE_JIT" if is_interpreted(name) else "GRAPHCORRECT_NUMBA"] = str(
+            int(is_interpreted(name))
+        )
+        paths = [str(ROOT / f"tests/test_{test}.py") for test in tests]
         options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-k", "not compiled and not exported"]
-        os._exit(int(pytest.main([*options, *files])))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os._exit(int(pytest.main([*options, *paths])))
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return status, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def is_interpreted(name):
+    """Whether a file's tests run numba's kernels, as Python: those of kernels, and of the rule that chooses them."""
+    return fnmatch.fnmatch(name, KERNELS) or name == "ops/_dispatch.py"
 
 
 def changed_line(path, mutated, line):
@@ -105,20 +144,27 @@ def main():
     parser.add_argument("--sample", type=int, default=0, help="so many mutants, drawn evenly; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long; the order is random")
-    parser.add_argument("--cpu", type=int, default=150, help="processor seconds for one mutant")
-    parser.add_argument("--only", nargs="*", help="files such as losses/slg.py")
+    parser.add_argument("--cpu", type=int, default=60, help="processor seconds that any mutant may take")
+    parser.add_argument("--only", nargs="*", help="files such as losses/slg.py, or patterns such as 'ops/*.py'")
     parser.add_argument("--again", type=Path, help="only the survivors of this file, against more tests")
-    parser.add_argument("--trust", action="store_true", help="do not run the tests without a mutant first")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from _records import commit
+
     sys.dont_write_bytecode = True
-    sys.path[:] = [str(ROOT / "tests"), *(place for place in sys.path if place != str(ROOT))]
+    sys.path[:] = [str(ROOT / "tests"), *(place for place in sys.path if place not in (str(ROOT), ""))]
     os.environ["OMP_NUM_THREADS"] = "1"
+    assert not {"numba", "graphcorrect"} & set(sys.modules), "children import these, as they are told to"
     folder = tempfile.mkdtemp()
     torch.set_num_threads(1)
-    names = args.only or [name for name in TESTS if (ROOT / "graphcorrect" / name).exists()]
-    everything = [(name, *mutant) for name in names for mutant in mutants_of(ROOT / "graphcorrect" / name)]
+    tests_of = {
+        name: [*tests, *(("layers", "fuzz") if args.again else ())]
+        for name, tests in files().items()
+        if not args.only or any(fnmatch.fnmatch(name, pattern) for pattern in args.only)
+    }
+    everything = [(name, *mutant) for name in tests_of for mutant in mutants_of(ROOT / "graphcorrect" / name)]
     chosen = everything
     if args.again:
         wanted = {tuple(survivor["mutant"]) for survivor in json.loads(args.again.read_text())["survivors"]}
@@ -126,17 +172,21 @@ def main():
     else:
         random.Random(args.seed).shuffle(chosen)
         chosen = chosen[: args.sample or len(chosen)]
-    if not args.trust and run_tests(names, None, 10 * args.cpu, folder):
-        sys.exit(f"the tests fail without any mutant:\n{Path(folder, 'log').read_text()[-3000:]}")
-    record = {"mutants": len(everything), "seed": args.seed, "tried": 0, "killed": 0, "files": {}, "survivors": []}
+    record = {"commit": commit(), "torch": torch.__version__, "mutants": len(everything), "seed": args.seed}
+    record |= {"tried": 0, "killed": 0, "files": {}, "survivors": []}
+    seconds = {}  # of each file's tests without a mutant
     start = time.monotonic()
     for name, operator_name, operator_args, occurrence, line in chosen:
         if time.monotonic() - start > 60 * args.minutes:
             break
-        path = ROOT / "graphcorrect" / name
+        path, tests = ROOT / "graphcorrect" / name, tests_of[name]
+        if name not in seconds:
+            status, seconds[name] = run_tests(name, tests, None, 3600, folder)
+            if status:
+                sys.exit(f"{name}: {tests} fail without any mutant:\n{Path(folder, 'log').read_text()[-3000:]}")
         mutated = mutate(path, operator_name, operator_args, occurrence)
-        killed = run_tests([name], mutated, args.cpu, folder, ("layers", "fuzz") if args.again else ()) != 0
-        counts = record["files"].setdefault(name, {"tried": 0, "killed": 0})
+        killed = run_tests(name, tests, mutated, max(args.cpu, int(4 * seconds[name])), folder)[0] != 0
+        counts = record["files"].setdefault(name, {"tried": 0, "killed": 0, "tests": tests})
         for tally in (record, counts):
             tally["tried"] += 1
             tally["killed"] += killed

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from strategies import draw, random_features
 from test_knn import check, full_sort
 
-from graphcorrect.neighbors import knn
 from graphcorrect.ops.kernels.cpu import filtered_search
 from graphcorrect.ops.kernels.cpu.quantized import quantize_keys, quantize_queries
+from graphcorrect.ops.knn import knn
 
 pytestmark = pytest.mark.usefixtures("loops")
 

@@ -5,7 +5,7 @@ import torch
 from layer_checks import no_waiting
 from test_knn_triton import features_of
 
-from graphcorrect.neighbors import knn
+from graphcorrect.ops.knn import knn
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ import torch
 from strategies import identical_features, random_features
 from test_knn import check
 
-from graphcorrect.neighbors import knn
+from graphcorrect.ops.knn import knn
 
 NO_OPTIONS = {"normalize": False, "exclude_self": False, "key_mask": None}
 

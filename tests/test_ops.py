@@ -13,13 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from graphcorrect import DualGraphRefiner, LabelCorrectionLoss
+from graphcorrect import labels as labels_at
 from graphcorrect.ops import (
     class_layout,
     class_product,
     class_weights,
     edge_weights,
     label_mix,
-    majority_vote,
     neighbor_product,
     pair_sum,
     unit_rows,
@@ -249,7 +249,7 @@ def test_pair_sums_in_tiles_are_those_of_whole_images(num_nodes):
 def test_a_cell_gets_the_label_with_most_of_its_pixels(sizes, num_classes):
     (height, width), (rows, columns) = sizes
     labels = random_labels(2, height, width, num_classes=num_classes, ignored=0.3)
-    pooled = majority_vote.majority_vote(labels, (rows, columns), num_classes, ignore_index=255)
+    pooled = labels_at.pool_labels(labels, (rows, columns), num_classes)
     for image, row, column in itertools.product(range(2), range(rows), range(columns)):
         top, bottom = row * height // rows, -(-(row + 1) * height // rows)
         left, right = column * width // columns, -(-(column + 1) * width // columns)

@@ -1,7 +1,9 @@
 """What a release says of itself agrees: version and date, badges, what is installed and what is asked for."""
 
 import datetime
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,8 +58,22 @@ def test_the_workflow_runs_what_a_contributor_runs():
     jobs = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]
     commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
     assert commands.pop("run") == [".ci/run"]
-    assert set(commands) == {"oldest", "audit"}
+    assert set(commands) == {"oldest", "plain", "audit"}
     assert ".ci/package_tests python" in commands["oldest"]
+    assert ".ci/package_tests python -n 2" in commands["plain"]
+    asked = " ".join(commands["plain"])
+    assert not [name for name in ("numba", "faiss", "triton", "scatter", "[") if name in asked]
+
+
+def test_a_plain_environment_lacks_what_is_optional(tmp_path):
+    """Made of links into this one, which has them; whatever asks finds nothing, processes that it starts too."""
+    if os.name != "posix" or sys.prefix == sys.base_prefix:
+        pytest.skip("needs a virtual environment to link into, and a shell")
+    subprocess.run([ROOT / ".ci/plain_venv", sys.prefix, tmp_path / "plain"], check=True, capture_output=True)
+    code = "from importlib.util import find_spec; import torch; print([*map(find_spec, ('numba', 'faiss', 'triton'))])"
+    asked = [tmp_path / "plain/bin/python", "-c", code]
+    found = subprocess.run(asked, check=True, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert found.stdout.strip() == "[None, None, None]"
 
 
 def test_no_weights_are_shipped_and_the_readme_says_so():

@@ -15,11 +15,15 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
 from _figures import plain, save
-from _harness import RESULTS, Case
+from _harness import Case
+from _records import RESULTS
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-SOURCES = {"backends": RESULTS / "knn_throughput.json", "backends_gpu": RESULTS / "cuda" / "knn_throughput.json"}
+SOURCES = {
+    "backends": RESULTS / "xeon-avx512" / "knn_throughput.json",
+    "backends_gpu": RESULTS / "h200" / "knn_throughput.json",
+}
 COLORS = ("#0072B2", "#E69F00", "#7A7A7A", "#009E73", "#CC79A7", "#56B4E9")
 
 

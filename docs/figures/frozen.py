@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import matplotlib.pyplot as plt
 from _evidence_frozen import class_changes
 from _figures import plain, save
-from _harness import RESULTS
+from _records import RESULTS
 from matplotlib.figure import Figure
 
 SOURCE = RESULTS / "label_correction_frozen.json"

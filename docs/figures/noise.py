@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
 from _figures import plain, save
-from _harness import RESULTS
+from _records import RESULTS
 from matplotlib.figure import Figure
 
 SOURCE = RESULTS / "label_correction_noise.json"

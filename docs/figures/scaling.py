@@ -1,4 +1,4 @@
-"""Draws docs/images/scaling.png from benchmarks/results/scaling.json alone: `python docs/figures/scaling.py`.
+"""Draws docs/images/scaling.png from what benchmarks/scaling.py measured: `python docs/figures/scaling.py`.
 
 The picture carries the checksum of the JSON that it shows, so that a test can tell when it is out of date.
 """
@@ -14,11 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
 from _figures import plain, save
-from _harness import RESULTS, Case
+from _harness import Case
+from _records import RESULTS
 from matplotlib.figure import Figure
 from scaling import LINEAR, fits
 
-SOURCE = RESULTS / "scaling.json"
+SOURCE = RESULTS / "xeon-avx512" / "scaling.json"
 COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphcorrect._typing import Backend
-from graphcorrect.neighbors import knn
 from graphcorrect.ops.kernels.faiss_index import InvertedLists
+from graphcorrect.ops.knn import knn
 from graphcorrect.ops.neighbors import PreparedKeys, prepare
 from graphcorrect.ops.precision import widen
+from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
 
 MAX_PCA_ROWS = 16_384  # which tell the directions of a bank of any size

@@ -16,22 +16,17 @@ _SEED, _STREAM = 0xA0761D6478BD642F, 0x5851F42D4C957F2D
 
 
 def draw(count: int, seed: int, stream: Tensor) -> Tensor:
-    """Random integers in [0, 2^40) for the positions 0 to count - 1, int64: splitmix64 of (seed, stream, position).
+    """Random integers in [0, 2^40) for the positions 0 to count - 1, int64: the same on every device and every rank.
 
-    They are the same on every device and every rank. `stream`, () int64, is not read by the host.
+    They are splitmix64 of (seed, stream, position), with the shifts of signed integers. `stream`, () int64, is not
+    read by the host.
     """
     start = stream * _STREAM + (seed + 1) * _SEED % 2**63
-    bits = torch.arange(count, device=stream.device) * _GOLDEN + start
+    bits = torch.add(start, torch.arange(count, device=stream.device), alpha=_GOLDEN)
     for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
-        bits = (bits ^ _shifted(bits, shift)) * factor
-    drawn: Tensor = (bits ^ _shifted(bits, 31)) & _MASK
+        bits = (bits ^ (bits >> shift)) * factor
+    drawn: Tensor = (bits ^ (bits >> 31)) & _MASK
     return drawn
-
-
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    """`bits` shifted to the right as an unsigned integer."""
-    shifted: Tensor = (bits >> by) & (2 ** (64 - by) - 1)
-    return shifted
 
 
 def priority_of(draws: Tensor) -> Tensor:
@@ -39,8 +34,7 @@ def priority_of(draws: Tensor) -> Tensor:
 
     By log1p: close to u = 1, where the largest priorities are, float32 tells few u apart.
     """
-    below_one = (draws.float() + 0.5) * 2.0**-RANDOM_BITS
-    return (-below_one.clamp_max(1 - 2.0**-24)).log1p()
+    return ((draws.float() + 0.5) * -(2.0**-RANDOM_BITS)).clamp_min_(2.0**-24 - 1).log1p_()
 
 
 def limit_per_group(groups: Tensor, draws: Tensor, limit: int) -> Tensor:

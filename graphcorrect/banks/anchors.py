@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._typing import Backend
 from graphcorrect.banks import _reservoir
 from graphcorrect.banks._lookup import PackedAnchors
 from graphcorrect.distributed import gather_rows
@@ -17,6 +16,7 @@ from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.kernels import faiss_index
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
 
 Index = Literal["flat", "ivf"]
@@ -168,14 +168,14 @@ class AnchorBank(nn.Module):
         with full_precision(nodes):
             rows = unit_rows(widen(nodes).reshape(-1, self.feature_dim)).to(self.features.dtype)
         row_labels = node_labels.reshape(-1)
-        is_used = (row_labels != self.ignore_index) & rows.sum(-1).isfinite()
+        total = rows.sum(-1)  # NaN, if anything is not finite
+        is_used = (row_labels != self.ignore_index) & (total == total)
         row_labels = torch.where(is_used, row_labels, self.num_classes)
-        starts = torch.zeros_like(node_labels)
-        starts[..., :1] = 1
-        rows, row_labels, starts = (gather_rows(part) for part in (rows, row_labels, starts.reshape(-1)))
+        rows, row_labels = gather_rows(rows), gather_rows(row_labels)
+        starts = None if self.quota_per_image is None else gather_rows(_first_of_images(node_labels))
         if len(rows):
             draws = _reservoir.draw(len(rows), self.seed, self.num_updates)
-            if self.quota_per_image is not None:
+            if self.quota_per_image is not None and starts is not None:
                 image_and_class = (starts.cumsum(0) - 1) * (self.num_classes + 1) + row_labels
                 is_within = _reservoir.limit_per_group(image_and_class, draws, self.quota_per_image)
                 row_labels = torch.where(is_within, row_labels, self.num_classes)
@@ -270,3 +270,10 @@ class AnchorBank(nn.Module):
             f"quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, "
             f"index={self.index!r}, num_lists={self.num_lists}, num_probes={self.num_probes}, backend={self.backend!r}"
         )
+
+
+def _first_of_images(labels: Tensor) -> Tensor:
+    """One for the first node of each image of labels (..., N), else 0: int64, flattened."""
+    starts = torch.zeros_like(labels)
+    starts[..., :1] = 1
+    return starts.reshape(-1)

@@ -87,10 +87,12 @@ class PrototypeBank(nn.Module):
         # A product rather than a scatter: on a GPU it adds in the same order every time
         sums, counts = sum_over_ranks(is_of_class.to(rows.dtype).mT @ rows), sum_over_ranks(is_of_class.sum(0))
         mean = (sums / counts.clamp_min(1)[:, None]).to(self.prototypes.dtype)
-        is_present = ((counts > 0) & torch.isfinite(mean).all(-1))[:, None]  # finite rows of size 1e38 add up to Inf
+        is_present = ((counts > 0) & (torch.linalg.vector_norm(mean, ord=torch.inf, dim=-1) < torch.inf))[
+            :, None
+        ]  # finite rows of size 1e38 add up to Inf
         old, was_initialized = self.prototypes[round], self.is_initialized[round][:, None]
         moved = torch.where(was_initialized, torch.lerp(mean, old, self.momentum), mean)
-        old.copy_(torch.where(is_present, moved, old))
+        torch.where(is_present, moved, old, out=old)
         was_initialized.logical_or_(is_present)
 
     def forward(self, round: int = 0) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._typing import Backend
 from graphcorrect.graphs.neighbor import NeighborOperator
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.neighbors import knn
 from graphcorrect.ops.edge_weights import keep_edges
+from graphcorrect.ops.knn import knn
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
 
 

@@ -72,7 +72,7 @@ class GraphOperator(ABC):
         return self._known_degree
 
     def isolated(self) -> Tensor | None:
-        """Which nodes (..., N) have no edges, not even a loop; None where the kind of the graph gives each of them one."""
+        """Which nodes (..., N) have no edges; None where the kind of the graph gives each node a loop."""
         return self.degree() == 0
 
     def normalized(self) -> GraphOperator:

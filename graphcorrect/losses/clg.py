@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, resize_labels
-from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
+from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.typing import Reduction
 
 
 def clg_loss(
@@ -59,7 +59,10 @@ def clg_loss(
     if validate_args:
         _checks.labels_in_range("pseudo_labels", pseudo_labels, num_classes, ignore_index)
     is_labeled, labels = known_labels(pseudo_labels, num_classes, ignore_index)
-    return weighted_entropy(probabilities, labels, is_labeled, self_weighted, reduction)
+    losses = weighted_entropy(probabilities, labels, is_labeled, self_weighted)
+    if reduction == "none":
+        return -losses
+    return -losses.sum() if reduction == "sum" else losses.sum() / -mean_divisor(is_labeled.sum(), losses.dtype)
 
 
 def known_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -70,23 +73,17 @@ def known_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[T
     return is_labeled, torch.where(is_labeled, labels, 0).long()
 
 
-def weighted_entropy(
-    probabilities: Tensor, labels: Tensor, is_labeled: Tensor, self_weighted: bool, reduction: Reduction
-) -> Tensor:
-    """Eqs. (15), (16) for probabilities (..., C) and what :func:`known_labels` says of their labels (...)."""
+def weighted_entropy(probabilities: Tensor, labels: Tensor, is_labeled: Tensor, self_weighted: bool) -> Tensor:
+    """The negative of Eqs. (15), (16) at each node, for probabilities (..., C) and what :func:`known_labels` says."""
     with full_precision(probabilities):
         wide = widen(probabilities)
-        believed = wide.gather(-1, labels[..., None])[..., 0]
+        believed = wide.gather(-1, labels[..., None]).squeeze(-1)
         # where before the log: an ignored node has value and gradient zero, whatever its probabilities
-        believed = torch.where(is_labeled, believed, 1.0).clamp_min(torch.finfo(wide.dtype).tiny)
-        losses = -believed.log()
+        believed = torch.where(is_labeled, believed, 1.0)
+        tiny = torch.finfo(wide.dtype).tiny
         if self_weighted:
-            losses = believed.detach() * losses
-        if reduction == "none":
-            return losses
-        if reduction == "sum":
-            return losses.sum()
-        return mean_over_ranks(losses.sum(), is_labeled.sum())
+            return believed.detach() * (believed + tiny).log()
+        return believed.clamp_min(tiny).log()  # whose gradient would be infinite at zero
 
 
 class CLGLoss(nn.Module):

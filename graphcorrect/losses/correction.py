@@ -2,12 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX, labels_of_nodes, resize_labels
+from graphcorrect.losses._reduce import mean_divisor
 from graphcorrect.losses.clg import CLGLoss, known_labels, weighted_entropy
-from graphcorrect.losses.slg import LabeledNodes, SLGLoss, contrast, unit_prototypes
+from graphcorrect.losses.slg import LabeledNodes, PrototypeTargets, SLGLoss, contrast, prototype_targets, weighted_mean
 from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.refined_labels import RefinedLabels
@@ -113,22 +115,24 @@ class LabelCorrectionLoss(nn.Module):
         if is_image:
             pseudo_labels = resize_labels(pseudo_labels, (first.shape[2], first.shape[3]))
         is_labeled, labels = known_labels(pseudo_labels, num_classes, clg.ignore_index)
-        of_labels, of_features = first.new_zeros(()), first.new_zeros(())
+        of_labels: list[Tensor] = []
         for probabilities in student_out.probabilities:
             rows = probabilities.movedim(1, -1) if is_image else probabilities
-            of_labels = of_labels + weighted_entropy(rows, labels, is_labeled, clg.self_weighted, "mean")
+            of_labels.append(weighted_entropy(rows, labels, is_labeled, clg.self_weighted).sum())
+        label_loss = torch.stack(of_labels).sum() / -mean_divisor(is_labeled.sum(), of_labels[0].dtype)
+        of_features: list[Tensor] = []
         with full_precision(first):
-            dtype = widen(student_out.features[-1]).dtype
-            known = LabeledNodes.of(node_labels, num_classes, slg.ignore_index, dtype)
-            unit = mask = None
+            known = LabeledNodes.of(node_labels, num_classes, slg.ignore_index, widen(student_out.features[-1]).dtype)
+            targets: list[PrototypeTargets | None] = [None] * rounds
             if prototypes is not None:
-                unit, mask = unit_prototypes(prototypes, prototype_mask, dtype)
-            for number, features in enumerate(student_out.features[1:]):
-                of_round = (None, None) if unit is None or mask is None else (unit[number], mask[number])
+                masks = None if prototype_mask is None else prototype_mask[:rounds]
+                targets = list(prototype_targets(prototypes[:rounds], masks, known, slg.temperature))
+            for features, of_round in zip(student_out.features[1:], targets, strict=True):
                 nodes = image_to_nodes(features) if is_image else features
-                of_features = of_features + contrast(nodes, known, *of_round, slg.balance, slg.temperature, "mean")
-        total = self.slg_weight * of_features + self.clg_weight * of_labels
-        return CorrectionLoss(total, of_features, of_labels)
+                of_features.append(weighted_mean(*contrast(nodes, known, of_round), known, of_round, slg.balance))
+        feature_loss = torch.stack(of_features).sum() if of_features else torch.zeros_like(label_loss)
+        total = torch.add(self.clg_weight * label_loss, feature_loss, alpha=self.slg_weight)
+        return CorrectionLoss(total, feature_loss, label_loss)
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._typing import Reduction
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.losses._reduce import check_reduction, mean_over_ranks
+from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.pair_sum import pair_sum
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.typing import Reduction
 from graphcorrect.ops.unit_rows import unit_rows
 
 
@@ -74,11 +74,18 @@ def slg_loss(
     )
     with full_precision(nodes):
         known = LabeledNodes.of(node_labels, num_classes, ignore_index, widen(nodes).dtype)
-        unit = None
+        targets = None
         if prototypes is not None:
             _checks.size("prototypes", prototypes, 1, nodes.shape[-1], "entries, as `features` has")
-            unit, prototype_mask = unit_prototypes(prototypes, prototype_mask, known.is_of_class.dtype)
-        return contrast(nodes, known, unit, prototype_mask, balance, temperature, reduction)
+            masks = None if prototype_mask is None else prototype_mask[None]
+            (targets,) = prototype_targets(prototypes[None], masks, known, temperature)
+        pairs, entropy = contrast(nodes, known, targets)
+        if reduction == "none":
+            of_nodes = 0.0 if targets is None else entropy.sum(1) / targets.counted.sum(1).clamp_min(1)
+            return balance * pairs + (1 - balance) * of_nodes
+        if reduction == "sum":
+            return balance * pairs.sum() + (1 - balance) * entropy.sum()
+        return weighted_mean(pairs, entropy, known, targets, balance)
 
 
 class LabeledNodes(NamedTuple):
@@ -90,7 +97,7 @@ class LabeledNodes(NamedTuple):
         is_of_class: (B, N, C), one-hot rows, zero where there is no label.
         inverse_pairs: (B,), the inverse of the number of ordered pairs of labeled nodes in each image.
         same_class: (B,), how many of these pairs are of one class.
-        num_images: (), how many images have a labeled node.
+        divisor: (), of the mean over images with a labeled node.
     """
 
     labels: Tensor
@@ -98,7 +105,7 @@ class LabeledNodes(NamedTuple):
     is_of_class: Tensor
     inverse_pairs: Tensor
     same_class: Tensor
-    num_images: Tensor
+    divisor: Tensor
 
     @classmethod
     def of(cls, labels: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype) -> LabeledNodes:
@@ -110,50 +117,61 @@ class LabeledNodes(NamedTuple):
         of_class = is_of_class.sum(1)
         count = of_class.sum(1)
         inverse = count.clamp_min(1).square().reciprocal()
-        return cls(labels, is_labeled, is_of_class, inverse, of_class.square().sum(1), (count > 0).sum())
+        divisor = mean_divisor((count > 0).sum(), dtype)
+        return cls(labels, is_labeled, is_of_class, inverse, of_class.square().sum(1), divisor)
 
 
-def unit_prototypes(prototypes: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Prototypes (..., C, D) of unit length and which of them there are, (..., C); a row of zeros is none."""
-    if mask is None:
-        mask = (prototypes != 0).any(-1)
-    return unit_rows(widen(prototypes.detach())).to(dtype), mask
+class PrototypeTargets(NamedTuple):
+    """What the nodes of one round are compared with.
+
+    Attributes:
+        columns: (D, C), unit prototypes over the temperature.
+        is_absent: (C,) bool, classes without a prototype.
+        labels: (B, N) int64, -1 for nodes that do not count.
+        counted: (B, N) bool, the others.
+        divisor: (), of the mean over nodes.
+    """
+
+    columns: Tensor
+    is_absent: Tensor
+    labels: Tensor
+    counted: Tensor
+    divisor: Tensor
 
 
-def contrast(
-    nodes: Tensor,
-    known: LabeledNodes,
-    prototypes: Tensor | None,
-    prototype_mask: Tensor | None,
-    balance: float,
-    temperature: float,
-    reduction: Reduction,
-) -> Tensor:
-    """Eq. (12) for nodes (..., N, D), and prototypes (C, D) of unit length."""
+def prototype_targets(
+    prototypes: Tensor, masks: Tensor | None, known: LabeledNodes, temperature: float
+) -> list[PrototypeTargets]:
+    """Those of each round, for prototypes (R, C, D) and which of them there are, (R, C); a row of zeros is none."""
+    dtype = known.is_of_class.dtype
+    if masks is None:
+        masks = (prototypes != 0).any(-1)
+    columns = (unit_rows(widen(prototypes.detach())).to(dtype) / temperature).mT
+    counted = masks[:, known.labels] & known.is_labeled  # -1, where there is no label, is a place too
+    labels = torch.where(counted, known.labels, -1)
+    divisors = mean_divisor(counted.sum((1, 2)), dtype)
+    rounds = columns, ~masks, labels, counted, divisors
+    return [PrototypeTargets(*of_round) for of_round in zip(*(each.unbind() for each in rounds), strict=True)]
+
+
+def contrast(nodes: Tensor, known: LabeledNodes, targets: PrototypeTargets | None) -> tuple[Tensor, Tensor]:
+    """Eq. (12) for nodes (..., N, D): the mean over the pairs of each image, (B,), and the entropy of nodes, (B, N)."""
     rows = unit_rows(widen(nodes).reshape(*known.labels.shape, nodes.shape[-1]), known.is_labeled)
     pairs = (pair_sum(rows, known.labels, known.is_of_class) + known.same_class) * known.inverse_pairs
-    if prototypes is None or prototype_mask is None:
-        entropy, counted = torch.zeros_like(rows[..., 0]), torch.zeros_like(known.is_labeled)
-    else:
-        entropy, counted = _prototype_term(rows, known, prototypes, prototype_mask, temperature)
-    if reduction == "none":
-        return balance * pairs + (1 - balance) * entropy.sum(1) / counted.sum(1).clamp_min(1)
-    if reduction == "sum":
-        return balance * pairs.sum() + (1 - balance) * entropy.sum()
-    of_pairs = mean_over_ranks(pairs.sum(), known.num_images)
-    return balance * of_pairs + (1 - balance) * mean_over_ranks(entropy.sum(), counted.sum())
-
-
-def _prototype_term(
-    rows: Tensor, known: LabeledNodes, prototypes: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each node against the prototypes, (B, N), zero where it does not count; and who counts."""
-    counted = known.is_labeled & mask[known.labels]  # -1, where there is no label, is a place too
+    if targets is None:
+        return pairs, rows.new_zeros(known.labels.shape)
     # Not -inf: where no class has a prototype a row of -inf would make NaN gradients.
-    scores = (rows @ (prototypes.mT / temperature)).masked_fill(~mask, torch.finfo(rows.dtype).min)  # (B, N, C)
-    target = torch.where(counted, known.labels, -1).flatten()
-    entropy = F.cross_entropy(scores.flatten(0, 1), target, ignore_index=-1, reduction="none")
-    return entropy.reshape(counted.shape), counted
+    scores = (rows @ targets.columns).masked_fill(targets.is_absent, torch.finfo(rows.dtype).min)  # (B, N, C)
+    entropy = F.cross_entropy(scores.flatten(0, 1), targets.labels.flatten(), ignore_index=-1, reduction="none")
+    return pairs, entropy.reshape(known.labels.shape)
+
+
+def weighted_mean(
+    pairs: Tensor, entropy: Tensor, known: LabeledNodes, targets: PrototypeTargets | None, balance: float
+) -> Tensor:
+    """The loss of what :func:`contrast` gives, over images and over nodes of all ranks."""
+    mean = pairs.sum() * (balance / known.divisor)
+    return mean if targets is None else torch.addcmul(mean, entropy.sum(), (1 - balance) / targets.divisor)
 
 
 def _number_of_classes(

@@ -18,8 +18,8 @@ MAX_ENTRIES_ON_CPU = 2**20  # of Z
 class ClassLayout(NamedTuple):
     """Factors of the graph W, and where nodes lie among them.
 
-    Low rank: z_i = onehot(class of i) ⊗ u_i, and W = Z Z^T but for the diagonal. Blocks: the nodes of each class of each
-    graph lie together, in blocks of T rows, which end in rows of zeros; then Z is never formed.
+    Low rank: z_i = onehot(class of i) ⊗ u_i, and W = Z Z^T but for the diagonal. Blocks: the nodes of each class of
+    each graph lie together, in blocks of T rows, which end in rows of zeros; then Z is never formed.
 
     Attributes:
         factors: (B, N, C m), z_i; or (blocks, T, m), u_i by class.
@@ -122,7 +122,7 @@ def _class_layout(
     if is_low_rank:
         found = *FACTORS(vectors, labels, num_classes), *(labels.new_empty(0) for _ in range(4))
     else:
-        found = OPERATION(vectors, labels, num_classes, *block_shape(*labels.shape, num_classes))
+        found = OPERATION(vectors, labels, num_classes, *block_shape(len(labels), labels.shape[1], num_classes))
     factors, self_weight, slot, node, segment, used = found
     return factors, self_weight, slot, node, segment, used
 
@@ -152,7 +152,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 def _backward(ctx: Any, of_factors: Tensor, of_self_weight: Tensor, *_: Any) -> tuple[Tensor, None, None, None]:
     vectors, labels, slot = ctx.saved_tensors
     if ctx.is_low_rank:
-        by_class = of_factors.unflatten(-1, (ctx.num_classes, vectors.shape[-1]))
+        by_class = of_factors.view(*labels.shape, ctx.num_classes, vectors.shape[-1])
         place = labels.clamp(0, ctx.num_classes - 1)[..., None, None].expand(*labels.shape, 1, vectors.shape[-1])
         grad = by_class.gather(2, place)[:, :, 0]
     else:

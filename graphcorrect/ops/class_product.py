@@ -90,7 +90,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *layout, values = ctx.saved_tensors
     of_factors = of_self_weight = of_values = None
     if ctx.needs_input_grad[0]:
-        of_factors = _meeting(*layout, values, grad) + _meeting(*layout, grad, values)
+        of_factors = _meeting(ClassLayout(*layout), values, grad) + _meeting(ClassLayout(*layout), grad, values)
     if ctx.needs_input_grad[1]:
         of_self_weight = (grad * values).sum(-1, keepdim=True)
     if ctx.needs_input_grad[-1]:
@@ -98,21 +98,13 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return of_factors, of_self_weight, None, None, None, None, of_values
 
 
-def _meeting(
-    factors: Tensor,
-    self_weight: Tensor,
-    slot: Tensor,
-    node: Tensor,
-    segment: Tensor,
-    used: Tensor,
-    left: Tensor,
-    right: Tensor,
-) -> Tensor:
+def _meeting(layout: ClassLayout, left: Tensor, right: Tensor) -> Tensor:
     """sum_j u_j (left_j · right_i) over the class of each i, laid out as the factors are."""
-    if len(slot) == 0:
+    factors = layout.factors
+    if len(layout.slot) == 0:
         return right @ (factors.mT @ left).mT
-    by_block = right.flatten(0, 1).index_select(0, node).view(*factors.shape[:2], -1)
-    return by_block @ _moments(factors, node, segment, left).mT
+    by_block = right.flatten(0, 1).index_select(0, layout.node).view(*factors.shape[:2], -1)
+    return by_block @ _moments(factors, layout.node, layout.segment, left).mT
 
 
 _class_product.register_autograd(_backward, setup_context=_keep_inputs)

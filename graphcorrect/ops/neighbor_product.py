@@ -52,7 +52,7 @@ def neighbor_product(
 def _sort_definition(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_graphs, num_nodes, num_neighbors = index.shape
     total = num_graphs * num_nodes
-    first = torch.arange(0, total, max(1, num_nodes), device=index.device)
+    first = torch.arange(0, num_graphs * max(1, num_nodes), max(1, num_nodes), device=index.device)
     index = (index + first[:, None, None]).flatten(0, 1)
     targets, order = index.flatten().to(torch.int32).sort(stable=True)  # narrow, since sorting reads every bit
     arriving = torch.searchsorted(targets, torch.arange(total, device=index.device, dtype=torch.int32))

@@ -23,7 +23,7 @@ def pair_sum(unit: Tensor, labels: Tensor, is_of_class: Tensor) -> Tensor:
         labels: (B, N) int64 in [0, C); any of them, or -1, where a node takes no part.
         is_of_class: (B, N, C), the one-hot rows of the labels in the dtype of `unit`, or zero.
     """
-    pairs, _, _ = _pair_sum(unit, labels, is_of_class)
+    pairs: Tensor = _pair_sum(unit, labels, is_of_class)[0]
     return pairs
 
 
@@ -33,8 +33,8 @@ def _definition(unit: Tensor, labels: Tensor, is_of_class: Tensor) -> tuple[Tens
 
 
 def _gradient_definition(unit: Tensor, labels: Tensor, is_of_class: Tensor, of_gram: Tensor, of_sums: Tensor) -> Tensor:
-    """V G + Y S: the gradient of V for those of V^T V, both sides of it, and of the sums."""
-    return torch.baddbmm(is_of_class @ of_sums, unit, of_gram)
+    """V G - Y S for the gradients G of V^T V, both sides of it, and -S of the sums."""
+    return torch.baddbmm(is_of_class @ of_sums, unit, of_gram, beta=-1.0)
 
 
 def _tiles_refuse(*tensors: Tensor) -> str | None:
@@ -51,7 +51,7 @@ GRADIENT = Operation("gradient of pair sum", _gradient_definition, Kernel("tiles
 @torch.library.custom_op("graphcorrect::pair_sum", mutates_args=())
 def _pair_sum(unit: Tensor, labels: Tensor, is_of_class: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     gram, sums = OPERATION(unit, labels, is_of_class)
-    return gram.square().sum((1, 2)) - 2.0 * sums.square().sum((1, 2)), gram, sums
+    return torch.sub(gram.square().sum((1, 2)), sums.square().sum((1, 2)), alpha=2), gram, sums
 
 
 @_pair_sum.register_fake
@@ -73,11 +73,11 @@ def _backward(
     """That of v_i is 4 V^T V v_i - 4 sum_{j in c(i)} v_j; those of V^T V and of the sums come of second derivatives."""
     unit, labels, is_of_class, gram, sums = ctx.saved_tensors
     factor = torch.zeros_like(gram[:, :1, :1]) if grad is None else 4.0 * grad[:, None, None]
-    of_gram, of_sums = factor * gram, -factor * sums
+    of_gram, of_sums = factor * gram, factor * sums  # of the sums the negative one
     if grad_gram is not None:
         of_gram = of_gram + grad_gram + grad_gram.mT
     if grad_sums is not None:
-        of_sums = of_sums + grad_sums
+        of_sums = of_sums - grad_sums
     # Second derivatives follow the definition
     gradient = _gradient_definition if torch.is_grad_enabled() else GRADIENT
     return gradient(unit, labels, is_of_class, of_gram, of_sums), None, None

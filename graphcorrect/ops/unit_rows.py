@@ -23,7 +23,7 @@ def unit_rows(rows: Tensor, mask: Tensor | None = None, *, any_scale: bool = Tru
     """
     if rows.shape[-1] == 0:
         return rows
-    unit, _ = _unit_rows(rows, mask, any_scale)
+    unit: Tensor = _unit_rows(rows, mask, any_scale)[0]
     return unit
 
 
@@ -39,13 +39,12 @@ def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Ten
         unit = rows / norm
     if mask is None:
         return unit, norm
-    outside = ~mask[..., None]
-    return unit.masked_fill_(outside, 0.0), norm.masked_fill_(outside, torch.inf)
+    return torch.where(mask[..., None], unit, 0.0), torch.where(mask[..., None], norm, torch.inf)
 
 
 def _norm_or_inf(rows: Tensor, ord: float) -> Tensor:
     """Norms (..., 1), infinite for a row of zeros, so that what is divided by it is zero."""
-    norm = torch.linalg.vector_norm(rows, ord=ord, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(rows, ord=ord, dim=-1, keepdim=True)
     return norm.masked_fill_(norm == 0, torch.inf)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.neighbors import Neighbors
 from graphcorrect.nodes import grid_size
+from graphcorrect.ops.knn import Neighbors
 from graphcorrect.plot._axes import axes_or_new
 from graphcorrect.plot._images import pixels_of
 

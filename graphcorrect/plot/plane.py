@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.neighbors import knn
+from graphcorrect.ops.knn import knn
 from graphcorrect.ops.unit_rows import unit_rows
 from graphcorrect.plot._axes import axes_row_or_new, needs
 from graphcorrect.plot._classes import COLORS, names_of, style_of

@@ -69,6 +69,8 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 @functools.cache
 def _has_safe_threads() -> bool:
     """Whether loops may be called from several threads at once: one of numba's ways would end the process."""
+    if numba.config.DISABLE_JIT:  # NUMBA_DISABLE_JIT=1 leaves loops plain Python, for debuggers and mutants
+        return True
     with _first_loop:
         number = torch.get_num_threads()
         _touch(torch.zeros(1))

@@ -28,11 +28,11 @@ def moments(unit: Tensor, labels: Tensor, is_of_class: Tensor) -> tuple[Tensor, 
 
 
 def gradient(unit: Tensor, labels: Tensor, is_of_class: Tensor, of_gram: Tensor, of_sums: Tensor) -> Tensor:
-    """V G + Y S for the gradients G (B, D, D) of both sides of V^T V and S (B, C, D) of the sums."""
+    """V G - Y S for the gradients G (B, D, D) of V^T V, both sides of it, and -S (B, C, D) of the sums."""
     result = torch.empty_like(unit)
     for image, tile in _tiles(unit):
         rows = torch.index_select(of_sums[image], 0, labels[image, tile].clamp_min(0), out=result[image, tile])
-        rows.addmm_(unit[image, tile], of_gram[image])
+        rows.addmm_(unit[image, tile], of_gram[image], beta=-1.0)
     return result
 
 

@@ -78,7 +78,7 @@ def _gradient_loop(unit, norm, grad, result):  # type: ignore[no-untyped-def]
 
 
 def unit(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:
-    """Unit rows (..., D) of contiguous rows, and norms (..., 1): infinite for a row that gets no gradient; of any scale."""
+    """Unit rows (..., D) of contiguous rows of any scale, and norms (..., 1), infinite where there is no gradient."""
     unit, norm = torch.empty_like(rows), rows.new_empty((*rows.shape[:-1], 1))
     _unit_loop(_flat(rows), _flat(unit), norm.view(-1))
     if mask is not None and not mask.all():

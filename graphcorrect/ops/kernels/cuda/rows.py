@@ -59,7 +59,7 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
 
 
 def unit(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:
-    """Unit rows (..., D) of contiguous rows, and norms (..., 1): infinite for a row that gets no gradient; of any scale."""
+    """Unit rows (..., D) of contiguous rows of any scale, and norms (..., 1), infinite where there is no gradient."""
     result, norm = torch.empty_like(rows), rows.new_empty((*rows.shape[:-1], 1))
     flags = norm if mask is None else mask.contiguous().view(torch.uint8)
     _launch(_unit_kernel, rows, flags, result, norm, like=rows, HAS_MASK=mask is not None)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._typing import Backend, Scoring
 from graphcorrect.ops.neighbors import PreparedKeys, neighbors
+from graphcorrect.ops.typing import Backend, Scoring
 
 # Here, since torch 2.4 compiles no call of get_args
 _BACKENDS, _SCORINGS = get_args(Backend), get_args(Scoring)
