@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ SHAPES = {
     "cuda": [(8, 1089), (1, 4096), (8, 4096), (8, 9216), (8, 16384), (1, 40000)],
 }
 SMOKE_SHAPES = [(2, 289), (1, 1089)]
+IVF_NODES = 10_000  # below, building an index takes longer than the search
 
 
 @functools.lru_cache(maxsize=1)
@@ -72,7 +74,17 @@ def tf32_matmul_topk(rows: Tensor, count: int) -> Tensor:
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def sides(device: torch.device) -> dict[str, Callable[[Tensor, int], Tensor]]:
+def flashlib_knn(rows: Tensor, count: int) -> Tensor:
+    """Batched exact search by another library's Triton kernels; it finds a node itself too, and nearest means L2."""
+    from flashlib import flash_knn  # pip install flashlib
+
+    index = flash_knn(rows, rows, count + 1, return_distances=False)
+    own = torch.arange(rows.shape[1], device=rows.device)[:, None]
+    order = (index == own).to(torch.int8).argsort(dim=-1, stable=True)
+    return index.gather(-1, order)[..., :count].long()
+
+
+def sides(device: torch.device, num_nodes: int) -> dict[str, Callable[[Tensor, int], Tensor]]:
     """Every search that runs here, by name."""
     found: dict[str, Callable[[Tensor, int], Tensor]] = {
         "auto": lambda rows, count: knn(rows, None, count, exclude_self=True).index,
@@ -81,6 +93,12 @@ def sides(device: torch.device) -> dict[str, Callable[[Tensor, int], Tensor]]:
         found["auto" + ALONE] = alone(found["auto"])
     if _faiss.is_installed() and (device.type == "cpu" or _faiss.gpu_works()):
         found["faiss"] = lambda rows, count: knn(rows, None, count, exclude_self=True, backend="faiss").index
+        if device.type == "cpu" and num_nodes >= IVF_NODES:  # approximate: read it beside its recall
+            found["faiss-ivf"] = lambda rows, count: (
+                knn(rows, None, count, exclude_self=True, backend="faiss-ivf").index
+            )
+    if device.type == "cuda" and importlib.util.find_spec("flashlib"):
+        found["flashlib"] = flashlib_knn
     if device.type == "cuda":
         found["torch"] = lambda rows, count: knn(rows, None, count, exclude_self=True, backend="torch").index
     found["matmul + topk"] = matmul_topk
@@ -93,7 +111,7 @@ def build(
     name: str, batch: int, num_nodes: int, feature_dim: int, count: int, device: torch.device
 ) -> Callable[[], Any]:
     rows = inputs(batch, num_nodes, feature_dim, device)
-    search = sides(device)[name]
+    search = sides(device, num_nodes)[name]
     return lambda: search(rows, count)
 
 
@@ -142,12 +160,12 @@ def main() -> None:
     for batch, num_nodes in shapes:
         case = Case({"batch": batch, "num_nodes": num_nodes, "feature_dim": args.dim, "num_neighbors": args.neighbors})
         sizes = (batch, num_nodes, args.dim, args.neighbors, device)
-        runs = {name: build(name, *sizes) for name in sides(device)}
+        runs = {name: build(name, *sizes) for name in sides(device, num_nodes)}
         runs |= with_captured({"auto": runs["auto"]}, device)
         rows = inputs(batch, num_nodes, args.dim, device)
         case.agreement = {name: recall(run(), rows, args.neighbors) for name, run in runs.items()}
         case.seconds = time_in_turn(runs, rounds=rounds, device=device, pause=0.02 if device.type == "cpu" else 0.0)
-        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in sides(device)}
+        case.peak_bytes = {name: peak_memory(build, name, *sizes, device=device) for name in sides(device, num_nodes)}
         cases.append(case)
         for name in runs:
             ratio = "" if name == "auto" else "{:.2f} ({:.2f}..{:.2f})".format(*case.ratio(name, "auto"))

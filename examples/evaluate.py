@@ -16,49 +16,31 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import sys
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from segmentation import checkpoint, cityscapes, evaluation, figures, report
-from segmentation.datasets import IMAGE_ENDINGS, Sample, read_image, read_labels, read_resized
+from segmentation import checkpoint, cityscapes, evaluation, figures, options, report, results
+from segmentation.checking import ROLES, look_at
+from segmentation.contents import faults_of_all
+from segmentation.datasets import IMAGE_ENDINGS, Sample, SegmentationData, read_image, read_labels, read_resized
+from segmentation.devices import find_device
+from segmentation.faults import as_bytes, in_words, reading, refuse
+from segmentation.folders import Folder, name_below
 from segmentation.layouts import open_data
-from segmentation.methods import SegmentationModel, correct_labels
-from segmentation.networks import SegmentationNetwork
-from segmentation.recipe import Recipe, from_dict
-from segmentation.state import new_refiner
+from segmentation.methods import correct_labels
+from segmentation.trained import Trained, open_checkpoint, titles
 from torch import Tensor
 from tqdm import tqdm
 
 from graphcorrect import metrics
 
-
-class Trained(NamedTuple):
-    """A network out of a checkpoint and what is needed to run it."""
-
-    model: SegmentationModel
-    recipe: Recipe
-    class_names: list[str]
-    layout: str
-    crop: tuple[int, int]
-    step: int
-
-
-def open_checkpoint(path: Path, network: str, device: torch.device) -> Trained:
-    """The teacher's or the student's network of `METHOD/last.pt` or `METHOD/best.pt`."""
-    saved = checkpoint.load(path, device)
-    if not {"recipe", "class_names", network} <= saved.keys():
-        raise ValueError(f"expected METHOD/last.pt or METHOD/best.pt of a run, got {str(path)!r}, which is neither")
-    recipe, names = from_dict(saved["recipe"], str(path)), saved["class_names"]
-    settings = recipe.network
-    settings.weights = "none"  # all of them come out of the checkpoint
-    model = SegmentationModel(SegmentationNetwork(len(names), settings), new_refiner(recipe, len(names)))
-    model.load_state_dict(saved[network])
-    return Trained(model.to(device).eval(), recipe, names, saved["layout"], tuple(saved["crop"]), saved["step"])
+WRITTEN = ("labels", "submission", "classes.csv", "scores.json", "grid.png", "features.png")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -70,88 +52,171 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--data", help="the data set's folder; default: that of the training")
     add("--images", type=Path, help="predict all images below this folder instead; nothing is scored")
     add("--out", type=Path, help="default: `evaluation` beside the checkpoint")
+    add("--overwrite", action="store_true", help="replace an evaluation of something else in --out")
     add("--beside", type=Path, nargs="+", default=[], help="other checkpoints, to draw their predictions too")
     add("--mode", choices=["whole", "sliding"], help="default: the recipe's")
-    add("--window", type=int, nargs=2, metavar=("H", "W"), help="of the sliding mode; default: the training's crop")
-    add("--scales", type=float, nargs="+", help="average over the image at these scales")
+    side = options.integer(16)
+    add("--window", type=side, nargs=2, metavar=("H", "W"), help="of the sliding mode; default: the training's crop")
+    scale = options.number(0, 16, above=True)
+    add("--scales", type=scale, nargs="+", help="average over the image at these scales")
     add("--flip", action="store_true", help="and over its mirror image")
-    add("--pictures", type=int, default=6, help="rows of grid.png; 0: none")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--pictures", type=options.integer(0, 50), default=6, help="rows of grid.png; 0: none")
+    add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda, cuda:1, ...")
     add("--no-masks", action="store_true", help="only scores and pictures")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.images is not None and given.data is not None:
+        parser.error("expected --images or --data, got both")
+    if given.images is not None and not given.images.is_dir():
+        parser.error(f"expected --images to be a folder, got {str(given.images)!r}")
+    if given.images is not None and given.beside:
+        parser.error("expected --data beside --beside, got --images, which have no truth to draw")
+    return given
 
 
 def main(given: argparse.Namespace) -> dict[str, Any]:
     """Do it, and return what is in `scores.json`."""
-    device = torch.device(given.device)
+    device = find_device(given.device)
     trained = open_checkpoint(given.checkpoint, given.network, device)
+    others = [open_checkpoint(path, given.network, device) for path in given.beside]
+    for path, other in zip(given.beside, others, strict=True):
+        if other.class_names != trained.class_names:
+            raise ValueError(f"expected --beside with the classes of {given.checkpoint}, got {path} with others")
     settings = trained.recipe.evaluation
     settings.mode, settings.flip = given.mode or settings.mode, given.flip or settings.flip
     settings.scales = tuple(given.scales or settings.scales)
+    if given.window and settings.mode != "sliding":
+        raise ValueError(f"expected --mode sliding beside --window, got {settings.mode}")
     settings.window = tuple(given.window) if given.window else settings.window
     out = given.out or given.checkpoint.parent / "evaluation"
-    out.mkdir(parents=True, exist_ok=True)
-    samples = find_samples(given, trained, out)
+    asked = results.plain(
+        {"checkpoint": given.checkpoint, "network": given.network, "data": given.data, "images": given.images}
+        | {"mode": settings.mode, "scales": settings.scales, "flip": settings.flip, "window": settings.window}
+    )
+    results.check_apart(out, WRITTEN[:2], searched={"--images": given.images})
+    if not (given.overwrite and results.is_ours(out)):
+        results.check_settings(out, asked, WRITTEN[:2], " (or --overwrite)")
+    samples, data = find_samples(given, trained, out)
+    names = names_of(samples, given.images)
+    check(samples, trained, data)
+    results.begin(out, asked)
+    results.clear(out, WRITTEN)
 
     num_classes = len(trained.class_names)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for sample in tqdm(samples, "predicting"):
+    for sample, name in zip(tqdm(samples, "predicting"), names, strict=True):
         labels = predict_labels(trained, sample, device)
         if not given.no_masks:
-            write_masks(labels, sample, trained.layout, out)
+            write_masks(labels, sample, name, trained.layout, out)
         if sample.mask is not None:
-            confusion += metrics.confusion_matrix(labels, read_labels(sample).long(), num_classes)
+            with reading(sample.mask):
+                confusion += metrics.confusion_matrix(labels, read_labels(sample).long(), num_classes)
     scores: dict[str, Any] = {"checkpoint": str(given.checkpoint), "step": trained.step, "images": len(samples)}
     if confusion.sum() > 0:
         iou = metrics.per_class_iou(confusion)
         scores |= {"miou": float(iou.nanmean()), "accuracy": metrics.accuracy(confusion)}
         scores["classes"] = dict(zip(trained.class_names, iou.tolist(), strict=True))
-        write_table(trained.class_names, confusion, out)
     scores |= {"mode": settings.mode, "scales": list(settings.scales), "flip": settings.flip}
-    report.save_results(scores, out / "scores.json")
+    report.save_results(scores, out / "scores.json")  # before anything is printed or drawn, which may fail
+    if confusion.sum() > 0:
+        write_table(trained.class_names, confusion, out)
     scored = [sample for sample in samples if sample.mask is not None]
     if given.pictures and scored:
-        others = [open_checkpoint(path, given.network, device) for path in given.beside]
         draw(trained, others, given, scored, out, device)
     return scores
 
 
-def find_samples(given: argparse.Namespace, trained: Trained, out: Path) -> list[Sample]:
-    """The test images of the data set, or all images below a folder."""
+def find_samples(
+    given: argparse.Namespace, trained: Trained, out: Path
+) -> tuple[list[Sample], SegmentationData | None]:
+    """The test images of the data set, and that; or all images below a folder, and None."""
     if given.images is not None:
-        found = sorted(path for path in given.images.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
-        if not found:
+        found = Folder(given.images, IMAGE_ENDINGS)
+        refuse(found.faults_of(), "the folder of --images has")
+        found.say_what_is_left_out()
+        if not found.files:
             raise ValueError(f"expected images below --images, found none in {str(given.images)!r}")
-        return [Sample(path, None) for path in found]
+        return [Sample(path, None) for path in found.files.values()], None
     data = trained.recipe.data
+    own_names = data.classes is None  # the training took those of the folder
     if given.data is not None:
         data.folder = given.data
     if trained.layout == "digits":  # the run's own scenes
-        written = sorted(given.checkpoint.parent.parent.glob("digits-*"))
-        if written:
-            data.layout, data.folder = "voc", str(written[0])
+        scenes = f"digits-{data.scenes[0]}-{data.scenes[1]}-seed{trained.recipe.running.seed}"
+        written = given.checkpoint.parent.parent / scenes
+        if (written / "classes.txt").is_file():
+            data.layout, data.folder = "voc", str(written)
     data.labeled, data.unlabeled, data.held_out = None, None, 0  # which images were trained on does not matter here
-    return open_data(data, trained.recipe.running.seed, out, write=False).test
+    data.classes = None  # the checkpoint knows its classes
+    opened = open_data(data, trained.recipe.running.seed, out, write=False)
+    if own_names and opened.class_names != trained.class_names:
+        differ = [pair for pair in zip(trained.class_names, opened.class_names, strict=False) if pair[0] != pair[1]]
+        raise ValueError(
+            f"expected data of the network's {len(trained.class_names)} classes in their order, got "
+            f"{len(opened.class_names)} in {data.folder}"
+            + (f": class {differ[0][1]!r} where the network has {differ[0][0]!r}" if differ else "")
+        )
+    if not opened.test:
+        raise ValueError(f"expected test images in the data set, found none in {data.folder}")
+    return opened.test, opened
+
+
+def names_of(samples: list[Sample], images: Path | None) -> list[str]:
+    """What each image's results are called, no two alike.
+
+    Below --images their paths without the ending; of a data set the files' names, where two share one their paths.
+    """
+    folder = images
+    if folder is None:
+        stems = [sample.image.stem for sample in samples]
+        if len(set(stems)) == len(stems):
+            return stems
+        folder = Path(os.path.commonpath([sample.image.parent for sample in samples]))
+    names = [name_below(folder, sample.image) for sample in samples]
+    first: dict[str, Path] = {}
+    faults = []
+    for name, sample in zip(names, samples, strict=True):
+        if name in first:
+            faults.append(f"{sample.image}: has the same name as {first[name]}")
+        first.setdefault(name, sample.image)
+    refuse(faults, "the images have")
+    return names
+
+
+def check(samples: list[Sample], trained: Trained, data: SegmentationData | None) -> None:
+    """Read every file before any work; one `ValueError` lists all faults."""
+    count, shown = len(trained.class_names), tqdm(samples, "checking files", leave=False, delay=3)
+    found = [(sample, look_at(sample, count, needs_mask=data is not None)) for sample in shown]
+    faults = [fault for _, each in found for fault in each.faults]
+    if data is not None and not faults:  # what only all masks together show
+        faults += faults_of_all({role: found if role == "test" else [] for role in ROLES}, data)
+    if trained.layout == "cityscapes":
+        sent: dict[str, Path] = {}
+        for sample in samples:
+            other = sent.setdefault(sample.image.stem, sample.image)
+            if other != sample.image:
+                faults.append(f"{sample.image}: its name in `submission` would be that of {other}")
+    refuse(faults, "the images have")
 
 
 def predict_labels(trained: Trained, sample: Sample, device: torch.device) -> Tensor:
     """Class ids (H, W) int64 at the size of the image file, on the CPU."""
-    size = read_image(sample.image).shape[-2:]
-    image = read_resized(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
+    with reading(sample.image, "an image"):
+        size = read_image(sample.image).shape[-2:]
+        image = read_resized(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
     with torch.no_grad():
         probabilities = evaluation.predict(trained.model, image, trained.recipe.evaluation, trained.crop)
     return evaluation.resized(probabilities, size).argmax(1)[0].cpu()
 
 
-def write_masks(labels: Tensor, sample: Sample, layout: str, out: Path) -> None:
+def write_masks(labels: Tensor, sample: Sample, name: str, layout: str, out: Path) -> None:
     """A palette mask of class ids, and for Cityscapes the label ids that its server takes."""
     picture = Image.fromarray(labels.to(torch.uint8).numpy(), mode="P")
     picture.putpalette(figures.palette(layout))
-    save_picture(picture, out / "labels" / f"{sample.image.stem}.png")
+    save_picture(picture, out / "labels" / f"{name}.png")
     if layout == "cityscapes":
-        name = sample.image.stem.removesuffix("_leftImg8bit")
+        stem = sample.image.stem.removesuffix("_leftImg8bit")
         ids = Image.fromarray(cityscapes.to_label_ids(labels).numpy())
-        save_picture(ids, out / "submission" / f"{name}_pred_labelIds.png")
+        save_picture(ids, out / "submission" / f"{stem}_pred_labelIds.png")
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
@@ -178,10 +243,10 @@ def write_table(class_names: list[str], confusion: Tensor, out: Path) -> None:
     writer.writerow(["class", *columns])
     for number, name in enumerate(class_names):
         values = [float(column[number]) for column in columns.values()]
-        table.add_row(name, *("-" if value != value else f"{100 * value:.2f}" for value in values))
+        table.add_row(escape(name), *("-" if value != value else f"{100 * value:.2f}" for value in values))
         writer.writerow([name, *(f"{value:.6f}" for value in values)])
+    checkpoint.write_atomically(out / "classes.csv", as_bytes(text.getvalue()))
     Console().print(table)
-    checkpoint.write_atomically(out / "classes.csv", text.getvalue().encode())
 
 
 def draw(
@@ -203,16 +268,23 @@ def draw(
             refined = correct_labels(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0], image)
         labels = read_labels(sample, tuple(image.shape[-2:]))[None].long()
         features.append((refined.features[0].cpu(), refined.features[-1].cpu(), labels))
-    names = ["image", "truth", *(f"{path.parent.name}" for path in given.beside), given.checkpoint.parent.name]
+    names = ["image", "truth", *titles([*given.beside, given.checkpoint])]
     figures.draw_grid(rows, names, out / "grid.png", figures.palette(trained.layout))
     before, after, labels = zip(*features, strict=True)
-    if len({part.shape for part in (*before, *labels)}) == 2:  # images of one size
-        parts = (torch.cat(part) for part in (before, after, labels))
-        figures.draw_features(*parts, trained.class_names, out / "features.png", trained.recipe.running.seed)
+    same_size = len({part.shape for part in (*before, *labels)}) == 2
+    scored = sum(int((part != 255).sum()) for part in labels)
+    if not same_size or scored < 4:
+        print("note: features.png is drawn of images of one size with labeled pixels, and left out here")
+        return
+    parts = (torch.cat(part) for part in (before, after, labels))
+    figures.draw_features(*parts, trained.class_names, out / "features.png", trained.recipe.running.seed)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """The command line; what went wrong is said without the path it took through the code."""
+    with in_words():
+        main(parse(arguments))
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run()

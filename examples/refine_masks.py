@@ -20,6 +20,7 @@ import argparse
 import hashlib
 import io
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,11 +28,15 @@ from typing import Any
 
 import torch
 from PIL import Image
-from segmentation import changes, predictions
+from segmentation import changes, predictions, results
+from segmentation.checkpoint import write_atomically
+from segmentation.class_names import read_class_names
 from segmentation.datasets import IGNORE_INDEX, read_image, read_mask
+from segmentation.devices import find_device
 from segmentation.digits import voc_palette
-from segmentation.predictions import ARRAY_ENDINGS, MASK_ENDINGS, Checker, Item, find_items
-from segmentation.report import write_atomically
+from segmentation.faults import as_bytes, in_words, looks_like, reading, refuse
+from segmentation.prediction_checks import Checker
+from segmentation.predictions import ARRAY_ENDINGS, MASK_ENDINGS, Item, find_items
 from torch import Tensor
 from tqdm import tqdm
 
@@ -39,6 +44,7 @@ from graphcorrect import AnchorBank, DualGraphRefiner
 
 # What may differ when a run goes on
 NOT_SETTINGS = ("out", "device", "report_images")
+WRITTEN = ("masks", "records")  # folders in --out
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -53,7 +59,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--labeled-features", type=Path, help="their feature maps; default: --features")
     add("--classes", help="number of classes, or a file with a name a line; needed where predictions are masks")
     add("--out", type=Path, required=True, help="folder of results")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda, cuda:1, ...")
+    add("--channels", choices=["first", "last"], help="where arrays have classes or channels; default: first, checked")
     add("--rounds", type=int, default=2, help="rounds of correction")
     add("--neighbors", type=int, default=20, help="neighbors of a pixel")
     add("--alpha", type=float, default=0.2, help="share of the correction that confident pixels take")
@@ -79,10 +86,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         folder = getattr(args, key)
         if folder is not None and not folder.is_dir():
             parser.error(f"expected --{key.replace('_', '-')} to be a folder, got {str(folder)!r}")
-        # Masks among masks: the next run would take results for inputs.
-        is_listed = folder is not None and key in ("predictions", "labeled_masks")
-        if is_listed and args.out.resolve().is_relative_to(folder.resolve()):
-            parser.error(f"expected --out outside --{key.replace('_', '-')}, got {args.out}")
+    # Masks among masks: the next run would take results for inputs, or this one write over them.
+    searched = {"--predictions": args.predictions, "--labeled-masks": args.labeled_masks}
+    others = {"--images": args.images, "--features": args.features, "--labeled-images": args.labeled_images}
+    try:
+        results.check_apart(args.out, WRITTEN, searched=searched, others=others)
+        args.device = find_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
     at_least = {"rounds": 1, "neighbors": 1, "max_nodes": 1, "anchor_capacity": 1, "report_images": 0}
     for key, least in at_least.items():
         if getattr(args, key) < least:
@@ -94,8 +105,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"expected --{key} in [0, 1], got {getattr(args, key)}")
     if not 0 < args.mask_confidence <= 1:
         parser.error(f"expected --mask-confidence in (0, 1], got {args.mask_confidence}")
-    if not args.position_weight >= 0:
-        parser.error(f"expected --position-weight to be at least 0, got {args.position_weight}")
+    if not 0 <= args.position_weight < math.inf:
+        parser.error(f"expected --position-weight to be at least 0 and finite, got {args.position_weight}")
+    if args.rounds > 1000:
+        parser.error(f"expected --rounds to be at most 1000, got {args.rounds}")
     return args
 
 
@@ -108,11 +121,11 @@ def main(args: argparse.Namespace) -> None:
         labeled, more = find_items(args.labeled_masks, MASK_ENDINGS, args.labeled_images, args.labeled_features)
         faults += more
     settings = settings_of(args, labeled)
-    refuse_other_settings(args.out, settings)
+    results.check_settings(args.out, settings, WRITTEN)
     finished = {item.name: record for item in items if (record := finished_record(args.out, item)) is not None}
     waiting = [item for item in items if item.name not in finished]
     num_classes, feature_dim = check(args, faults, waiting, labeled if waiting else [])
-    write_atomically(args.out / "settings.json", json.dumps(settings, indent=2).encode())
+    results.begin(args.out, settings)
     if waiting:
         refiner, anchors = build(args, num_classes, feature_dim, labeled)
         for item in tqdm(waiting, desc="correcting", unit="image"):
@@ -124,42 +137,47 @@ def class_names(classes: str | None) -> list[str] | None:
     """Names of the classes: from a file, or numbers; None leaves it to the predictions."""
     if classes is None:
         return None
-    if classes.isdigit() and int(classes) > 0:
+    if classes.isdecimal() and int(classes) > 0:
         return [str(number) for number in range(int(classes))]
-    if not Path(classes).is_file():
+    path = Path(classes)
+    if not (path.exists() or path.is_symlink()):
         raise ValueError(f"expected --classes as a number or a file with a name a line, got {classes!r}")
-    return [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
+    with reading(path, "a class name a line"):
+        if fault := looks_like(path):
+            raise ValueError(fault)
+        names, notes = read_class_names(path)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return names
 
 
 def settings_of(args: argparse.Namespace, labeled: list[Item]) -> dict[str, Any]:
     """What the results depend on, as JSON holds it; of the labeled files their fingerprint."""
     settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
+    if settings["channels"] is None:
+        del settings["channels"]  # as results were made before there was a choice
     fingerprint = json.dumps([item.fingerprint() for item in labeled])
     settings["labeled_files"] = hashlib.sha256(fingerprint.encode()).hexdigest()
-    return json.loads(json.dumps(settings, default=lambda path: str(path.resolve())))
-
-
-def refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
-    """A folder of results holds those of one setting; another one is refused rather than mixed in."""
-    path = out / "settings.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else settings
-    other = [f"{key} {before.get(key)!r}" for key in settings if before.get(key) != settings[key]]
-    if other:
-        raise ValueError(f"expected --out to be new or of these settings, got {out}, made with {', '.join(other)}")
+    return results.plain(settings)
 
 
 def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labeled: list[Item]) -> tuple[int, int]:
     """Number of classes and of feature entries; one `ValueError` that lists every fault of every file."""
-    checker = Checker(None if args.names is None else len(args.names), args.neighbors)
+    count = None if args.names is None else len(args.names)
+    checker = Checker(count, args.neighbors, args.max_nodes, args.channels)
     for item in tqdm(waiting, desc="checking", unit="image", disable=not waiting):
         faults += checker.faults_of_prediction(item, args.mask_confidence)
     if checker.num_classes is not None:
         for item in labeled:
             faults += checker.faults_of_labeled(item)
+    faults += checker.faults_of_all()
     if checker.num_classes is not None and checker.num_classes > IGNORE_INDEX:
         faults.append(f"{checker.num_classes} classes, expected at most {IGNORE_INDEX}, as masks hold 8 bits")
-    if faults:
-        raise ValueError(f"the folders have {len(faults)} fault(s):\n  " + "\n  ".join(faults))
+    from_file = args.classes is not None and not args.classes.isdecimal()
+    refuse(
+        faults,
+        f"the folders, for the {len(args.names)} names of {args.classes}, have" if from_file else "the folders have",
+    )
     return checker.num_classes or 0, checker.feature_dim or 18
 
 
@@ -181,8 +199,9 @@ def build(
         return refiner, None
     anchors = AnchorBank(num_classes, feature_dim, capacity_per_class=args.anchor_capacity).to(args.device)
     for item in tqdm(labeled, desc="labeled pixels", unit="image"):
-        features = predictions.read_features(item, args.position_weight)
-        labels = predictions.read_labels(item.labels, num_classes)
+        features = predictions.read_features(item, args.position_weight, args.channels)
+        with reading(item.labels):
+            labels = predictions.read_labels(item.labels, num_classes)
         anchors.update(features[None].to(args.device), labels[None].to(args.device))
     return refiner, anchors
 
@@ -193,16 +212,18 @@ def correct(
 ) -> changes.Changes:
     """Correct one prediction and write its mask, then its record, whose presence says that both are there."""
     inputs = item.fingerprint()
-    probabilities, known = predictions.read_probabilities(item.labels, refiner.num_classes, args.mask_confidence)
-    features = predictions.read_features(item, args.position_weight)
+    probabilities, known = read_prediction(args, item, refiner.num_classes)
+    features = predictions.read_features(item, args.position_weight, args.channels)
     # The logarithm of probabilities is logits; zero has none.
     logits = probabilities.clamp_min(1e-8).log()
     features, logits, mask = (tensor[None].to(args.device) for tensor in (features, logits, known))
     after = refiner(features, logits, mask=mask, anchors=anchors).pseudo_labels[0].cpu()
     after = torch.where(known, after, IGNORE_INDEX)
     found = changes.count_changes(item.name, probabilities.argmax(0), after, known)
-    write_atomically(mask_path(args.out, item.name), png(after))
+    mask_file = png(after)
+    write_atomically(mask_path(args.out, item.name), mask_file)
     record = {
+        "mask": hashlib.sha256(mask_file).hexdigest(),
         "pixels": found.pixels,
         "flows": [[*pair, count] for pair, count in found.flows.items()],
         "inputs": inputs,
@@ -211,15 +232,23 @@ def correct(
     return found
 
 
+def read_prediction(args: argparse.Namespace, item: Item, num_classes: int | None) -> tuple[Tensor, Tensor]:
+    """Class probabilities (C, H, W) and where there is a prediction at all, (H, W) bool."""
+    with reading(item.labels):
+        return predictions.read_probabilities(item.labels, num_classes, args.mask_confidence, args.channels)
+
+
 def finished_record(out: Path, item: Item) -> changes.Changes | None:
-    """What an earlier run found, if its files are those of today and its mask is there."""
-    path = record_path(out, item.name)
-    if not (path.is_file() and mask_path(out, item.name).is_file()):
+    """What an earlier run found, if its files are those of today and its mask is there, whole."""
+    try:
+        record = json.loads(record_path(out, item.name).read_text(encoding="utf-8"))
+        mask = hashlib.sha256(mask_path(out, item.name).read_bytes()).hexdigest()
+        if record["inputs"] != item.fingerprint() or record.get("mask", mask) != mask:
+            return None
+        flows = {(int(old), int(new)): int(count) for old, new, count in record["flows"]}
+        return changes.Changes(item.name, int(record["pixels"]), flows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or no whole one: it is made again
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["inputs"] != item.fingerprint():
-        return None
-    return changes.Changes(item.name, record["pixels"], {(old, new): count for old, new, count in record["flows"]})
 
 
 def report(args: argparse.Namespace, items: list[Item], finished: dict[str, changes.Changes]) -> None:
@@ -227,12 +256,12 @@ def report(args: argparse.Namespace, items: list[Item], finished: dict[str, chan
     found = [finished[item.name] for item in items]
     most = max((max(pair) for entry in found for pair in entry.flows), default=-1)
     names = args.names or [str(number) for number in range(most + 1)]
-    write_atomically(args.out / "changes.csv", changes.changes_csv(found).encode())
-    write_atomically(args.out / "flows.csv", changes.flows_csv(found, names).encode())
+    write_atomically(args.out / "changes.csv", as_bytes(changes.changes_csv(found)))
+    write_atomically(args.out / "flows.csv", as_bytes(changes.flows_csv(found, names)))
     by_name = {item.name: item for item in items}
     worst = sorted((entry for entry in found if entry.changed), key=lambda entry: -entry.share)[: args.report_images]
     page = changes.changes_page(found, examples(args, worst, by_name), names)
-    write_atomically(args.out / "report.html", page.encode())
+    write_atomically(args.out / "report.html", as_bytes(page))
     changed, pixels = sum(entry.changed for entry in found), sum(entry.pixels for entry in found)
     print(f"{len(found)} images, {changed:,} pixels changed ({100 * changed / max(1, pixels):.2f} %): {args.out}")
 
@@ -243,12 +272,15 @@ def examples(
     """The images of the page, read one at a time."""
     for entry in entries:
         item = items[entry.name]
-        probabilities, known = predictions.read_probabilities(
-            item.labels, None if args.names is None else len(args.names), args.mask_confidence
-        )
+        probabilities, known = read_prediction(args, item, None if args.names is None else len(args.names))
         before = torch.where(known, probabilities.argmax(0), IGNORE_INDEX)
-        image = None if item.image is None else read_image(item.image)
-        yield changes.Example(entry, image, before, read_mask(mask_path(args.out, item.name)))
+        image, mask = None, mask_path(args.out, item.name)
+        if item.image is not None:
+            with reading(item.image):
+                image = read_image(item.image)
+        with reading(mask):
+            after = read_mask(mask)
+        yield changes.Example(entry, image, before, after)
 
 
 def mask_path(out: Path, name: str) -> Path:
@@ -269,13 +301,9 @@ def png(labels: Tensor) -> bytes:
 
 
 def run(arguments: list[str] | None = None) -> Any:
-    """The command line; what the user can mend is said without the path it took through the code."""
-    try:
+    """The command line; what went wrong is said without the path it took through the code."""
+    with in_words(interrupted="interrupted; the same command goes on from here"):
         main(parse(arguments))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from segmentation import checkpoint, figures, report
 from segmentation.command import Command, main, resumed, values_of
+from segmentation.faults import as_bytes, check_writable, in_words, reading, words
 from segmentation.paper import Row, find_list, rows
 
 FOLDERS = {"cityscapes": "cityscapes", "voc": "voc"}  # which option holds the data of a layout
@@ -46,6 +47,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = [name for name in given.run if name not in rows()]
     if unknown:
         parser.error(f"unknown row(s) {', '.join(unknown)}; without --run all are listed")
+    try:
+        if _is_there(given.out) and not given.out.is_dir():
+            raise ValueError("is no folder")
+    except (OSError, ValueError) as error:
+        parser.error(f"expected --out to be a folder, got {str(given.out)!r}: {words(error)}")
     return given
 
 
@@ -59,25 +65,56 @@ def run_row(row: Row, given: argparse.Namespace) -> None:
         overrides = {"data.labeled": str(find_list(row, given.splits))} | overrides
     if status(out)["state"] == "finished":
         print(f"{row.name}: is finished, {out / 'results.json'}; remove the folder to run it again")
-    elif (out / "recipe.yaml").is_file() and not given.dry_run:
+    elif has_begun(out) and not given.dry_run:
         main(Command(resumed(out, overrides), out, resume=True, dry_run=False))
     else:
         main(Command(row.recipe(overrides), out, resume=False, dry_run=given.dry_run))
 
 
+def has_begun(out: Path) -> bool:
+    """Whether a run has come to a step: one that found no data has left its recipe alone, and is begun anew."""
+    log = out / "log.jsonl"
+    return _is_there(out / "recipe.yaml") and (_is_there(out / "resume.pt") or (_is_there(log) and not _is_empty(log)))
+
+
 def status(out: Path) -> dict[str, Any]:
-    """How far a run is: state, step, and mIoU in percent of the methods that are done."""
-    if not (out / "recipe.yaml").is_file():
+    """How far a run is: state, step, and mIoU in percent of the methods that are done, with what the table says of it.
+
+    Raises:
+        ValueError: a file of the run is damaged; the message names it.
+    """
+    recipe, log, results = (out / name for name in ("recipe.yaml", "log.jsonl", "results.json"))
+    if not _is_there(recipe):
         return {"state": "-", "found": {}}
-    log = report.read_log(out / "log.jsonl") if (out / "log.jsonl").is_file() else []
-    where = f"{log[-1]['method']}, step {log[-1]['step']}" if log else "begun"
-    found, config = {}, {}
-    if (out / "results.json").is_file():
-        content = json.loads((out / "results.json").read_text())
-        config = content["config"]
-        found = {method: 100 * result["student_miou"] for method, result in content["methods"].items()}
-    finished = bool(found) and set(found) == set(config["methods"])
-    return {"state": "finished" if finished else where, "found": found, "config": config}
+    state = "begun"
+    if _is_there(log):
+        with reading(log, "the log of a run"):
+            entries = report.read_log(log)
+            state = f"{entries[-1]['method']}, step {entries[-1]['step']}" if entries else state
+    if not _is_there(results):
+        return {"state": state, "found": {}}
+    with reading(results, "the results of a run"):
+        content = json.loads(results.read_text(encoding="utf-8"))
+        config, schedule = content["config"], content["config"]["schedule"]
+        scores = {method: result["student_miou"] for method, result in content["methods"].items()}
+        found = {method: math.nan if miou is None else 100 * float(miou) for method, miou in scores.items()}
+        length = f"{schedule['epochs']} epochs" if schedule["steps"] is None else schedule["steps"]
+        is_finished = bool(found) and set(found) == set(config["methods"])
+        return {
+            "state": "finished" if is_finished else state,
+            "found": found,
+            "length": length,
+            "labeled": config["data"]["labeled"],
+        }
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, or a link that should lead to one."""
+    return path.exists() or path.is_symlink()
 
 
 def show(given: argparse.Namespace) -> None:
@@ -102,25 +139,28 @@ def collect(given: argparse.Namespace) -> None:
     lines = ["| row | method | paper | ours | difference | steps | labeled images |", "|---|---|--:|--:|--:|--:|---|"]
     points: dict[str, list[tuple[float, float]]] = {}
     published: dict[str, list[tuple[float, float]]] = {}
+    waiting = []
     for row in rows().values():
         now = status(given.out / row.name)
+        if now["state"] != "-" and not now["found"]:
+            waiting.append(row.name)
         if row.axis is not None and row.published:
             place = 0.0 if row.name == "neighbors_0" else float(row.recipe().get(row.axis))
             published.setdefault(row.axis, []).append((place, next(iter(row.published.values()))))
         for method, ours in now["found"].items():
-            config, paper = now["config"], row.published.get(method)
+            paper = row.published.get(method)
             beside = ("", "") if paper is None else (f"{paper:.2f}", f"{ours - paper:+.2f}")
-            schedule = config["schedule"]
-            length = f"{schedule['epochs']} epochs" if schedule["steps"] is None else schedule["steps"]
-            labeled = config["data"]["labeled"]
-            lines.append(f"| {row.name} | {method} | {beside[0]} | {ours:.2f} | {beside[1]} | {length} | {labeled} |")
+            rest = f"{now['length']} | {now['labeled']}"
+            lines.append(f"| {row.name} | {method} | {beside[0]} | {ours:.2f} | {beside[1]} | {rest} |")
             if row.axis is not None:
                 place = 0.0 if method == "self_training" else float(row.recipe().get(row.axis))
                 points.setdefault(row.axis, []).append((place, ours))
     if len(lines) == 2:
         raise ValueError(f"expected runs to collect below {given.out}, found none that has finished a method")
-    checkpoint.write_atomically(given.out / "table.md", ("\n".join(lines) + "\n").encode())
+    checkpoint.write_atomically(given.out / "table.md", as_bytes("\n".join(lines) + "\n"))
     print("\n".join(lines))
+    if waiting:
+        print(f"note: begun, without a method that is done, and so not in the table: {', '.join(waiting)}")
     if points:
         figures.draw_sensitivity(points, published, given.out / "sensitivity.png")
 
@@ -129,14 +169,19 @@ def _scores(scores: dict[str, float]) -> str:
     return ", ".join(f"{method} {value:.2f}" for method, value in scores.items())
 
 
-if __name__ == "__main__":
-    options = parse()
-    try:
+def run(arguments: list[str] | None = None) -> None:
+    """The command line; what went wrong is said without the path it took through the code."""
+    with in_words():
+        options = parse(arguments)
+        if (options.run or options.collect) and not options.dry_run:
+            check_writable(options.out)
         for name in options.run:
             run_row(rows()[name], options)
         if options.collect:
             collect(options)
         elif not options.run:
             show(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    run()

@@ -18,8 +18,23 @@ def shape_of(tensor: Tensor) -> str:
 
 
 def is_tensor(name: str, value: object) -> None:
+    """Refuses all but a dense tensor with values of its own: what else torch has fails deep inside, or is misread."""
     if not isinstance(value, Tensor):
         raise TypeError(f"expected `{name}` to be a torch.Tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"expected `{name}` to be dense, got the layout {value.layout}; use `.to_dense()`")
+    if value.is_nested:
+        raise TypeError(f"expected `{name}` to be dense, got a nested tensor; pad it, and mask the padding")
+    if value.is_quantized:
+        raise TypeError(f"expected `{name}` to be dense, got the quantized {value.dtype}; use `.dequantize()`")
+    if not values_can_be_read(value):  # the two below are no part of traced programs
+        return
+    if hasattr(value, "has_names") and value.has_names():  # torch 2.13 has no named tensors any more
+        raise TypeError(f"expected `{name}` without names of dimensions, got some; use `.rename(None)`")
+    if isinstance(value, torch.masked.MaskedTensor):
+        raise TypeError(
+            f"expected `{name}` to be a plain tensor, got a MaskedTensor; use `.get_data()` and pass `mask`"
+        )
 
 
 def floating(name: str, value: object) -> None:
@@ -44,11 +59,13 @@ def integral(name: str, value: object) -> None:
 
 
 def ndim(name: str, tensor: Tensor, allowed: Sequence[int], form: str) -> None:
+    is_tensor(name, tensor)
     if tensor.ndim not in allowed:
         raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
 
 
 def at_least_2d(name: str, tensor: Tensor, form: str) -> None:
+    is_tensor(name, tensor)
     if tensor.ndim < 2:
         raise ValueError(f"expected `{name}` of shape {form}, got {shape_of(tensor)}")
 
@@ -71,6 +88,7 @@ def without_effect(why: str, **arguments: object) -> None:
 
 
 def shape(name: str, tensor: Tensor, expected: Sequence[int], why: str = "") -> None:
+    is_tensor(name, tensor)
     if tuple(tensor.shape) != tuple(expected):
         reason = f" {why}" if why else ""
         raise ValueError(f"expected `{name}` of shape {tuple(expected)}{reason}, got {shape_of(tensor)}")
@@ -112,6 +130,11 @@ def in_interval(
 def one_of(name: str, value: object, options: Sequence[str]) -> None:
     if value not in options:
         raise ValueError(f"expected `{name}` to be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def has_values(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise ValueError(f"expected `{name}` with values, got a tensor on the meta device, which has a shape alone")
 
 
 def finite(name: str, tensor: Tensor) -> None:

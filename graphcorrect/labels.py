@@ -27,6 +27,7 @@ def one_hot(labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDE
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resizes label images (B, H, W) to (B, h, w) by nearest neighbor, so that no label is invented."""
+    _checks.integral("labels", labels)
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
@@ -45,6 +46,7 @@ def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, igno
     any other, ignored ones included. Cells are those of :func:`graphcorrect.nodes.pool_maps`, so that labels meet
     features pooled over the same pixels. Labels outside [0, C) count as void.
     """
+    _checks.integral("labels", labels)
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     if tuple(labels.shape[1:]) == tuple(size):
         return labels

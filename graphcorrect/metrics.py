@@ -92,6 +92,7 @@ def correction_counts(
     for name, tensor in (("before", before), ("after", after), ("labels", labels)):
         _checks.integral(name, tensor)
         _checks.shape(name, tensor, labels.shape, "(that of `labels`)")
+        _checks.has_values(name, tensor)
     counted = labels != ignore_index
     was_right, is_right = before == labels, after == labels
     return CorrectionCounts(
@@ -103,7 +104,10 @@ def correction_counts(
 
 
 def _checked_confusion(confusion: Tensor) -> Tensor:
+    if isinstance(confusion, Tensor) and not confusion.is_floating_point():
+        _checks.integral("confusion", confusion)
     _checks.is_tensor("confusion", confusion)
+    _checks.has_values("confusion", confusion)
     _checks.ndim("confusion", confusion, (2,), "(C, C)")
     _checks.size("confusion", confusion, 1, confusion.shape[0], "columns")
     return confusion.double()

@@ -38,28 +38,29 @@ def refine(
         `refined_features` (N, D), of the last round.
 
     Raises:
-        ValueError: `data` has no entry of that name, or shapes do not fit.
-        TypeError: dtypes do not fit.
+        ValueError: `data` has no entry of that name, shapes do not fit, or a node that takes part has NaN or Inf.
+        TypeError: dtypes do not fit, or an entry is sparse.
     """
-    from torch_geometric.utils import to_dense_batch
-
     x, scores = _entry(data, "features", features), _entry(data, "logits", logits)
     _checks.ndim(features, x, (2,), "(N, D)")
     _checks.shape(logits, scores, (x.shape[0], refiner.num_classes), "(one row for each node)")
-    batch = getattr(data, "batch", None)
-    dense, is_node = to_dense_batch(x, batch)  # (B, N_max, D): unequal graphs are padded
-    dense_scores, _ = to_dense_batch(scores, batch)
-    takes_part = is_node
+    takes_part = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if mask is not None:
-        chosen = _entry(data, "mask", mask)
-        _checks.boolean(mask, chosen)
-        takes_part = is_node & to_dense_batch(chosen, batch)[0]
-    out = refiner(dense, dense_scores, mask=takes_part)
+        takes_part = _entry(data, "mask", mask)
+        _checks.boolean(mask, takes_part)
+        _checks.shape(mask, takes_part, (len(x),), "(one entry for each node)")
+    for name, rows in ((features, x), (logits, scores)):
+        _checks.floating(name, rows)
+        _check_finite(name, rows, takes_part)
+    place, size = _places(data, x)
+    out = refiner(
+        _padded(x, place, size), _padded(scores, place, size), mask=_padded(takes_part, place, size)
+    )  # (B, N_max, ...): unequal graphs are padded
     refined = copy.copy(data)
-    refined.soft_labels = out.soft_labels[is_node]
-    refined.pseudo_labels = out.pseudo_labels[is_node]
-    refined.confidence = out.confidence[is_node]
-    refined.refined_features = out.features[-1][is_node]
+    refined.soft_labels = out.soft_labels.flatten(0, 1)[place]
+    refined.pseudo_labels = out.pseudo_labels.flatten(0, 1)[place]
+    refined.confidence = out.confidence.flatten(0, 1)[place]
+    refined.refined_features = out.features[-1].flatten(0, 1)[place]
     return refined
 
 
@@ -78,6 +79,46 @@ def to_data(operator: GraphOperator, **entries: Tensor) -> Data:
     edge_index, edge_weight = operator.to_edge_index()
     num_nodes = torch.Size(operator.shape[:-1]).numel()
     return Data(edge_index=edge_index, edge_weight=edge_weight, num_nodes=num_nodes, **entries)
+
+
+def _places(data: Data, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Where each node stands in the padded graphs, (N,) of B * N_max, and (B, N_max).
+
+    torch-geometric's own `to_dense_batch` loses nodes whose graphs do not stand one after the other.
+    """
+    batch = getattr(data, "batch", None)
+    if batch is None:
+        batch = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    _checks.integral("batch", batch)
+    _checks.shape("batch", batch, (len(x),), "(the graph of each node)")
+    _checks.same_device("batch", batch, "the features", x)
+    _, graph, counts = batch.unique(return_inverse=True, return_counts=True)
+    order = graph.argsort(stable=True)
+    first = counts.cumsum(0) - counts
+    largest = int(counts.max()) if len(counts) else 0
+    place = torch.empty_like(order)
+    place[order] = (
+        torch.arange(len(x), device=x.device)
+        + (torch.arange(len(counts), device=x.device) * largest - first)[graph[order]]
+    )
+    return place, (max(1, len(counts)), largest)
+
+
+def _padded(rows: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
+    """Rows (N, ...) at their places in (B, N_max, ...), zeros elsewhere."""
+    padded = rows.new_zeros(size[0] * size[1], *rows.shape[1:])
+    return padded.index_copy(0, place, rows).view(*size, *rows.shape[1:])
+
+
+def _check_finite(name: str, rows: Tensor, takes_part: Tensor) -> None:
+    """One missing value would spread over its whole graph."""
+    _checks.has_values(name, rows)
+    spoiled = takes_part & ~torch.isfinite(rows).all(-1)
+    if bool(spoiled.any()):
+        raise ValueError(
+            f"expected `{name}` finite where nodes take part, got NaN or Inf in {int(spoiled.sum())} of {len(rows)} "
+            "rows; leave them out with `mask`"
+        )
 
 
 def _entry(data: Data, argument: str, name: str) -> Tensor:

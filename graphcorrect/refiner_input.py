@@ -51,6 +51,7 @@ def check_input(
             _checks.ndim("anchor_features", anchor_features, (4,), "(B, E, h, w)")
             _checks.size("anchor_features", anchor_features, 0, features.shape[0], "images, as many as `features`")
         else:
+            _checks.at_least_2d("anchor_features", anchor_features, "(..., N, E)")
             expected = (*features.shape[:-1], anchor_features.shape[-1])
             _checks.shape("anchor_features", anchor_features, expected, "(one row for each node)")
         assert anchors is not None

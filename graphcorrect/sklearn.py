@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect._missing import dense_rows, split_labels
 from graphcorrect.functional import to_simplex
 from graphcorrect.ops.knn import knn
 from graphcorrect.refine import DualGraphRefiner
@@ -37,7 +38,8 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         n_rounds: rounds of both graphs.
         confidence: in (0, 1); how far a given label is believed before its neighbors are asked. The other classes share
             the rest.
-        missing_label: value in `y` of rows without a label, as -1 is to `LabelSpreading`; None: every label is given.
+        missing_label: value in `y` of rows without a label, as -1 is to `LabelSpreading`; `numpy.nan` or `pandas.NA`
+            stand for every guise of nothing (NaN, None, NA, masked entries). None: every label is given.
 
     Attributes:
         classes_: (C,) the classes, sorted.
@@ -70,12 +72,18 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         _checks.integer_at_least("n_neighbors", self.n_neighbors, 1)
         _checks.integer_at_least("n_rounds", self.n_rounds, 1)
         _checks.in_interval("confidence", self.confidence, 0.0, 1.0, open_low=True, open_high=True)
+        X, y, is_given = dense_rows("X", X), dense_rows("y", y), None
+        if y is not None:
+            labels, is_given = split_labels(y, self.missing_label)
+            if len(labels) and not is_given.any():
+                raise ValueError(
+                    f"expected `y` with a label, got {self.missing_label!r} (`missing_label`) in every row"
+                )
+            if not is_given.all():  # what scikit-learn checks has no holes
+                y = np.where(is_given, labels, labels[is_given][0])
         rows, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(labels)
-        # objects: numpy compares numbers with a string, or the reverse, as a whole
-        is_given = labels.astype(object) != self.missing_label
-        if not is_given.any():
-            raise ValueError(f"expected `y` with a label, got {self.missing_label!r} (`missing_label`) in every row")
+        assert is_given is not None  # scikit-learn has refused None
         self.classes_, codes = np.unique(labels[is_given], return_inverse=True)
         features, given = torch.tensor(rows), torch.tensor(is_given)
         start = self._initial_distributions(features, given, torch.tensor(codes))
@@ -99,7 +107,7 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     def predict_proba(self, X: ArrayLike) -> NDArray[Any]:
         """Class probabilities (M, C) of new rows (M, D): what their neighbors among the corrected rows say."""
         check_is_fitted(self)
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        rows = validate_data(self, dense_rows("X", X), dtype=[np.float64, np.float32], reset=False)
         keys = torch.tensor(self._features)
         queries = torch.tensor(rows).to(keys)
         votes: NDArray[Any] = self._vote(queries, keys, torch.tensor(self.label_distributions_)).numpy()

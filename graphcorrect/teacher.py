@@ -4,7 +4,9 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from graphcorrect import _checks
 
@@ -16,11 +18,16 @@ class EMATeacher(nn.Module):
     computes something that neither of them would. The copy stays in evaluation mode and never requires gradients.
 
     Args:
-        model: the student, as one module: network and refiner together, unwrapped (not its DDP shell).
+        model: the student, as one module: network and refiner together. Of a compiled student, or one in the wrapper of
+            DDP or DataParallel, the module within is copied.
         momentum: share of the old value kept, in [0, 1]; the paper's range is 0.99 to 0.999.
 
     Attributes:
         module: the copy.
+
+    Raises:
+        TypeError: `model` is no module, holds parameters without a shape yet, or something that cannot be copied.
+        ValueError: `momentum` is out of range.
     """
 
     def __init__(self, model: nn.Module, *, momentum: float = 0.99) -> None:
@@ -29,17 +36,20 @@ class EMATeacher(nn.Module):
             raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
         _checks.in_interval("momentum", momentum, 0.0, 1.0)
         self.momentum = momentum
-        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        self.module = _copy_of(_unwrapped(model)).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Moves the copy towards `model`; call it after each optimizer step.
+        """Moves the copy towards `model`, wrapped or not; call it after each optimizer step.
 
         Raises:
+            TypeError: `model` is no module.
             ValueError: `model` does not have the names and shapes of the copied one.
         """
-        theirs = dict(model.named_parameters())
-        ours = dict(self.module.named_parameters())
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
+        student, teacher = _without_shells(_unwrapped(model), self.module)
+        theirs, ours = _by_name(student.named_parameters()), _by_name(teacher.named_parameters())
         self._check_alike(ours, theirs, "parameters")
         for name, parameter in ours.items():
             if parameter.is_floating_point() or parameter.is_complex():
@@ -47,8 +57,7 @@ class EMATeacher(nn.Module):
                 parameter.lerp_(theirs[name].detach().to(parameter), 1.0 - self.momentum)
             else:
                 parameter.copy_(theirs[name])
-        their_buffers = dict(model.named_buffers())
-        our_buffers = dict(self.module.named_buffers())
+        their_buffers, our_buffers = _by_name(student.named_buffers()), _by_name(teacher.named_buffers())
         self._check_alike(our_buffers, their_buffers, "buffers")
         for name, buffer in our_buffers.items():
             buffer.copy_(their_buffers[name])
@@ -77,3 +86,62 @@ class EMATeacher(nn.Module):
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""
         return f"momentum={self.momentum}"
+
+
+# What torch puts into the names of parameters where a part is compiled, checkpointed or sharded
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module within torch.compile, DDP and DataParallel, however many there are around it."""
+    while True:
+        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _without_shells(first: nn.Module, second: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Two modules, without a wrapper that calls what it wraps `module` and that the other one does not have."""
+    while _is_shell(first) != _is_shell(second):
+        outer = first if _is_shell(first) else second
+        inner = _unwrapped(outer.module)  # type: ignore[arg-type]
+        first, second = (inner, second) if outer is first else (first, inner)
+    return first, second
+
+
+def _is_shell(model: nn.Module) -> bool:
+    """Whether all parameters are those of its child `module`."""
+    names = [name for name, _ in model.named_parameters()]
+    is_child = isinstance(getattr(model, "module", None), nn.Module)
+    return is_child and bool(names) and all(name.startswith("module.") for name in names)
+
+
+def _by_name(tensors: Any) -> dict[str, Tensor]:
+    """Tensors by their names in the plain module."""
+    return {".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor for name, tensor in tensors}
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a module that keeps tensors of its last pass, which torch refuses to copy.
+
+    Those are kept without their gradient: feature maps of a hook, the weight that `weight_norm` computes.
+    """
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise TypeError(
+            f"expected `model` with shapes of its own, got lazy {', '.join(lazy[:5])}; pass it a batch first"
+        )
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for kept in tree_leaves(list(vars(module).values())):
+            if isinstance(kept, Tensor) and not kept.is_leaf:
+                memo[id(kept)] = kept.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(
+            f"expected `model` that EMATeacher can copy (copy.deepcopy), got one that cannot: {error}"
+        ) from error

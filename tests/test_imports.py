@@ -28,7 +28,7 @@ graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consis
 guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors
 refined_labels refiner_input refine teacher
 losses._reduce losses.slg losses.clg losses.correction metrics backends
-pyg sklearn
+_missing pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
 """.split()
 

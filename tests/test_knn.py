@@ -361,6 +361,11 @@ def test_prepared_keys_are_found_as_others_are(normalize, num_keys):
     prepared = search.prepare(keys, mask, normalize=normalize)
     found = knn(queries, prepared, 4, normalize=normalize)
     check(found, queries, keys, 4, tolerance=1e-5, normalize=normalize, key_mask=mask)
+    for scoring in ("int8", "bfloat16"):
+        other = knn(queries, prepared, 4, normalize=normalize, scoring=scoring)
+        torch.testing.assert_close(other.similarity, found.similarity)
+    arguments = (queries, prepared.rows, None, 4, False, normalize, "auto", "auto", None, list(prepared.quantized))
+    torch.library.opcheck(search.neighbors, arguments, test_utils=("test_schema", "test_faketensor"))
     keys.zero_()  # what was prepared is a copy
     assert torch.equal(knn(queries, prepared, 4, normalize=normalize).index, found.index)
     with pytest.raises(ValueError, match="with prepared keys"):

@@ -1,9 +1,11 @@
 """Loops that numba compiles: where they run, that they leave the process as it was, and say what torch says."""
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import draw, random_features
 
+import graphcorrect
 from graphcorrect.ops._dispatch import numba_refuses, without
 from graphcorrect.ops.kernels.cpu import filtered_search, quantized
 from graphcorrect.ops.unit_rows import unit_rows
@@ -116,6 +119,52 @@ def test_where_nothing_can_be_written_loops_are_compiled_all_the_same(monkeypatc
     values = torch.zeros(3)
     _numba_loops.loop(lambda given: given.fill(7.0))(values)
     assert values.tolist() == [7.0] * 3
+
+
+def test_what_numba_keeps_is_not_kept_where_it_could_be_stale(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(numba, "njit", lambda function, **settings: compiled.append(settings) or function)
+    values = torch.zeros(3)
+    _numba_loops.loop(lambda given: given.fill(7.0))(values)
+    assert values.tolist() == [7.0] * 3
+    assert [settings.get("cache", False) for settings in compiled] == [True, False]
+
+
+QUANTIZE = """
+import sys; sys.path.insert(0, sys.argv[1])
+import numpy, torch
+from graphcorrect.ops.kernels.cpu import quantize
+assert quantize.__file__.startswith(sys.argv[1])
+rows, order = torch.linspace(-1, 1, 12).view(1, 12), torch.zeros(1, dtype=torch.int64)
+written = torch.empty(1, 12, dtype=torch.int8)
+steps, norm, error = torch.full((1,), 0.3), torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+quantize.quantize(rows, order, torch.zeros(12), written, steps, norm, error)
+print(float(error))
+"""
+
+
+def test_a_kernel_changed_in_place_is_compiled_again_with_all_that_call_it(tmp_path):
+    shutil.copytree(
+        Path(graphcorrect.__file__).parent, tmp_path / "graphcorrect", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    rows = tmp_path / "graphcorrect/ops/kernels/cpu/rows.py"
+
+    def error():
+        command = [sys.executable, "-c", QUANTIZE, str(tmp_path)]
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "NUMBA_CACHE_DIR")
+        }
+        found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+        assert found.returncode == 0, found.stderr
+        return float(found.stdout)
+
+    first = error()
+    assert list(tmp_path.rglob("quantize._to_int8*.nbc"))
+    assert error() == first
+    source = rows.read_text()
+    assert source.count("    return total\n") == 1  # of `dot`, which the kernel calls
+    rows.write_text(source.replace("    return total\n", "    return 4 * total\n"))
+    assert error() == pytest.approx(2 * first)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16])

@@ -100,3 +100,64 @@ def test_pygs_correct_and_smooth_takes_our_edges():
     for _ in range(2):
         expected = (0.8 * dense @ expected + 0.2 * start).clamp(0, 1)
     torch.testing.assert_close(smoothed, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def batch_of(*sizes):
+    from torch_geometric.data import Batch
+
+    return Batch.from_data_list([data(size, seed=10 * number) for number, size in enumerate(sizes)])
+
+
+@pytest.mark.parametrize("ids", [[0, 1, 2], [2, 0, 1], [7, 3, 40], [-1, 0, 5]])
+def test_no_row_is_lost_whatever_the_order_and_the_numbers_of_the_graphs(ids):
+    whole = batch_of(12, 7, 9)
+    right = pyg.refine(refiner(), whole)
+    order = torch.randperm(28)
+    mixed = data(28)
+    mixed.x, mixed.logits = whole.x[order], whole.logits[order]
+    mixed.batch = torch.tensor(ids)[whole.batch][order]
+    refined = pyg.refine(refiner(), mixed)
+    for name in ("soft_labels", "refined_features", "confidence"):
+        torch.testing.assert_close(refined[name], right[name][order], rtol=1e-10, atol=1e-10)
+    assert torch.equal(refined.pseudo_labels, right.pseudo_labels[order])
+
+
+def test_gradients_pass_the_door_in_order():
+    whole = batch_of(6, 9)
+    whole.logits.requires_grad_()
+    pyg.refine(refiner(), whole).soft_labels[3, 0].backward()
+    assert whole.logits.grad[:6].abs().sum() > 0
+    assert whole.logits.grad[6:].abs().sum() == 0
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda d: d.update({"x": d.x.to_sparse_csr()}), TypeError, "`x` to be dense, got the layout torch.sparse_csr"),
+        (lambda d: d.update({"logits": d.logits.to_sparse()}), TypeError, "`logits` to be dense"),
+        (lambda d: d.x[3:5].fill_(torch.nan), ValueError, "`x` finite .* in 2 of 12 rows; leave them out with `mask`"),
+        (lambda d: d.logits[0, 0].fill_(torch.inf), ValueError, "`logits` finite .* in 1 of 12 rows"),
+        (lambda d: d.update({"logits": d.logits.long()}), TypeError, "`logits` to be floating point"),
+        (lambda d: d.update({"batch": torch.zeros(5, dtype=torch.int64)}), ValueError, "`batch` of shape"),
+        (lambda d: d.update({"batch": torch.zeros(12)}), TypeError, "`batch` to hold integer"),
+        (lambda d: d.update({"x": None}), ValueError, "to name an entry of `data`, got 'x'"),
+        (lambda d: d.update({"x": [1.0] * 12}), TypeError, "`x` to be a torch.Tensor, got list"),
+    ],
+)
+def test_entries_that_are_sparse_missing_or_of_another_size_are_named(spoil, error, message):
+    one = data(12)
+    spoil(one)
+    with pytest.raises(error, match=message):
+        pyg.refine(refiner(), one)
+
+
+def test_a_node_without_features_may_be_left_out_by_the_mask():
+    one = data(12)
+    one.x[4] = torch.nan
+    one.known = torch.isfinite(one.x).all(1)
+    refined = pyg.refine(refiner(), one, mask="known")
+    assert torch.isfinite(refined.soft_labels).all()
+    one.known = one.known[:, None].repeat(1, 3)  # as data sets with several splits have it
+    with pytest.raises(ValueError, match="`known` of shape"):
+        pyg.refine(refiner(), one, mask="known")

@@ -1,5 +1,8 @@
 """EMATeacher follows its student: parameters slowly, buffers at once."""
 
+import copy
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -102,3 +105,94 @@ def test_parameters_of_whole_numbers_are_copied():
     model.count.data += 5
     teacher.update(model)
     assert teacher.module.count.tolist() == [6, 7]
+
+
+class Shell(nn.Module):
+    """As wrappers of other libraries have it: the network is `module`."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, images):
+        return self.module(images)
+
+
+class Keeps(nn.Module):
+    """Keeps feature maps of its last pass, here and there."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        self.features = self.first(images)
+        self.levels = {"all": [self.features, (2 * self.features,)]}
+        return self.last(self.features)
+
+
+def wrapped_inside(student):
+    student[0] = torch.compile(student[0], backend="eager")
+    return student
+
+
+WRAPPERS = {
+    "plain": lambda student: student,
+    "compiled": lambda student: torch.compile(student, backend="eager"),
+    "DataParallel": nn.DataParallel,
+    "a shell": Shell,
+    "compiled in a shell": lambda student: Shell(torch.compile(student, backend="eager")),
+    "a shell compiled": lambda student: torch.compile(Shell(student), backend="eager"),
+    "a part compiled": wrapped_inside,
+}
+
+
+@pytest.mark.parametrize("later", WRAPPERS)
+@pytest.mark.parametrize("first", WRAPPERS)
+def test_a_wrapped_student_moves_the_teacher_as_the_plain_one_does(first, later):
+    student = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    begin = student[0].weight.detach().clone()
+    teacher = EMATeacher(WRAPPERS[first](copy.deepcopy(student)), momentum=0.75)
+    with torch.no_grad():
+        student[0].weight.add_(1.0)
+        student[1].running_mean.fill_(3.0)
+    teacher.update(WRAPPERS[later](student))
+    weights = dict(teacher.named_parameters())
+    moved = next(value for name, value in weights.items() if name.endswith("0.weight") or name.endswith("mod.weight"))
+    torch.testing.assert_close(moved, begin + 0.25)
+    assert next(value for name, value in teacher.named_buffers() if name.endswith("running_mean"))[0] == 3.0
+
+
+def test_a_student_that_keeps_maps_of_its_last_pass_is_copied():
+    student, images = Keeps(), torch.rand(1, 3, 8, 8)
+    student(images).sum().backward()
+    teacher = EMATeacher(student)
+    torch.testing.assert_close(teacher(images), student(images))
+    assert teacher.module.features.data_ptr() != student.features.data_ptr()
+    teacher.update(student)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_student_whose_weight_is_computed_is_copied(normed):
+    student = normed(nn.Linear(3, 2))
+    student(torch.rand(4, 3)).sum().backward()
+    teacher = EMATeacher(student, momentum=0.0)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(2.0)
+    teacher.update(student)
+    student.eval()
+    x = torch.rand(4, 3)
+    torch.testing.assert_close(teacher(x), student(x))
+
+
+def test_students_that_cannot_be_copied_or_followed_are_refused_in_words():
+    with pytest.raises(TypeError, match="lazy weight, bias; pass it a batch first"):
+        EMATeacher(nn.LazyLinear(3))
+    student = nn.Linear(2, 2)
+    student.lock = threading.Lock()
+    with pytest.raises(TypeError, match="`model` that EMATeacher can copy"):
+        EMATeacher(student)
+    with pytest.raises(TypeError, match="expected `model` to be a torch.nn.Module, got OrderedDict"):
+        EMATeacher(nn.Linear(2, 2)).update(nn.Linear(2, 2).state_dict())

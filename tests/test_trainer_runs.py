@@ -13,6 +13,7 @@ methods = pytest.importorskip("segmentation.methods")
 paper = pytest.importorskip("segmentation.paper")
 recipes = pytest.importorskip("segmentation.recipe")
 report = pytest.importorskip("segmentation.report")
+split = pytest.importorskip("segmentation.split")
 state = pytest.importorskip("segmentation.state")
 
 WRITERS = {"voc": write_voc, "cityscapes": write_cityscapes, "camvid": write_camvid}
@@ -138,7 +139,7 @@ def test_the_rows_are_those_of_the_paper():
     # Published counts come out of the shares of 2975 and 10582 images
     for name in ("cityscapes_v3plus_1_16", "cityscapes_v3plus_1_8", "cityscapes_v2_1_4", "voc_v3plus_1_8"):
         images = rows[name].recipe().data.expected_images
-        assert str(layouts.number_labeled(rows[name].recipe().data.labeled, images)) == rows[name].lists[1]
+        assert str(split.number_labeled(rows[name].recipe().data.labeled, images)) == rows[name].lists[1]
 
 
 @pytest.mark.slow

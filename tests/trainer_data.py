@@ -40,6 +40,12 @@ def tiny(name="digits", **more):
     return recipes.load(name, TINY | {key.replace("__", "."): value for key, value in more.items()})
 
 
+def small(folder, **more):
+    """A recipe of one supervised step after one of warm-up, on a folder in VOC's layout."""
+    settings = {"data__folder": str(folder), "data__layout": "voc", "data__labeled": "4", "methods": ("supervised",)}
+    return tiny(**settings | {"anchors__use": False, "schedule__warmup": 1, "running__checkpoint_every": 1} | more)
+
+
 def process(target, *arguments):
     """A started process that has the trainer imported: forked from a server that did so once, and has run nothing."""
     context = multiprocessing.get_context("forkserver")

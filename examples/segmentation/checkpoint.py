@@ -5,8 +5,11 @@ A run can be killed at any instant: what it saved last is whole, and from there 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,40 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"expected a checkpoint, got {str(path)!r}, which is no file")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        _check_sums(path)
+        content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch has a type for every way in which a file can be wrong
         raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}, which holds {type(content)}")
+    return content
+
+
+def _check_sums(path: Path) -> None:
+    """torch does not look at the checksums that it writes, and would go on with weights of which a bit has flipped."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"it is damaged, {damaged} does not have its checksum")
+
+
+def load_resume_point(out: Path, ranks: int) -> dict[str, Any] | None:
+    """What the run in `out` goes on from, on the CPU; None if it has not come to its first checkpoint.
+
+    Raises:
+        ValueError: it is no such checkpoint, or one of another number of processes.
+    """
+    path = out / "resume.pt"
+    if not os.path.lexists(path):
+        return None
+    saved = load(path)
+    lacking = {"state", "random", "ranks", "log_bytes", "progress"} - saved.keys()
+    if lacking:
+        raise ValueError(f"expected {path} to be what a run goes on from, got one without {', '.join(sorted(lacking))}")
+    if saved["ranks"] != ranks:
+        raise ValueError(f"expected {saved['ranks']} processes, as the run began with, got {ranks}")
+    return saved
 
 
 def random_state() -> dict[str, Any]:
@@ -68,6 +102,7 @@ def _replace(path: Path, write: Callable[[Any], Any]) -> None:
 
     Raises:
         OSError: the file could not be written, say because the disk is full; the message says what is still there.
+        KeyboardInterrupt: as it came, whatever a library made of it on its way.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -75,15 +110,42 @@ def _replace(path: Path, write: Callable[[Any], Any]) -> None:
         with open(partial, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(partial, path)
-        # The new name must survive a power cut too.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError when the file below it fails
-        partial.unlink(missing_ok=True)
-        kept = "what it held before is still there" if path.exists() else "there was no such file before"
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        interrupt = _interrupt_behind(error)
+        if interrupt is not None:
+            raise interrupt from None
+        if not isinstance(error, (OSError, RuntimeError)):  # torch says RuntimeError when the file below it fails
+            raise
+        kept = "what it held before is still there" if os.path.lexists(path) else "there was no such file before"
         raise OSError(f"could not save {path}: {error}; {kept}") from error
+    _sync_folder(path.parent)
+
+
+def sync(number: int) -> None:
+    """Wait for the disk, where the file's system can say when it is done."""
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF):
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name must survive a power cut too. Windows and some drives have no such thing; the file is there."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Ctrl-C in the middle of `torch.save` comes out as an error of its writer, which closes a file that is cut off."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from segmentation import checkpoint, cost, processes, speed
+from segmentation import checkpoint, cost, options, processes, speed
+from segmentation.console import steady_output
 from segmentation.engine import run
-from segmentation.paper import load_any
-from segmentation.recipe import Recipe, as_dict, from_dict, is_text
+from segmentation.faults import check_writable, in_words, looks_like, unforeseen
+from segmentation.manifest import MAY_CHANGE_ON_RESUME
+from segmentation.paper import load_any, rows
+from segmentation.recipe import RECIPES, Recipe, as_dict, from_dict, is_text
+from segmentation.recipe_files import placed, read_recipe_file
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
@@ -61,9 +65,6 @@ SMOKE = {
     "schedule.accumulate": 1, "evaluation.judged": 8, "evaluation.times": 1, "running.log_every": 1,
 }  # fmt: skip
 SMOKE_DIGITS = {"data.scenes": (40, 10), "data.labeled": "8"}
-# A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.
-MAY_CHANGE_ON_RESUME = ("running.device", "running.workers", "running.log_every", "running.checkpoint_every",
-                        "running.tensorboard")  # fmt: skip
 
 
 class Command(NamedTuple):
@@ -76,6 +77,7 @@ class Command(NamedTuple):
     measure: int | None = None
 
 
+@steady_output()
 def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_data: str | None = None) -> Command:
     """Read a command line; a mistake ends the program with a message that names it.
 
@@ -92,7 +94,9 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
     parser.add_argument("--overwrite", action="store_true", help="begin anew though --out holds an unfinished run")
     parser.add_argument("--dry-run", action="store_true", help="print the recipe and what it costs, train nothing")
-    parser.add_argument("--measure", type=int, metavar="STEPS", help="time so many steps and the loader, print JSON")
+    parser.add_argument(
+        "--measure", type=options.integer(1), metavar="STEPS", help="time so many steps and the loader, print JSON"
+    )
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
     parser.add_argument("--anchors", action=argparse.BooleanOptionalAction, help="mllc looks up labeled pixels too")
@@ -105,42 +109,47 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
             return Command(resumed(given.out, overrides), given.out, True, given.dry_run)
         if (given.out / "resume.pt").exists() and not (given.overwrite or given.dry_run or given.measure):
             parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
+        is_ours = given.recipe is None or given.recipe in rows() or (RECIPES / f"{given.recipe}.yaml").is_file()
+        if not is_ours and os.path.lexists(given.recipe) and (fault := looks_like(Path(given.recipe))):
+            raise ValueError(f"{given.recipe}: expected a recipe; {fault}")
         name = given.recipe or (with_data if with_data and given.data else recipe)
         if given.smoke:
             digits = load_any(name, overrides).data.layout == "digits"
             overrides = SMOKE | (SMOKE_DIGITS if digits else {}) | overrides
         return Command(load_any(name, overrides), given.out, False, given.dry_run, given.measure)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
+    except Exception as error:
+        parser.error(unforeseen(error))
 
 
 def main(command: Command) -> None:
-    """Do what a command line asks for."""
+    """Do what a command line asks for; what goes wrong ends the program in words."""
     try:
-        if command.dry_run:
-            print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
-            print(cost.estimate(command.recipe))
-            return
-        if command.measure is not None:
-            found = speed.measure(command.recipe, command.out, command.measure)
-            if processes.is_first():
-                print(json.dumps(found, indent=2))
-            return
-        command.out.mkdir(parents=True, exist_ok=True)
-        if not command.resume and processes.is_first():
-            (command.out / "resume.pt").unlink(missing_ok=True)
-            write_recipe(command.recipe, command.out)
-        run(command.recipe, command.out, resume=command.resume)
-    except (RuntimeError, EOFError, ConnectionError):  # of the machine or the code, such as a loader that was killed
-        print(f"the run has failed{_how_to_go_on(command.out)}", file=sys.stderr)
-        raise
-    except (ValueError, OSError) as error:  # what the user can mend: say it without the path it took through the code
-        sys.exit(f"error: {error}{_how_to_go_on(command.out)}")
-    except KeyboardInterrupt:
-        print(f"interrupted{_how_to_go_on(command.out)}", file=sys.stderr)
-        sys.exit(130)  # as the shell says it
+        with in_words(failed="the run has failed", note=lambda: _how_to_go_on(command.out)):
+            work(command)
     finally:
         processes.leave()
+
+
+def work(command: Command) -> None:
+    """The same, with its errors as they are."""
+    command.recipe.place_paths()
+    if command.dry_run:
+        print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
+        print(cost.estimate(command.recipe))
+        return
+    if command.measure is not None:
+        found = speed.measure(command.recipe, command.out, command.measure)
+        if processes.is_first():
+            print(json.dumps(found, indent=2))
+        return
+    if processes.is_first():
+        check_writable(command.out)
+    if not command.resume and processes.is_first():
+        (command.out / "resume.pt").unlink(missing_ok=True)
+        write_recipe(command.recipe, command.out)
+    run(command.recipe, command.out, resume=command.resume)
 
 
 def _how_to_go_on(out: Path) -> str:
@@ -197,13 +206,16 @@ def _value(key: str, text: str) -> Any:
 def resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
     """The recipe that the run in `out` began with."""
     file = out / "recipe.yaml"
-    if not file.is_file():
+    if not (file.exists() or file.is_symlink()):
         raise ValueError(f"expected a run to resume in --out, found no {file}")
-    stored = yaml.safe_load(file.read_text())
+    stored = read_recipe_file(file)
+    lacking = as_dict(Recipe()).keys() - stored.keys()
+    if lacking:
+        raise ValueError(f"{file}: expected the whole recipe of a run, got one without {', '.join(sorted(lacking))}")
     recipe = from_dict(stored, str(file))
     changed = from_dict(stored, str(file))
     for key, value in overrides.items():
-        changed.set(key, value, "the command line")
+        changed.set(key, placed(key, value, Path()), "the command line")
         if key not in MAY_CHANGE_ON_RESUME and changed.get(key) != recipe.get(key):
             raise ValueError(
                 f"expected `{key}` as the run began, {recipe.get(key)!r}, got {value!r}; "

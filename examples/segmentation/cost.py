@@ -13,9 +13,10 @@ from segmentation import checking
 from segmentation.datasets import Sample, SegmentationData
 from segmentation.engine import number_of_steps
 from segmentation.keys import KeyEncoder
-from segmentation.layouts import number_labeled, open_data
+from segmentation.layouts import open_data
 from segmentation.networks import SegmentationNetwork
 from segmentation.recipe import Recipe
+from segmentation.split import number_labeled
 from segmentation.state import new_refiner
 
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmentation import cityscapes
+from segmentation import cityscapes, pictures
 
 IGNORE_INDEX = 255
-IMAGE_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp")
+IMAGE_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOC_CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor"
@@ -40,6 +42,10 @@ class SegmentationData(NamedTuple):
         held_out: training samples that no method sees, labeled or not: to choose settings on, never on `test`.
         class_names: C names, in the order of their ids.
         layout: "digits", "voc", "cityscapes" or "camvid".
+        folder: where it is; None for a data set that is only counted.
+        names_from: the file of the class names, or whose they are.
+        origin: by images that are not there, the list and line that name them.
+        notes: what a person should know of how lists and class names were read.
     """
 
     labeled: list[Sample]
@@ -48,6 +54,10 @@ class SegmentationData(NamedTuple):
     held_out: list[Sample]
     class_names: list[str]
     layout: str
+    folder: Path | None = None
+    names_from: str = ""
+    origin: Mapping[Path, str] = MappingProxyType({})
+    notes: Sequence[str] = ()
 
     @property
     def flip(self) -> bool:
@@ -56,14 +66,13 @@ class SegmentationData(NamedTuple):
 
 
 def read_image(path: Path) -> Tensor:
-    """(3, H, W) uint8, RGB."""
+    """(3, H, W) uint8, RGB, as a viewer shows it."""
     return read_resized(path, None)
 
 
 def read_resized(path: Path, size: tuple[int, int] | None) -> Tensor:
     """The same, brought to (height, width) if a size is given."""
-    with Image.open(path) as image:
-        rgb = image.convert("RGB")
+    rgb = pictures.read_picture(path).rgb
     if size is not None and (rgb.height, rgb.width) != size:
         rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
@@ -71,14 +80,7 @@ def read_resized(path: Path, size: tuple[int, int] | None) -> Tensor:
 
 def read_mask(path: Path) -> Tensor:
     """(H, W) uint8 ids as they stand in the file: of a palette image the indices, never the colors."""
-    if path.suffix == ".mat":  # as SBD publishes its masks
-        from scipy.io import loadmat
-
-        return torch.from_numpy(np.array(loadmat(path)["GTcls"]["Segmentation"][0, 0], dtype=np.uint8))
-    with Image.open(path) as mask:
-        if mask.mode not in ("P", "L"):
-            raise ValueError(f"expected a mask of one 8-bit channel (palette or grey), got mode {mask.mode!r}")
-        return torch.from_numpy(np.array(mask))
+    return torch.from_numpy(pictures.read_mask(path).ids)
 
 
 def read_labels(sample: Sample, size: tuple[int, int] | None = None) -> Tensor:

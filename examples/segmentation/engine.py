@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,14 +16,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from segmentation import checkpoint, measuring, processes, report
+from segmentation import checkpoint, manifest, measuring, processes, report
 from segmentation.checking import check, usual_size
 from segmentation.datasets import IGNORE_INDEX, SegmentationData
 from segmentation.layouts import open_data
 from segmentation.loading import Views, batches
 from segmentation.methods import pseudo_label, remember_labeled, training_loss
+from segmentation.needs import check_needs
 from segmentation.recipe import Recipe, as_dict
-from segmentation.state import State, build, dtype_of, new_correction
+from segmentation.state import State, build, dtype_of, load_warmup, new_correction
 from segmentation.transforms import mix, strong_view
 
 SUPERVISED = ("warm-up", "supervised")  # phases that see no unlabeled image
@@ -54,6 +56,7 @@ class Run:
     progress: Progress
     rank: int
     ranks: int
+    began_with: dict = field(default_factory=dict)  # the manifest of its data set
 
     @property
     def total(self) -> int:
@@ -73,32 +76,32 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
     begin, device = time.perf_counter(), processes.join(recipe.running.device)
     recipe.running.device = device.type
     rank, ranks = processes.rank_and_ranks()
-    saved = checkpoint.load(out / "resume.pt", "cpu") if resume and (out / "resume.pt").is_file() else None
-    if saved is not None and saved["ranks"] != ranks:
-        raise ValueError(f"expected {saved['ranks']} processes, as the run began with, got {ranks}")
+    saved = checkpoint.load_resume_point(out, ranks) if resume else None
+    if resume and saved is None:
+        expect_unfinished(recipe, out)
     if rank > 0:
         processes.barrier()  # the main process writes the embedded scenes and the drawn split
-    data = open_data(recipe.data, recipe.running.seed, out, write=rank == 0)
+    data, crop, began_with = prepare(recipe, out, saved, resume=resume, rank=rank)
     if rank == 0:
-        check(data)
         processes.barrier()
     progress = Progress(**saved["progress"]) if saved else Progress()
-    crop = recipe.views.crop or usual_size(data.labeled)
     tensorboard = out / "tensorboard" if recipe.running.tensorboard else None
     keep, cut = (saved["log_bytes"], (progress.phase, saved["state"]["step"])) if saved else (0, None)
     log = report.Log(out / "log.jsonl" if rank == 0 else None, keep, tensorboard, cut)
-    run = Run(recipe, data, out, device, crop, number_of_steps(recipe, data), log, progress, rank, ranks)
+    run = Run(recipe, data, out, device, crop, number_of_steps(recipe, data), log, progress, rank, ranks, began_with)
 
     warm = build(recipe, len(data.class_names), device)
     if progress.phase == "warm-up":
         if recipe.schedule.start is not None:
-            warm.load_state_dict(checkpoint.load(Path(recipe.schedule.start), device))
+            start = checkpoint.load(Path(recipe.schedule.start), device)
+            load_warmup(warm, start, recipe, data.class_names, f"`schedule.start` (--start), {recipe.schedule.start},")
         else:
             train("warm-up", warm, run, recipe.schedule.warmup, saved)
         if rank == 0:
-            checkpoint.save(warm.state_dict(), out / "warmup.pt")
+            made_by = {"recipe": as_dict(recipe), "class_names": list(data.class_names)}
+            checkpoint.save(warm.state_dict() | made_by, out / "warmup.pt")
     else:
-        warm.load_state_dict(checkpoint.load(out / "warmup.pt", device))
+        load_warmup(warm, checkpoint.load(out / "warmup.pt", device), recipe, data.class_names, str(out / "warmup.pt"))
 
     for method in recipe.methods:
         if method in progress.results:
@@ -120,6 +123,32 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
     return progress.results
 
 
+def prepare(
+    recipe: Recipe, out: Path, saved: dict[str, Any] | None, *, resume: bool, rank: int
+) -> tuple[SegmentationData, tuple[int, int], dict[str, Any]]:
+    """The data set, the crop, and the manifest of both; all that can be wrong with them is said here.
+
+    A run that goes on has them as it began; the main process compares.
+    """
+    began_with = saved.get("began_with") if saved else None
+    data = open_data(recipe.data, recipe.running.seed, out, write=rank == 0 and not began_with, goes_on=resume)
+    survey = check(data) if rank == 0 else None
+    sums = survey.sums() if survey else {}
+    if began_with:
+        data = manifest.as_it_began(data, recipe, began_with, sums)
+    crop = tuple(began_with["crop"]) if began_with else recipe.views.crop or usual_size(data.labeled)
+    if survey:
+        check_needs(recipe, data, survey, crop)
+        report.notes(survey.notes)
+    return data, crop, began_with or manifest.describe(data, recipe, crop, sums)
+
+
+def expect_unfinished(recipe: Recipe, out: Path) -> None:
+    """A run that is done has no checkpoint to go on from, and must not be run again by mistake."""
+    if set(recipe.methods) <= report.methods_done(out / "results.json"):
+        raise ValueError(f"the run in {out} is finished (results.json); without --resume it is run again")
+
+
 def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] | None) -> None:
     """Train `state` in place until step `last`, from where `saved`, if given, has left it."""
     recipe, progress, rank = run.recipe, run.progress, run.rank
@@ -138,19 +167,47 @@ def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] 
     labeled = run.batches(first, last, hidden=False)
     unlabeled = itertools.repeat(None) if method in SUPERVISED else run.batches(first, last, hidden=True)
     bar = tqdm(range(first, last), f"{method:>13}", last, initial=first, disable=rank > 0, mininterval=1.0)
+    is_read_for_free = run.device.type == "cpu" and run.ranks == 1  # a GPU would be waited for
     started = time.perf_counter()
     for _ in bar:
         parts = optimize(method, student, state, run, labeled, unlabeled, correction)
-        if state.step % recipe.running.log_every == 0 or state.step == last:
-            shown = {name: round(value, 7) for name, value in processes.mean_over_ranks(parts).items()}
+        is_kept = state.step in stops or state.step == last or state.step % recipe.running.checkpoint_every == 0
+        is_logged = state.step % recipe.running.log_every == 0 or state.step == last
+        if is_logged or is_kept or is_read_for_free:
+            means = processes.mean_over_ranks(parts)
+        if is_logged:
+            shown = {name: round(value, 7) for name, value in means.items()}
             run.log.write(method=method, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **shown)
             bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
-        if state.step in stops or state.step == last or state.step % recipe.running.checkpoint_every == 0:
+        if is_logged or is_kept or is_read_for_free:
+            expect_finite(method, means, state, run, weights=is_kept)
+        if is_kept:
             progress.seconds += time.perf_counter() - started
             if state.step in stops:
                 measuring.test(method, state, run)
             save(state, run)
             started = time.perf_counter()
+
+
+def expect_finite(method: str, means: dict[str, float], state: State, run: Run, *, weights: bool) -> None:
+    """Stop a run that has diverged before it is saved.
+
+    Raises:
+        ValueError: a number of the log, the same on every process, or with `weights` one of them is NaN or Inf.
+    """
+    wrong = [f"`{name}` is {value}" for name, value in means.items() if not math.isfinite(value)]
+    if not wrong and weights:
+        values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
+        if not torch.stack([value.isfinite().all() for value in values]).all():
+            wrong = ["a weight is not finite"]
+    if wrong:
+        precision = run.recipe.running.precision
+        lower = f", --precision fp32 rather than {precision}" if precision in AUTOCAST else ""
+        raise ValueError(
+            f"{method} has diverged: {', '.join(wrong)} at step {state.step}; nothing of it has been saved. Begin anew "
+            f"(--overwrite) with a --learning-rate below {run.recipe.optimizer.learning_rate}, a longer --warmup"
+            f"{lower}, or look for images and labels that are not what they should be"
+        )
 
 
 def optimize(
@@ -234,7 +291,8 @@ def save(state: State, run: Run) -> None:
     random = processes.gather(checkpoint.random_state())
     if run.rank == 0:
         content = {"state": state.state_dict(), "random": random, "ranks": run.ranks, "log_bytes": run.log.written()}
-        checkpoint.save(content | {"progress": dict(vars(run.progress))}, run.out / "resume.pt")
+        content |= {"progress": dict(vars(run.progress)), "began_with": run.began_with}
+        checkpoint.save(content, run.out / "resume.pt")
 
 
 def number_of_steps(recipe: Recipe, data: SegmentationData) -> int:

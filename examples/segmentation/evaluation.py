@@ -171,9 +171,7 @@ def corrected(
 
 def on_its_own(refiner: DualGraphRefiner) -> DualGraphRefiner:
     """A copy for evaluation: ranks judge unequal numbers of images, so none may wait for the others' thresholds."""
-    refiner = copy.deepcopy(refiner).eval()
-    refiner.threshold.synchronize = False
-    return refiner
+    return copy.deepcopy(refiner).eval()
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -69,7 +69,7 @@ def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: li
     size = (2.4 * len(names), 2.4 * height / width * len(rows) + 0.4)
     figure, axes = plt.subplots(len(rows), len(names), figsize=size, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
-        axis.set_title(name, fontsize=9)
+        axis.set_title(name, fontsize=9, parse_math=False)  # a folder may be called $a_b$
     for row, (image, truth, *predictions) in zip(axes, rows, strict=True):
         row[0].imshow(image.permute(1, 2, 0).numpy())
         for axis, labels in zip(row[1:], (truth, *predictions), strict=True):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from segmentation.datasets import Sample, read_labels, read_resized
+from segmentation.pictures import UnreadableFile
 from segmentation.recipe import Recipe
 from segmentation.transforms import WeakView, draw_strong_view
 
@@ -76,10 +77,8 @@ class ViewsOf(Dataset):
         position, index = key
         try:
             return self.views_of(position, self.samples[index])
-        except (OSError, SyntaxError, ValueError) as error:  # PIL's ways to say truncated, no image, broken PNG
-            sample = self.samples[index]
-            files = sample.image if self.hidden else f"{sample.image} or {sample.mask}"
-            raise ValueError(f"could not read {files}, which was whole when the run began: {error}") from error
+        except UnreadableFile as error:
+            raise UnreadableFile(f"could not read a file that was whole when the run began: {error}") from error
 
     def views_of(self, position: int, sample: Sample) -> Views:
         """A sample as it is seen at a position."""

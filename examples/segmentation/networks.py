@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segmentation.backbones import LITE0, input_statistics, lite0_weights, load_encoder_weights
+from segmentation.backbones import LITE0, input_statistics, is_known, lite0_weights
+from segmentation.faults import words
 from segmentation.recipe import Network
+from segmentation.weights import load_encoder_weights
 
 
 class NetworkOutput(NamedTuple):
@@ -127,6 +129,8 @@ def _from_hub(settings: Network) -> bool:
 def _body(settings: Network) -> tuple[nn.Module, nn.Module, int, int, int]:
     """Encoder, decoder, width and stride of the decoder's map, and what the sides of an image must be a multiple of."""
     backbone = settings.backbone
+    if not is_known(backbone):
+        raise ValueError(f"expected `network.backbone` known to smp or (tu-...) timm, got {backbone!r}")
     # For timm's encoders smp asks for True, for its own for the name of the weights.
     hub_weights = (backbone.startswith("tu-") or "imagenet") if _from_hub(settings) else None
     try:
@@ -148,14 +152,15 @@ def _body(settings: Network) -> tuple[nn.Module, nn.Module, int, int, int]:
             decoder_aspp_dropout=settings.dropout,
         )
         return base.encoder, base.decoder, settings.decoder_channels, 4, 16
-    except (KeyError, RuntimeError, ValueError) as error:  # smp: KeyError, timm: RuntimeError for an unknown name
-        raise ValueError(
-            f"expected `network.backbone` known to smp or (tu-...) timm, got {backbone!r}: {error}"
-        ) from error
-    except OSError as error:  # whatever the hub raises without a connection
+    except Exception as error:  # of smp, timm, the hub and the network connection, each with types of its own
+        if hub_weights is None:
+            raise ValueError(
+                f"expected `network.backbone` that can be an encoder of {settings.architecture}, got {backbone!r}: "
+                f"{words(error)}"
+            ) from error
         raise ValueError(
             f"no weights of `network.backbone` {backbone!r} could be fetched; "
-            f"give `network.weights` a file or 'none' ({error})"
+            f"give `network.weights` a file or 'none' ({words(error)})"
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from segmentation.faults import read_lines
 from segmentation.recipe import Recipe, load
 
 
@@ -60,10 +61,12 @@ def find_list(row: Row, splits: Path) -> Path:
     """The row's labeled list in a folder of published splits, whichever of its names they use.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it cannot be read.
     """
     for name in row.lists:
-        if (splits / name / "labeled.txt").is_file():
-            return splits / name / "labeled.txt"
+        path = splits / name / "labeled.txt"
+        if path.exists() or path.is_symlink():
+            read_lines(path)  # what is no text says so before anything is made of it
+            return path
     names = " or ".join(f"{name}/labeled.txt" for name in row.lists) or "no list, as none is published for this row"
     raise ValueError(f"expected {splits} to hold {names}, for row {row.name}")

@@ -1,15 +1,8 @@
-"""Folders of saved predictions: which files belong together, what they hold, and every fault of them at once.
-
-A file's name is its path below its folder without the ending, so that `city/frame_7.npy` of the predictions belongs to
-`city/frame_7.png` of the images.
-"""
+"""Saved predictions: which files belong together, what they hold, and every fault of them at once."""
 
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation.datasets import IGNORE_INDEX, IMAGE_ENDINGS, read_image, read_mask
+from segmentation.faults import check_archive, looks_like, reading
+from segmentation.folders import Folder
 
 ARRAY_ENDINGS = (".npy", ".npz")
 MASK_ENDINGS = (".png",)
-# What numpy and PIL raise on a file that is cut off, empty or something else
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+LAST = "--channels last reads such files"
 
 
 class Item(NamedTuple):
@@ -40,19 +34,6 @@ class Item(NamedTuple):
         return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
-class Folder:
-    """The files of a folder by name, hidden ones left out; a name that two files share is a fault."""
-
-    def __init__(self, folder: Path, endings: Iterable[str]) -> None:
-        self.folder, self.files, self.faults = folder, {}, []
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file():
-                name = path.relative_to(folder).with_suffix("").as_posix()
-                if name in self.files:
-                    self.faults.append(f"{path}: {self.files[name].name} has the same name")
-                self.files.setdefault(name, path)
-
-
 def find_items(
     labels: Path, label_endings: tuple[str, ...], images: Path | None, features: Path | None
 ) -> tuple[list[Item], list[str]]:
@@ -62,12 +43,18 @@ def find_items(
         "image": None if images is None else Folder(images, IMAGE_ENDINGS),
         "features": None if features is None else Folder(features, ARRAY_ENDINGS),
     }
-    faults = list(found.faults) if found.files else [f"{labels}: no file that ends in {', '.join(label_endings)}"]
+    found.say_what_is_left_out()
+    faults = found.faults_of()
+    if not found.files and not faults:
+        faults.append(f"{labels}: no file that ends in {', '.join(label_endings)}")
+    for folder in partners.values():
+        faults += [] if folder is None else folder.faults_of(found.files)
     items = []
     for name, path in found.files.items():
         files = {kind: None if folder is None else folder.files.get(name) for kind, folder in partners.items()}
         missing = [kind for kind, folder in partners.items() if folder is not None and files[kind] is None]
-        faults += [f"{path}: no {kind} of that name in {partners[kind].folder}" for kind in missing]
+        for kind in missing:
+            faults.append(f"{path}: no {kind} of that name in {partners[kind].folder}")
         if not missing:
             items.append(Item(name, path, **files))
     return items, faults
@@ -75,38 +62,61 @@ def find_items(
 
 def read_array(path: Path) -> np.ndarray:
     """The array of a `.npy`, or the only one of a `.npz`; code hidden in it (pickle) is refused, not run."""
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with loaded:
-        if len(loaded.files) != 1:
-            raise ValueError(f"expected one array, got {len(loaded.files)}: {', '.join(loaded.files)}")
-        return loaded[loaded.files[0]]
+    if fault := looks_like(path):
+        raise ValueError(fault)
+    check_archive(path)
+    with path.open("rb") as file:
+        if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+            raise ValueError("is no .npy or .npz of numpy")
+        file.seek(0)
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            if len(loaded.files) != 1:
+                raise ValueError(f"expected one array, got {len(loaded.files)}: {', '.join(loaded.files)}")
+            return loaded[loaded.files[0]]
 
 
-def read_maps(path: Path) -> Tensor:
-    """(D, h, w) float32: a feature map or class probabilities."""
+def read_maps(path: Path, channels: str | None = None) -> Tensor:
+    """(D, h, w) float32: a feature map or class probabilities; with `channels` "last" saved as (h, w, D)."""
     array = read_array(path)
     if array.ndim != 3 or not np.issubdtype(array.dtype, np.floating) or array.size == 0:
-        raise ValueError(f"expected floating point of shape (channels, height, width), got {array.dtype} {array.shape}")
+        hint = "; save one image a file" if array.ndim == 4 else ""
+        hint = "; of a sigmoid save both classes, np.stack([1 - p, p])" if array.ndim == 2 else hint
+        raise ValueError(
+            f"expected floating point of shape (channels, height, width), got {array.dtype} {array.shape}{hint}"
+        )
     if not np.isfinite(array).all():
         raise ValueError(f"expected finite values, got {int((~np.isfinite(array)).sum())} NaN or Inf")
+    if channels == "last":
+        array = np.moveaxis(array, -1, 0)
     return torch.from_numpy(array.astype(np.float32))
 
 
-def read_probabilities(path: Path, num_classes: int | None, mask_confidence: float) -> tuple[Tensor, Tensor]:
+def read_probabilities(
+    path: Path, num_classes: int | None, mask_confidence: float, channels: str | None = None
+) -> tuple[Tensor, Tensor]:
     """Class probabilities (C, H, W) float32 and where there is a prediction at all, (H, W) bool.
 
     A mask becomes probabilities: `mask_confidence` for its class, the rest shared by the others, and none where it
     holds 255.
     """
     if path.suffix.lower() in ARRAY_ENDINGS:
-        probabilities = read_maps(path)
+        probabilities = read_maps(path, channels)
+        if channels is None and not _sum_to_one(probabilities, 0) and _sum_to_one(probabilities, -1):
+            raise ValueError(
+                f"expected (classes, height, width), got classes last, {tuple(probabilities.shape)}; {LAST}"
+            )
+        if len(probabilities) == 1 or (channels is None and probabilities.shape[-1] == 1):
+            raise ValueError(
+                "expected probabilities of each class, got one channel; of a sigmoid save both classes, "
+                "np.concatenate([1 - p, p])"
+            )
         if num_classes is not None and len(probabilities) != num_classes:
             raise ValueError(f"expected {num_classes} classes, got shape {tuple(probabilities.shape)}")
         total = probabilities.sum(0)
-        # Half precision on disk rounds each of C numbers by up to 5e-4.
-        if probabilities.amin() < 0 or (total - 1).abs().amax() > 0.02:
+        if not _sum_to_one(probabilities, 0):
             raise ValueError(
                 f"expected probabilities, at least 0 and with the sum 1, got {probabilities.amin():.3g} at least and "
                 f"sums from {total.amin():.3g} to {total.amax():.3g}; save the softmax of logits"
@@ -122,21 +132,39 @@ def read_probabilities(path: Path, num_classes: int | None, mask_confidence: flo
     return torch.where(known, probabilities, 1 / num_classes), known
 
 
+def _sum_to_one(maps: Tensor, dim: int) -> bool:
+    """Whether these are probabilities along a dimension. Half precision rounds each of C numbers by up to 5e-4."""
+    return bool(maps.amin() >= 0 and (maps.sum(dim) - 1).abs().amax() <= 0.02)
+
+
 def read_labels(path: Path, num_classes: int) -> Tensor:
     """(H, W) int64 class ids of a palette or grey mask, 255 for none."""
     labels = read_mask(path).long()
     strange = [label for label in labels.unique().tolist() if label >= num_classes and label != IGNORE_INDEX]
     if strange:
-        raise ValueError(f"expected ids 0 to {num_classes - 1} or {IGNORE_INDEX}, got {strange}")
+        shown = strange if len(strange) <= 10 else f"{len(strange)} others such as {strange[:3]}"
+        raise ValueError(f"expected ids 0 to {num_classes - 1} or {IGNORE_INDEX}, got {shown}")
     return labels
 
 
-def read_features(item: Item, position_weight: float) -> Tensor:
+def read_features(item: Item, position_weight: float, channels: str | None = None) -> Tensor:
     """The feature map (D, h, w) of an item, or what its image's pixels give."""
     if item.features is not None:
-        return read_maps(item.features)
+        with reading(item.features):
+            return read_maps(item.features, channels)
     assert item.image is not None
-    return pixel_features(read_image(item.image), position_weight)
+    with reading(item.image):
+        return pixel_features(read_image(item.image), position_weight)
+
+
+def is_channels_last(shape: tuple[int, ...], size: tuple[int, ...]) -> bool:
+    """Whether a feature map has the proportions of its image (H, W) as (h, w, D), and not as (D, h, w)."""
+
+    def fits(height: int, width: int) -> bool:
+        rounding = math.log1p(1 / height) + math.log1p(1 / width)  # a cell more or less a side
+        return abs(math.log(height * size[1] / (width * size[0]))) <= rounding + 0.02
+
+    return fits(shape[0], shape[1]) and not fits(shape[1], shape[2])
 
 
 def pixel_features(image: Tensor, position_weight: float = 1.0) -> Tensor:
@@ -168,59 +196,3 @@ def pixel_features(image: Tensor, position_weight: float = 1.0) -> Tensor:
 def _box_mean(maps: Tensor, size: int) -> Tensor:
     """Mean over size x size pixels, over those within the image along its border."""
     return F.avg_pool2d(maps, size, stride=1, padding=size // 2, count_include_pad=False)
-
-
-class Checker:
-    """Reads every file once and lists its faults; what must be the same in all files is what the first one holds."""
-
-    def __init__(self, num_classes: int | None, num_neighbors: int) -> None:
-        self.num_classes, self.num_neighbors = num_classes, num_neighbors
-        self.feature_dim: int | None = None
-
-    def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
-        """Faults of a prediction and its image and features."""
-        probabilities, faults = _try(
-            item.labels, lambda: read_probabilities(item.labels, self.num_classes, mask_confidence)[0]
-        )
-        size = None
-        if probabilities is not None:
-            self.num_classes = len(probabilities)
-            size = tuple(probabilities.shape[1:])
-        return faults + self._faults_of_keys(item, size)
-
-    def faults_of_labeled(self, item: Item) -> list[str]:
-        """Faults of a true mask and its image and features."""
-        assert self.num_classes is not None
-        labels, faults = _try(item.labels, lambda: read_labels(item.labels, self.num_classes))
-        return faults + self._faults_of_keys(item, None if labels is None else tuple(labels.shape))
-
-    def _faults_of_keys(self, item: Item, size: tuple[int, ...] | None) -> list[str]:
-        faults = []
-        cells = [] if size is None else [math.prod(size)]
-        if item.image is not None:
-            image, faults = _try(item.image, lambda: read_image(item.image))
-            if image is not None and size is not None and tuple(image.shape[1:]) != size:
-                faults.append(
-                    f"{item.image}: is {tuple(image.shape[1:])}, {item.labels.name} is {size} (height, width)"
-                )
-        if item.features is not None:
-            features, found = _try(item.features, lambda: read_maps(item.features))
-            faults += found
-            if features is not None:
-                self.feature_dim = len(features) if self.feature_dim is None else self.feature_dim
-                cells.append(features[0].numel())
-                if len(features) != self.feature_dim:
-                    faults.append(
-                        f"{item.features}: has {len(features)} channels, the first feature map {self.feature_dim}"
-                    )
-        if cells and 1 < min(cells) <= self.num_neighbors:
-            faults.append(f"{item.labels}: {min(cells)} cells, too few for {self.num_neighbors} neighbors each")
-        return faults
-
-
-def _try(path: Path, read: Callable[[], Tensor]) -> tuple[Tensor | None, list[str]]:
-    """What `read` returns, or the fault that it found."""
-    try:
-        return read(), []
-    except UNREADABLE as error:
-        return None, [f"{path}: {error or type(error).__name__}"]

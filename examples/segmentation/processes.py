@@ -16,19 +16,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from segmentation.batchnorm import convert_batchnorm
+from segmentation.devices import find_device
 
 
 def join(device: str) -> torch.device:
     """Join the others where `torchrun` started several; returns the device of this process."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    if device == "cuda" and distributed():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    if device.startswith("cuda:"):
-        torch.cuda.set_device(device)
-    return torch.device(device)
+    if device == "cuda" and several and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"  # before it is tried: not every process on the first one
+    found = find_device(device, "`running.device` (--device)")
+    if several and not dist.is_initialized():
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+    if found.type == "cuda" and found.index is not None:
+        torch.cuda.set_device(found)
+    return found
 
 
 def leave() -> None:

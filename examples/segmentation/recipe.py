@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from segmentation.recipe_files import PATHS, place_paths, placed, read_recipe_file
 from segmentation.validation import converted, is_within, range_words, ranged, words
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -189,6 +188,11 @@ class Recipe:
         section, _, name = key.rpartition(".")
         return getattr(getattr(self, section) if section else self, name)
 
+    def place_paths(self) -> None:
+        """Make paths absolute, as seen from here: they then mean the same wherever the recipe is read."""
+        for key in PATHS:
+            self.set(key, placed(key, self.get(key), Path()), "the recipe")
+
     def set(self, key: str, value: Any, source: str) -> None:
         """Set a dotted key; `source` is whom an error blames."""
         _set(self, key, value, source)
@@ -211,14 +215,14 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain lists, numbers and strings, for YAML, JSON and checkpoints; `from_dict` reads it back."""
-    plain = dataclasses.asdict(recipe)
+    return listed(dataclasses.asdict(recipe))
 
-    def listed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: listed(item) for key, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
 
-    return listed(plain)
+def listed(value: Any) -> Any:
+    """A value with lists for its tuples, as files have them."""
+    if isinstance(value, dict):
+        return {key: listed(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_dict(content: dict[str, Any], source: str) -> Recipe:
@@ -252,22 +256,24 @@ def _with_bases(name: str) -> list[tuple[str, dict[str, Any]]]:
         if name in seen:
             raise ValueError(f"recipe {seen[0]}: its bases go in a circle, {' -> '.join([*seen, name])}")
         seen.append(name)
-        path = RECIPES / f"{name}.yaml" if (RECIPES / f"{name}.yaml").is_file() else Path(name)
+        path = _recipe_file(str(name), found[-1][0] if found else None)
         if not path.is_file():
             names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"expected a recipe's name or file, got {name!r}; {hint}There are {', '.join(names)}")
-        try:
-            content = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: is no YAML ({error})") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{path}: expected sections with keys, got {type(content).__name__}")
+        content = read_recipe_file(path)
+        place_paths(content, path.parent)
         content.pop("about", None)
         name = content.pop("base", None)
         found.append((str(path), content))
     return found[::-1]
+
+
+def _recipe_file(name: str, asking: str | None) -> Path:
+    """The file of a recipe's name: ours, else one beside the recipe that asks for it as its base, else from here."""
+    ours, beside = RECIPES / f"{name}.yaml", Path(asking or "").parent / name
+    return ours if ours.is_file() else beside if beside.is_file() else Path(name)
 
 
 def _fill(recipe: Recipe, content: dict[str, Any], source: str, prefix: str) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from segmentation.checkpoint import write_atomically
+from segmentation.checkpoint import sync, write_atomically
 
 
 class Log:
@@ -40,8 +40,11 @@ class Log:
         """Write one line; numbers also go to TensorBoard."""
         if self.path is None:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({key: _finite(value) for key, value in entry.items()}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({key: _finite(value) for key, value in entry.items()}) + "\n")
+        except OSError as error:  # a full disk does not say which file it had no room for
+            raise OSError(f"could not write {self.path}: {error}") from error
         if self.tensorboard is not None:
             writer = self._writer(entry["method"])
             for name, value in entry.items():
@@ -62,7 +65,7 @@ class Log:
         if self.path is None:
             return 0
         with self.path.open("ab") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
         return self.path.stat().st_size
 
 
@@ -87,6 +90,20 @@ def _finite(value: Any) -> Any:
 def save_results(results: dict, path: Path) -> None:
     """Write a JSON file, whole or not at all."""
     write_atomically(path, (json.dumps(_finite(results), indent=2) + "\n").encode())
+
+
+def methods_done(path: Path) -> set[str]:
+    """The methods of a results.json; none where there is no such thing."""
+    try:
+        return set(json.loads(path.read_text(encoding="utf-8"))["methods"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def notes(lines: list[str]) -> None:
+    """Say what a person should know before the first step."""
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
 
 
 def print_table(results: dict[str, dict], title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,14 @@ from segmentation.keys import KeyEncoder, LabeledPixels
 from segmentation.methods import Banks, SegmentationModel
 from segmentation.networks import SegmentationNetwork
 from segmentation.processes import synchronize_batchnorm
-from segmentation.recipe import Recipe
+from segmentation.recipe import Network, Recipe, as_dict
+from segmentation.text import few
+
+# Settings that a warm-up depends on, by section; an empty tuple stands for all keys of one.
+MADE_BY_WARMUP: dict[str, tuple[str, ...]] = {
+    "network": tuple(part.name for part in dataclasses.fields(Network) if part.name != "weights"),
+    "optimizer": (),
+}
 
 
 @dataclass
@@ -34,6 +42,40 @@ class State:
         self.step = state["step"]
         for name in ("model", "teacher", "banks", "optimizer", "scaler"):
             getattr(self, name).load_state_dict(state[name])
+
+
+def load_warmup(state: State, saved: dict, recipe: Recipe, class_names: list[str], source: str) -> None:
+    """Put the warm-up of a run into `state`.
+
+    Raises:
+        ValueError: it was one of other classes, of another network or other settings; the message names the first.
+    """
+    expected = f"expected {source} to be the warmup.pt of a run with these settings"
+    if not {"step", "model", "optimizer"} <= saved.keys():
+        raise ValueError(f"{expected}, got a file without them: {', '.join(map(str, list(saved)[:5]))}")
+    names = saved.get("class_names", class_names)
+    if list(names) != list(class_names):
+        raise ValueError(f"{expected}, got one of {len(names)} classes, {few(names)}; here: {few(class_names)}")
+    before, now = saved.get("recipe", {}), as_dict(recipe)
+    for section, keys in MADE_BY_WARMUP.items():
+        for key in keys or now[section]:
+            there, here = before.get(section, now[section]).get(key), now[section][key]
+            if there != here:
+                raise ValueError(f"{expected}, got one of `{section}.{key}` {there}; here: {here}")
+    if saved["step"] != recipe.schedule.warmup:
+        raise ValueError(f"{expected}, got one of {saved['step']} steps, `schedule.warmup` is {recipe.schedule.warmup}")
+    shapes = {name: tuple(weight.shape) for name, weight in state.model.state_dict().items()}
+    other = {name: tuple(weight.shape) for name, weight in saved["model"].items()}
+    wrong = [name for name in {**shapes, **other} if shapes.get(name) != other.get(name)]
+    if wrong:
+        raise ValueError(
+            f"{expected}, got {len(wrong)} weights that differ, such as {wrong[0]}: "
+            f"{other.get(wrong[0], 'none')} there, {shapes.get(wrong[0], 'none')} here"
+        )
+    try:
+        state.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{expected}: {' '.join(str(error).split())[:300]}") from error
 
 
 def build(recipe: Recipe, num_classes: int, device: torch.device) -> State:

@@ -61,7 +61,8 @@ def knn(
             products as they are.
         key_mask: (..., M) bool, True where a key may be found.
         memory_budget: bytes that scores and candidates of the "torch" backend may take at a time (never less than one
-            row); None is 16 MiB on the CPU, 256 MiB elsewhere. Copies of the rows, unit or quantized, come on top.
+            row); None is 16 MiB on the CPU (up to 64 MiB for a bank of many keys), 256 MiB elsewhere. Copies of the
+            rows, unit or quantized, come on top.
 
     Returns:
         Neighbors of shape (..., N, k), sorted by falling similarity, ties in any order.
@@ -73,11 +74,12 @@ def knn(
     """
     _checks.floating("queries", queries)
     _checks.at_least_2d("queries", queries, "(..., N, D)")
-    prepared = keys if isinstance(keys, PreparedKeys) else None
-    if prepared is not None and (exclude_self or key_mask is not None):
-        raise ValueError("expected neither `exclude_self` nor `key_mask` with prepared keys; mask them in prepare()")
-    all_keys = prepared.rows if prepared is not None else queries if keys is None else keys
-    assert isinstance(all_keys, Tensor) or not isinstance(all_keys, tuple)
+    prepared: PreparedKeys | None = None
+    if isinstance(keys, PreparedKeys):
+        if exclude_self or key_mask is not None:
+            raise ValueError("expected no `exclude_self` or `key_mask` with prepared keys; mask them in prepare()")
+        prepared, keys = keys, keys.rows
+    all_keys = queries if keys is None else keys
     _check_keys(queries, all_keys, key_mask)
     _checks.integer_at_least("num_neighbors", num_neighbors, 0)
     _checks.one_of("backend", backend, _BACKENDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from graphcorrect.ops.kernels.cpu.quantized import QuantizedKeys, quantize_keys
 from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
 from graphcorrect.ops.precision import full_precision
 
-# Bytes of scores at a time. A CPU is fastest while a tile stays in its cache, a GPU when it has rows enough to fill it.
-MEMORY_BUDGET = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 MIN_GROUPED_KEYS = 1024  # from which on a CPU finds the largest scores by way of groups
 MAX_TRITON_NEIGHBORS = 60  # beyond, Triton's kernels do not filter
 # Of a search whose keys "auto" filters by quantized scores: its queries; entries of a key where groups are large, of
@@ -78,85 +76,76 @@ def in_tiles(
     return similarity, index
 
 
-def _triton_refuses(
-    queries: Tensor,
-    keys: Tensor | None = None,
-    key_mask: Tensor | None = None,
-    num_neighbors: int = 20,
-    exclude_self: bool = False,
-    normalize: bool = True,
-    backend: str = "auto",
-    *_: object,
-) -> str | None:
-    if backend != "auto":
-        return None if backend == "triton" else f'backend="{backend}" is asked for'
-    if queries.device.type != "cuda":
-        return f"Triton's kernels run on CUDA devices, not on {queries.device.type}"
-    if queries.dtype == torch.float64:
+class _Call(NamedTuple):
+    """The arguments of a call, for the rule."""
+
+    queries: Tensor
+    keys: Tensor | None = None
+    key_mask: Tensor | None = None
+    num_neighbors: int = 20
+    exclude_self: bool = True
+    normalize: bool = True
+    backend: str = "auto"
+    scoring: str = "auto"
+    memory_budget: int | None = None
+    prepared: Sequence[Tensor] = ()
+
+    def asks_for(self, *backends: str) -> str | None:
+        """None where the call names one of these backends, or a reason against them where it names another."""
+        return None if self.backend in backends else f'backend="{self.backend}" is asked for'
+
+
+def _triton_refuses(*args: Any) -> str | None:
+    call = _Call(*args)
+    if call.backend != "auto":
+        return call.asks_for("triton")
+    if call.queries.device.type != "cuda":
+        return f"Triton's kernels run on CUDA devices, not on {call.queries.device.type}"
+    if call.queries.dtype == torch.float64:
         return "Triton's kernels take float32 or half precision, not torch.float64"
-    if num_neighbors > MAX_TRITON_NEIGHBORS:
+    if call.num_neighbors > MAX_TRITON_NEIGHBORS:
         return f"beyond {MAX_TRITON_NEIGHBORS} neighbors Triton's kernels do not filter"
-    if torch.cuda.get_device_capability(queries.device)[0] not in (9, 10):
-        return "on GPUs of other than compute capability 9.x and 10.x Triton's kernels were not timed"
+    if torch.cuda.get_device_capability(call.queries.device)[0] not in (9, 10):
+        return "Triton's kernels were timed on GPUs of compute capability 9 and 10 only"
     return triton_is_missing()
 
 
-def _faiss_refuses(
-    queries: Tensor,
-    keys: Tensor | None = None,
-    key_mask: Tensor | None = None,
-    num_neighbors: int = 20,
-    exclude_self: bool = False,
-    normalize: bool = True,
-    backend: str = "auto",
-    scoring: str = "auto",
-    memory_budget: int | None = None,
-    prepared: Sequence[Tensor] = (),
-) -> str | None:
-    if backend != "auto":
-        return None if backend == "faiss" else f'backend="{backend}" is asked for'
-    if queries.device.type != "cpu" or queries.dtype == torch.float64:
-        return f"other kernels are faster on {queries.device.type}, or the only ones for {queries.dtype}"
-    if scoring != "auto":
-        return f'scoring="{scoring}" is asked for'
+def _faiss_refuses(*args: Any) -> str | None:
+    call = _Call(*args)
+    if call.backend != "auto":
+        return call.asks_for("faiss", "faiss-ivf")
+    if call.queries.device.type != "cpu" or call.queries.dtype == torch.float64:
+        return f'for {call.queries.dtype} on {call.queries.device.type} it is used where backend="faiss" is asked for'
+    if call.scoring != "auto":
+        return f'scoring="{call.scoring}" is asked for'
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
-        return "faiss is faster than torch on processors with AVX2 and no more, which this one is not"
+        return "faiss is faster than torch on processors with AVX2 and no more, and this one is of another kind"
     return None if faiss.is_installed() else 'faiss is not installed: pip install "graphcorrect[faiss]"'
 
 
-def _inverted_file_refuses(*arguments: object) -> str | None:
-    backend = arguments[6] if len(arguments) > 6 else "auto"
-    return None if backend == "faiss-ivf" else 'it is approximate, and used where backend="faiss-ivf" is asked for'
-
-
-def _filter_refuses(
-    queries: Tensor,
-    keys: Tensor | None = None,
-    key_mask: Tensor | None = None,
-    num_neighbors: int = 20,
-    exclude_self: bool = False,
-    normalize: bool = True,
-    backend: str = "auto",
-    scoring: str = "auto",
-    *_: object,
-) -> str | None:
-    if queries.device.type != "cpu" or queries.dtype == torch.float64:
-        return f"quantized scores serve float32 and half precision on a CPU, not {queries.dtype} on {queries.device}"
-    num_queries, dim = queries.shape[-2:]
-    num_keys = (queries if keys is None else keys).shape[-2]
-    group = filtered_search.group_size(num_keys, num_neighbors)
+def _filter_refuses(*args: Any) -> str | None:
+    call = _Call(*args)
+    if call.backend not in ("auto", "torch"):
+        return call.asks_for()
+    if call.queries.device.type != "cpu" or call.queries.dtype == torch.float64:
+        return (
+            f"quantized scores serve float32 and half precision on a CPU, not {call.queries.dtype} there or elsewhere"
+        )
+    num_queries, dim = call.queries.shape[-2:]
+    num_keys = (call.queries if call.keys is None else call.keys).shape[-2]
+    group = filtered_search.group_size(num_keys, call.num_neighbors)
     if group == 0 or num_queries == 0:
-        return f"there are too few of {num_keys} keys to filter for each of {num_neighbors} neighbors"
-    if scoring != "auto":
-        return None if scoring != "float32" else 'scoring="float32" is asked for'
+        return f"{num_keys} keys are too few to filter for {call.num_neighbors} neighbors"
+    if call.scoring != "auto":
+        return None if call.scoring != "float32" else 'scoring="float32" is asked for'
     if not filtered_search.fast_dtypes():
         return "this processor multiplies neither 8-bit integers nor bfloat16 faster than float32"
     is_large = (group >= MIN_GROUP and dim >= MIN_DIM) or num_keys * dim >= MIN_ENTRIES
     return None if num_queries >= MIN_QUERIES and is_large else "the products are too small for a filter to pay"
 
 
-def _numba_refuses(*arguments: object) -> str | None:
-    return _filter_refuses(*arguments) or numba_refuses()  # type: ignore[arg-type]
+def _numba_refuses(*args: Any) -> str | None:
+    return _filter_refuses(*args) or numba_refuses()
 
 
 NEIGHBORS = Operation(
@@ -164,7 +153,6 @@ NEIGHBORS = Operation(
     in_tiles,
     Kernel("triton", _triton_refuses, "graphcorrect.ops.kernels.cuda.topk", "search"),
     Kernel("faiss", _faiss_refuses, "graphcorrect.ops.kernels.faiss", "search"),
-    Kernel("faiss-ivf", _inverted_file_refuses, "graphcorrect.ops.kernels.faiss", "search_inverted_file"),
     Kernel("numba", _numba_refuses, "graphcorrect.ops.kernels.cpu.filtered_search", "search_by_numba"),
     Kernel("quantized", _filter_refuses, "graphcorrect.ops.kernels.cpu.filtered_search", "search"),
 )
@@ -193,7 +181,7 @@ def neighbors(
     keys None: the queries. Keys that are `prepared` are compared as they are.
     """
     if memory_budget is None:
-        memory_budget = MEMORY_BUDGET.get(queries.device.type, MEMORY_BUDGET["cuda"])
+        memory_budget = _memory_budget((queries if keys is None else keys).shape[-2], queries.device.type)
     batch, shape = queries.shape[:-2].numel(), (*queries.shape[:-1], num_neighbors)
     rows = queries.reshape(batch, *queries.shape[-2:])
     of_keys = None if keys is None else keys.reshape(batch, *keys.shape[-2:])
@@ -213,6 +201,14 @@ def neighbors(
 def _(queries: Tensor, keys: Tensor | None, key_mask: Tensor | None, num_neighbors: int, *_: object) -> object:
     shape = (*queries.shape[:-1], num_neighbors)
     return queries.new_empty(shape), queries.new_empty(shape, dtype=torch.int64)
+
+
+def _memory_budget(num_keys: int, device_type: str) -> int:
+    """Bytes of scores at a time: a GPU is fastest when rows fill it, a CPU while scores stay in its cache.
+
+    But a product of few queries reads all keys for each of them, so that a CPU takes a hundred at least.
+    """
+    return 256 * 2**20 if device_type != "cpu" else max(16 * 2**20, min(64 * 2**20, 896 * num_keys))
 
 
 def _check_scoring(scoring: str, backend: str, queries: Tensor) -> None:

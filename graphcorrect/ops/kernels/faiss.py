@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -27,9 +26,7 @@ similarity, index = faiss.knn_gpu(faiss.StandardGpuResources(), rows, rows, 1, m
 assert (index[:, 0].cpu() == torch.arange(64)).all()
 """
 _TEMP_MEMORY = 64 * 2**20  # bytes; faiss reserves 1.5 GiB a device unless told
-NUM_PROBES = 32  # lists that "faiss-ivf" looks into for a query
-
-Find = Callable[[Tensor, Tensor, int], "tuple[Tensor, Tensor]"]
+NUM_PROBES = 16  # lists that "faiss-ivf" looks into for a query
 
 
 def is_installed() -> bool:
@@ -49,41 +46,20 @@ def search(
     num_neighbors: int,
     exclude_self: bool,
     normalize: bool,
+    backend: str = "faiss",
     *_: object,
 ) -> tuple[Tensor, Tensor]:
     """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
 
+    keys None: the queries. With backend "faiss-ivf" approximately, on the CPU, by an index that is built for this call.
     Keys outside `key_mask` are left out of the problem that faiss sees, which waits for the device.
     """
     find = _find_cuda if queries.is_cuda else _find_cpu
-    return _search(find, queries, keys, key_mask, num_neighbors, exclude_self, normalize)
-
-
-def search_inverted_file(
-    queries: Tensor,
-    keys: Tensor | None,
-    key_mask: Tensor | None,
-    num_neighbors: int,
-    exclude_self: bool,
-    normalize: bool,
-    *_: object,
-) -> tuple[Tensor, Tensor]:
-    """As :func:`search`, approximately, on the CPU: by an index that is built for this call."""
-    if queries.is_cuda:
-        raise ValueError(f'expected `queries` on the CPU for backend="faiss-ivf", got {queries.device}')
-    return _search(_find_in_lists, queries, keys, key_mask, num_neighbors, exclude_self, normalize)
-
-
-def _search(
-    find: Find,
-    queries: Tensor,
-    keys: Tensor | None,
-    key_mask: Tensor | None,
-    num_neighbors: int,
-    exclude_self: bool,
-    normalize: bool,
-) -> tuple[Tensor, Tensor]:
-    batch, num_queries, _ = queries.shape
+    if backend == "faiss-ivf":
+        if queries.is_cuda:
+            raise ValueError(f'expected `queries` on the CPU for backend="faiss-ivf", got {queries.device}')
+        find = _find_in_lists
+    batch, num_queries = queries.shape[:2]
     similarity = queries.new_full((batch, num_queries, num_neighbors), -torch.inf, dtype=torch.float32)
     index = torch.zeros(similarity.shape, dtype=torch.int64, device=queries.device)
     for image in range(batch):

@@ -1,14 +1,16 @@
 """Loops that numba compiles for a CPU, in place of a dozen passes of torch's each, run by as many threads as torch has.
 
-Importing this file imports numba; :func:`graphcorrect._eager.may_loop` does so where it is installed.
+Importing this file imports numba; a rule of :mod:`graphcorrect.ops` does so where it is installed.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -59,11 +61,26 @@ def _array(tensor: Tensor) -> np.ndarray:
     return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def _compiled(function: Callable[..., None]) -> Any:
     try:
-        return numba.njit(function, parallel=True, cache=True, **_SETTINGS)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither beside the package nor in the user's cache may files be written
-        return numba.njit(function, parallel=True, **_SETTINGS)  # type: ignore[no-any-return]
+        compiled = numba.njit(function, parallel=True, cache=True, **_SETTINGS)
+        # numba compares the file of the function only, not those that it calls into
+        kept = compiled._cache._cache_file
+        kept._source_stamp = (kept._source_stamp, _digest())
+        return compiled
+    # RuntimeError: neither beside the package nor in the user's cache may files be written. The others: sources cannot
+    # be read, or another version of numba keeps its cache in another way. What could be stale is not kept.
+    except (RuntimeError, OSError, AttributeError):
+        return numba.njit(function, parallel=True, **_SETTINGS)
+
+
+@functools.cache
+def _digest() -> str:
+    """Of the sources of all kernels here: after a change of any of them all are compiled again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 @functools.cache

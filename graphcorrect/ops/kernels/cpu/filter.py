@@ -88,6 +88,15 @@ def as_score(lower, is_integer, word):  # type: ignore[no-untyped-def]
 
 
 @inner
+def _as_number(level, is_integer, word):  # type: ignore[no-untyped-def]
+    """What a score is at least, before a bfloat16 one was rounded; -inf for a negative one of those."""
+    if is_integer:
+        return np.float64(level)
+    word.view(np.uint32)[0] = np.uint32(max(level, 0)) << np.uint32(16)
+    return (1 - 2.0**-8) * np.float64(word[0]) if level >= 0 else -np.inf
+
+
+@inner
 def _reaching(row, starts, count, step, bound, columns):  # type: ignore[no-untyped-def]
     """How many of a row's entries s, s + step, s + 2 step, ... for `count` starts s reach a bound; and their columns.
 
@@ -126,11 +135,11 @@ def _four_dots(left, keys, chosen, start, result):  # type: ignore[no-untyped-de
 
 
 @inner
-def _insert(values, keys, count, held, similarity, index):  # type: ignore[no-untyped-def]
-    """Keeps the largest of `count` values and their keys, in falling order, beside the `held` ones that are there."""
-    for number in range(count):
-        value, place = values[number], min(held + number, len(similarity) - 1)
-        if held + number > place and not value > similarity[place]:
+def _insert(values, keys, start, stop, similarity, index):  # type: ignore[no-untyped-def]
+    """Keeps the largest of values and their keys, in falling order, beside the `start` ones that were seen before."""
+    for number in range(start, stop):
+        value, place = values[number], min(number, len(similarity) - 1)
+        if number > place and not value > similarity[place]:
             continue
         while place > 0 and value > similarity[place - 1]:
             similarity[place], index[place] = similarity[place - 1], index[place - 1]
@@ -139,18 +148,31 @@ def _insert(values, keys, count, held, similarity, index):  # type: ignore[no-un
 
 
 @inner
-def _score(query, keys, permutation, columns, count, held, exact, similarity, index):  # type: ignore[no-untyped-def]
-    """Scores the keys of `count` columns, which become keys, and keeps the best beside the `held` ones."""
-    for number in range(count):
+def _partition(row, columns, start, stop, bound):  # type: ignore[no-untyped-def]
+    """Moves those columns that reach a bound to the front; where they end."""
+    end = start
+    for number in range(start, stop):
+        column, other = columns[number], columns[end]
+        reaches = row[column] >= bound
+        columns[end] = column if reaches else other
+        columns[number] = other if reaches else column
+        end += reaches
+    return end
+
+
+@inner
+def _score(query, keys, permutation, columns, start, stop, exact, similarity, index):  # type: ignore[no-untyped-def]
+    """Scores the keys of columns from one place to another, which become keys, and keeps the best."""
+    for number in range(start, stop):
         columns[number] = permutation[columns[number]]
-    number = 0
-    while number + 4 <= count:
+    number = start
+    while number + 4 <= stop:
         _four_dots(query, keys, columns, number, exact)
         number += 4
-    while number < count:
+    while number < stop:
         exact[number] = dot(query, keys[columns[number]])
         number += 1
-    _insert(exact, columns, count, held, similarity, index)
+    _insert(exact, columns, start, stop, similarity, index)
 
 
 @loop
@@ -187,19 +209,17 @@ def _filter(  # type: ignore[no-untyped-def]
             level, counts[row] = of_type(_kth_largest(coarse_maxima, num_neighbors)), -1
             if level == lowest:  # fewer groups with a key than there are neighbors
                 continue
-            count = _candidates(scores[row], fine_maxima, coarse_maxima, level, whole, groups, parts, columns)
-            if count <= max_candidates:
-                _score(queries[row], keys, permutation, columns, count, 0, exact, similarity[row], index[row])
-                lower = (similarity[row, -1] - shift[row]) / unit[row] - error[row]
-                lower_score = as_score(lower, is_integer, word)
-                if lower_score == highest:  # no bound on the error is known
-                    continue
-                scored, bound = count, of_type(lower_score)
-                count = _candidates(scores[row], fine_maxima, coarse_maxima, bound, whole, groups, parts, columns)
-            if count <= max_candidates:
-                fresh = 0
-                for number in range(count):  # those that were not scored before
-                    columns[fresh] = columns[number]
-                    fresh += scores[row, columns[number]] < level
-                _score(queries[row], keys, permutation, columns, fresh, scored, exact, similarity[row], index[row])
-            counts[row] = count if count <= max_candidates else -count
+            row_scores = scores[row]
+            lower = as_score(_as_number(level, is_integer, word) - 2 * error[row], is_integer, word)
+            count = _candidates(row_scores, fine_maxima, coarse_maxima, of_type(lower), whole, groups, parts, columns)
+            if count == 0 or count > max_candidates:
+                counts[row] = -max(count, 1)
+                continue
+            best, keys_of = similarity[row], index[row]
+            first = _partition(row_scores, columns, 0, count, level)
+            _score(queries[row], keys, permutation, columns, 0, first, exact, best, keys_of)
+            # The k-th best product so far bounds what is left more closely, since it has no error
+            lower = as_score((best[-1] - shift[row]) / unit[row] - error[row], is_integer, word)
+            last = _partition(row_scores, columns, first, count, of_type(lower)) if lower < highest else count
+            _score(queries[row], keys, permutation, columns, first, last, exact, best, keys_of)
+            counts[row] = last

@@ -3,13 +3,14 @@
 Processors multiply 8-bit integers four times as fast as float32 numbers, and some bfloat16 twice as fast. So each query
 scores all keys in few bits, with a proven bound on the error of every score (:class:`.quantized.Bounds`). Then
 
-1. a level T is read off the scores: the k-th largest of the maxima of groups of keys, so that at least k keys reach it;
-2. these keys are scored in float32, and t is the k-th best of their products;
-3. a key among the true k best has a product of at least t, hence a score of at least (t - shift) / unit - error. The
-   keys that reach this, a few dozen, are scored in float32 too, and the best k of them are the answer.
+1. a level T is read off the scores: the k-th largest of the maxima of groups of keys, so that at least k keys reach it,
+   and the k-th best score is at least T - error, if it had none;
+2. so a key among the true k best has a score of at least T - 2 error. The keys that reach this, a few dozen, are scored
+   in float32, and the best k of them are the answer;
+3. numba's kernel scores those above T first. The k-th best of their products has no error, and leaves fewer others.
 
-It is that of a float32 search, whatever the data. Data decide the time only: where similarities crowd closer than the
-bound too many keys remain, and those queries are searched in float32 throughout.
+The answer is that of a float32 search, whatever the data. Data decide the time only: where similarities crowd closer
+than the bound too many keys remain, and those queries are searched in float32 throughout.
 """
 
 from __future__ import annotations
@@ -150,18 +151,19 @@ class FilteredSearch:
     ) -> Sequence[torch.dtype]:
         """Writes similarity and index (N, k), by scores of each dtype in turn; the dtypes from the first useful one on.
 
-        `prepared` are the keys in the first dtype, where they are known.
+        `prepared` are the keys in one of the dtypes, where they are known.
         """
         pending, useful = torch.arange(len(similarity)), dtypes
         for number, dtype in enumerate(dtypes):
             # The next dtype's product takes about half as long as that of float32
             patience = CANDIDATE * (1 if dtype == dtypes[-1] else 2)
             max_candidates = similarity.shape[1] + max(MIN_CANDIDATES, self.keys.numel() // patience)
-            quantized = prepared or quantize_keys(self.keys, dtype, self.numba_quantize)
+            quantized = prepared if prepared is not None and prepared.rows.dtype == dtype else None
+            quantized = quantized or quantize_keys(self.keys, dtype, self.numba_quantize)
             left = pending if quantized is None else self.filter(quantized, pending, similarity, index, max_candidates)
             if len(left) == len(pending) and dtype != dtypes[-1]:
                 useful = dtypes[number + 1 :]
-            pending, prepared = left, None
+            pending = left
             if len(pending) == 0:
                 break
         for rows in tiles(pending, self.tile_rows):
@@ -265,30 +267,30 @@ def best_candidates(
         max_candidates: of a query, beyond which it is left open.
 
     Returns:
-        (n,), how many keys were left for each query; that number negated, or -1, where the query is left open:
-        `similarity` and `index` hold nothing of use there.
+        (n,), how many keys were left for each query; a negative number where the query is left open: `similarity` and
+        `index` hold nothing of use there.
     """
     count, highest, lowest = similarity.shape[1], *(getattr(torch.iinfo(scores.dtype), end) for end in ("max", "min"))
     if len(own):
         scores.scatter_(1, own[:, None], lowest)
     maxima = scores.view(len(scores), fine, -1).amax(1)  # column c stands for c, c + M' / fine, c + 2 M' / fine, ...
     level = _kth_largest(maxima.view(len(scores), group // fine, -1).amax(1), count)
-    level = level.masked_fill(level == lowest, highest)  # fewer groups with a key than there are neighbors
-    for _ in range(2):
-        # More fine groups than that hold more candidates
-        level = level.masked_fill((maxima >= level).sum(1, keepdim=True) > 2 * max_candidates, highest)
-        counts, columns = _reaching(scores, maxima, level)
-        columns = permutation.index_select(0, columns)
-        products = _products(queries, keys, counts, columns)
-        similarity[:], index[:] = _best_of_lists(products, columns, counts, count)
-        lower = (similarity[:, -1:] - bounds.shift[:, None]) / bounds.unit[:, None] - bounds.error[:, None]
-        level = _as_score(lower, scores.dtype).masked_fill(level == highest, highest)
-    return torch.where((counts >= count) & (level[:, 0] < highest), counts, -counts.clamp_min(1))
+    number = level.double() if scores.dtype == torch.int32 else (1 - 2.0**-8) * level.view(torch.bfloat16).double()
+    lower = _as_score(number - 2 * bounds.error[:, None], scores.dtype)
+    lower = lower.masked_fill(level == lowest, highest)  # fewer groups with a key than there are neighbors
+    counts, columns = _reaching(scores, maxima, lower, 2 * max_candidates)
+    columns = permutation.index_select(0, columns)
+    similarity[:], index[:] = _best_of_lists(_products(queries, keys, counts, columns), columns, counts, count)
+    return torch.where(counts > 0, counts, -1)
 
 
-def _reaching(scores: Tensor, maxima: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """How many scores of each row reach its level, and the columns of these, row by row."""
+def _reaching(scores: Tensor, maxima: Tensor, level: Tensor, max_groups: int) -> tuple[Tensor, Tensor]:
+    """How many scores of each row reach its level, and their columns, row by row; none where groups are too many."""
     row, first = (maxima >= level).nonzero().unbind(1)
+    is_crowded = torch.bincount(row, minlength=len(scores)) > max_groups
+    if bool(is_crowded.any()):
+        kept = ~is_crowded.index_select(0, row)
+        row, first = row[kept], first[kept]
     reach = scores.view(len(scores), -1, maxima.shape[1])[row, :, first] >= level.index_select(0, row)  # (hits, FINE)
     hit, place = reach.nonzero().unbind(1)
     counts = torch.bincount(row.index_select(0, hit), minlength=len(scores))

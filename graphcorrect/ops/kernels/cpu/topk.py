@@ -10,8 +10,8 @@ def topk_by_groups(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`scores.topk(count)`, by way of the groups of entries with the largest maxima.
 
     Exact: were one of the `count` largest entries in another group, then `count` groups would have maxima at least as
-    large, hence `count` entries as large outside its group. Maxima of short contiguous groups are read off a row at the
-    speed of memory, and what is left to sort partially is a fraction of it.
+    large, hence `count` entries as large outside its group. Maxima of groups are read off a row at the speed of
+    memory, and what is left to sort partially is a fraction of it.
     """
     columns = None
     for group in _GROUPS:
@@ -19,14 +19,9 @@ def topk_by_groups(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         if num_groups <= 2 * count:  # too little would be left out
             continue
         whole = num_groups * group
-        best = (
-            scores[..., :whole]
-            .reshape(*scores.shape[:-1], num_groups, group)
-            .amax(-1)
-            .topk(count, sorted=False)
-            .indices
-        )
-        inside = (best[..., None] * group + torch.arange(group, device=scores.device)).flatten(-2)
+        grouped = scores[..., :whole].reshape(*scores.shape[:-1], group, num_groups)  # c, c + n, c + 2 n, ...
+        best = grouped.amax(-2).topk(count, sorted=False).indices
+        inside = (best[..., None] + num_groups * torch.arange(group, device=scores.device)).flatten(-2)
         rest = torch.arange(whole, scores.shape[-1], device=scores.device).expand(*inside.shape[:-1], -1)
         chosen = torch.cat([inside, rest], -1)
         scores = scores.gather(-1, chosen)

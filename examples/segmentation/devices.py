@@ -1,0 +1,38 @@
+"""The device that a user names, tried before any work: one that this machine lacks is refused in one line."""
+
+from __future__ import annotations
+
+import torch
+
+from segmentation.faults import words
+
+KINDS = ("cpu", "cuda", "mps", "xpu")
+
+
+def find_device(name: str, option: str = "--device") -> torch.device:
+    """`auto` (cuda if there is one), or a device by torch's name, such as `cuda:1`.
+
+    Raises:
+        ValueError: torch knows no such device, or this machine has none; the message names `option` and what there is.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in KINDS:
+            raise ValueError(f"is none of {', '.join(KINDS)}")
+        torch.ones(1, device=device).sum().item()  # what is there and does not work says so here
+    except Exception as error:  # RuntimeError, AssertionError, ...: torch has a type for each way to lack one
+        raise ValueError(
+            f"expected {option} to be one of {', '.join(there_are())}, got {name!r}, which this machine does not have "
+            f"({words(error)})"
+        ) from error
+    return device
+
+
+def there_are() -> list[str]:
+    """The devices of this machine by torch's names."""
+    found = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, *(["xpu"] if hasattr(torch, "xpu") and torch.xpu.is_available() else [])]

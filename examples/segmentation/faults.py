@@ -1,0 +1,192 @@
+"""Files and mistakes in words: whatever a library raises becomes one line that begins with the file's name.
+
+Every script opens a file inside `reading(path)` and does its work inside `in_words()`, so that nobody is shown the path
+that an error took through the code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from segmentation import text
+from segmentation.console import steady_output
+
+TRACE = "GRAPHCORRECT_TRACE"  # set, the whole trace is shown
+LONGEST = 300  # characters of what another library says
+
+
+class FileFault(ValueError):
+    """A file that could not be used; the message begins with its path."""
+
+
+@contextlib.contextmanager
+def reading(path: Path | str, expected: str = "") -> Iterator[None]:
+    """Whatever goes wrong inside is said of `path`, in one line.
+
+    Args:
+        path: the file that is opened inside.
+        expected: what it should be, such as "an image"; empty says nothing of it.
+
+    Raises:
+        FileFault: anything was raised inside; the message says what the file looks like, or what the library said.
+    """
+    try:
+        yield
+    except (FileFault, ImportError):  # named already; no fault of the file
+        raise
+    except Exception as error:  # Pillow, numpy, torch, SciPy and YAML have types of their own for each kind of fault
+        wanted = f"expected {expected}; " if expected else ""
+        said = words(error).removeprefix(f"{path}: ")
+        if said.startswith("unreadable (") and said.endswith(")"):  # as `pictures` says it
+            said = said.removeprefix("unreadable (").removesuffix(")")
+        raise FileFault(f"{path}: {wanted}{looks_like(Path(path)) or said}") from error
+
+
+def looks_like(path: Path) -> str | None:
+    """Why nobody can read this file, as far as the file itself tells; None if it does not."""
+    try:
+        if path.is_symlink() and not path.exists():
+            return f"is a link to {os.readlink(path)!r}, which is not there or leads back to it"
+        if not path.exists():
+            return "is missing"
+        if path.is_dir():
+            return "is a folder"
+        if not path.is_file():
+            return "is no regular file"
+        if path.stat().st_size == 0:
+            return "is empty"
+        with path.open("rb") as file:
+            head = file.read(512)
+    except PermissionError:
+        return "may not be read (permission denied)"
+    except OSError as error:  # too many links, a name too long, a drive that is gone
+        return words(error)
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html")):
+        return "is a web page (HTML), as a download leaves that was refused; download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file itself; run `git lfs pull`"
+    return None
+
+
+def words(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing that a reader could use."""
+    if isinstance(error, MemoryError):
+        return "is too large for the memory of this machine"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    said = " ".join(str(error).split())
+    said = said if len(said) <= LONGEST else said[:LONGEST].rstrip() + " ..."
+    if isinstance(error, KeyError):  # says the bare key
+        return f"has no {said}"
+    return said or type(error).__name__
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text in any encoding, without blanks around them, empty ones and comments left out.
+
+    Raises:
+        FileFault: the file cannot be read, or is no text.
+    """
+    with reading(path, "text"):
+        if fault := looks_like(path):
+            raise ValueError(fault)
+        return text.read_lines(path)
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive (`.npz`, torch's files) of which a part is damaged: torch itself does not compare checksums.
+
+    Raises:
+        FileFault: a part does not have its checksum, or the archive cannot be opened.
+    """
+    with reading(path):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"is damaged: {damaged} does not have its checksum; copy or download it again")
+
+
+def refuse(faults: list[str], of: str, shown: int = 50) -> None:
+    """Raise one `ValueError` that lists every fault, if there are any."""
+    if faults:
+        more = f"\n  ... and {len(faults) - shown} more" if len(faults) > shown else ""
+        listed = "\n  ".join(faults[:shown])
+        raise ValueError(f"{of} {len(faults)} fault(s):\n  {listed}{more}")
+
+
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Make the folder of results and write to it, before any work is done.
+
+    Raises:
+        ValueError: it cannot be made, or nothing can be written there.
+    """
+    probe = folder / ".can_be_written"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
+        raise ValueError(
+            f"expected {option} to be a folder that can be written, got {str(folder)!r}: {words(error)}"
+        ) from error
+
+
+def as_bytes(content: str) -> bytes:
+    """UTF-8; of a file's name that is none, the odd bytes in backslashes, so that no result is lost for a name."""
+    return content.encode("utf-8", "backslashreplace")
+
+
+@contextlib.contextmanager
+def in_words(
+    *, interrupted: str = "interrupted", failed: str = "", note: Callable[[], str] = lambda: ""
+) -> Iterator[None]:
+    """End the program with one message for whatever is raised inside: 130 for Ctrl-C, else 1.
+
+    Args:
+        interrupted: what to say of Ctrl-C.
+        failed: what to say first of an error that no check foresaw.
+        note: called for a line to add, such as how to go on.
+    """
+    try:
+        with steady_output():  # that a print fails must not cost the results of a night
+            yield
+    except KeyboardInterrupt:
+        said = f"{interrupted}{note()}"
+        print(said, file=sys.stderr)
+        stopped = SystemExit(said)
+        stopped.code = 130  # as the shell says it
+        raise stopped from None
+    except Exception as error:
+        if os.environ.get(TRACE):
+            raise
+        # A lost connection is one to another process of ours.
+        if isinstance(error, (ValueError, OSError, ImportError)) and not isinstance(error, ConnectionError):
+            sys.exit(f"error: {error}{note()}")  # what the user can mend
+        if failed:
+            print(f"{failed}{note()}", file=sys.stderr)
+        sys.exit(f"error: {unforeseen(error)}")  # of the machine or the code
+
+
+def unforeseen(error: Exception) -> str:
+    """An error that no check foresaw, in one line, with where it was raised."""
+    if is_out_of_memory(error):
+        return f"out of memory ({words(error)}); try a smaller size or batch, or another device"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__}: {words(error)} ({Path(last.filename).name}, line {last.lineno}); "
+        f"{TRACE}=1 before the command shows the whole trace"
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch says so by a type of its own on a GPU, and in the text of a `RuntimeError` on a CPU."""
+    said = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said

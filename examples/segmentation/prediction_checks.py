@@ -1,0 +1,112 @@
+"""The check of saved predictions before any work: every file is read once, every fault is reported together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from graphcorrect.nodes import grid_size
+from segmentation.datasets import IGNORE_INDEX, read_image
+from segmentation.faults import FileFault, reading
+from segmentation.predictions import (
+    LAST,
+    MASK_ENDINGS,
+    Item,
+    is_channels_last,
+    read_labels,
+    read_maps,
+    read_probabilities,
+)
+
+
+class Checker:
+    """Reads every file once and lists its faults; what must be the same in all files is what the first one holds."""
+
+    def __init__(
+        self, num_classes: int | None, num_neighbors: int, max_nodes: int = 4096, channels: str | None = None
+    ) -> None:
+        self.num_classes, self.num_neighbors, self.channels = num_classes, num_neighbors, channels
+        self.max_nodes = max_nodes
+        self.feature_dim: int | None = None
+        self._ids: dict[Path, set[int]] = {}  # that the masks of a folder hold
+
+    def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
+        """Faults of a prediction and its image and features."""
+        found, faults = _try(
+            item.labels, lambda: read_probabilities(item.labels, self.num_classes, mask_confidence, self.channels)
+        )
+        size = None
+        if found is not None:
+            probabilities, known = found
+            self.num_classes = len(probabilities)
+            size = tuple(probabilities.shape[1:])
+            if item.labels.suffix.lower() in MASK_ENDINGS:
+                ids = set(probabilities.argmax(0)[known].unique().tolist())
+                self._remember(item, ids if known.all() else ids | {IGNORE_INDEX})
+        return faults + self._faults_of_keys(item, size)
+
+    def faults_of_labeled(self, item: Item) -> list[str]:
+        """Faults of a true mask and its image and features."""
+        assert self.num_classes is not None
+        labels, faults = _try(item.labels, lambda: read_labels(item.labels, self.num_classes))
+        if labels is not None:
+            self._remember(item, set(labels.unique().tolist()))
+        return faults + self._faults_of_keys(item, None if labels is None else tuple(labels.shape))
+
+    def faults_of_all(self) -> list[str]:
+        """What no single file shows: masks of one object that hold 0 and 255 only, of which 255 stands for none."""
+        return [
+            f"{folder}: all masks hold 0 and {IGNORE_INDEX} only, and {IGNORE_INDEX} stands for no class; "
+            "where it means a class, save that as 1"
+            for folder, ids in self._ids.items()
+            if ids == {0, IGNORE_INDEX}
+        ]
+
+    def _remember(self, item: Item, ids: set[int]) -> None:
+        folder = item.labels
+        for _ in range(item.name.count("/") + 1):
+            folder = folder.parent
+        self._ids.setdefault(folder, set()).update(ids)
+
+    def _faults_of_keys(self, item: Item, size: tuple[int, ...] | None) -> list[str]:
+        faults = []
+        maps = [] if size is None else [size]
+        if item.image is not None:
+            image, faults = _try(item.image, lambda: read_image(item.image))
+            if image is not None and size is not None and tuple(image.shape[1:]) != size:
+                faults.append(
+                    f"{item.image}: is {tuple(image.shape[1:])}, {item.labels.name} is {size} (height, width)"
+                )
+        if item.features is not None:
+            features, found = _try(item.features, lambda: read_maps(item.features, self.channels))
+            faults += found
+            if features is not None:
+                shape = tuple(features.shape)
+                self.feature_dim = len(features) if self.feature_dim is None else self.feature_dim
+                maps.append(shape[1:])
+                if size is not None and self.channels is None and is_channels_last(shape, size):
+                    faults.append(
+                        f"{item.features}: is {shape}, with the proportions of {item.labels.name}, {size}, if the "
+                        f"channels come last; {LAST}, --channels first takes them as they are"
+                    )
+                elif len(features) != self.feature_dim:
+                    faults.append(
+                        f"{item.features}: has {len(features)} channels, the first feature map {self.feature_dim}"
+                    )
+        if maps:  # the graph is that of the coarsest map, pooled
+            cells = math.prod(grid_size(*min(maps, key=math.prod), self.max_nodes))
+            if cells <= self.num_neighbors and math.prod(min(maps, key=math.prod)) > 1:
+                pooled = f" of at most {self.max_nodes}" if cells < min(map(math.prod, maps)) else ""
+                faults.append(f"{item.labels}: {cells} cells{pooled}, too few for {self.num_neighbors} neighbors each")
+        return faults
+
+
+def _try(path: Path, read: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What `read` returns, or the fault that it found."""
+    try:
+        with reading(path):
+            return read(), []
+    except FileFault as fault:
+        return None, [str(fault)]

@@ -1,0 +1,58 @@
+"""Recipes on disk: YAML in any encoding, whose relative paths mean what they meant where they were typed."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segmentation.text import read_text
+
+PATHS = ("data.folder", "data.labeled", "data.unlabeled", "data.test", "data.classes", "schedule.start",
+         "network.weights")  # fmt: skip
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """The sections of a recipe's file.
+
+    Raises:
+        ValueError: it is no YAML, or holds something else than sections; the message names it.
+    """
+    try:
+        content = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected sections with keys, got {type(content).__name__}")
+    return content
+
+
+def place_paths(content: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a recipe's sections absolute: from `folder` where they are there, else from here."""
+    for dotted in PATHS:
+        section, key = dotted.split(".")
+        held = content.get(section)
+        if isinstance(held, dict) and isinstance(held.get(key), str):
+            held[key] = placed(dotted, held[key], folder)
+
+
+def placed(key: str, value: Any, folder: Path) -> Any:
+    """The value of a dotted key, absolute if it is a path: from `folder` if it is there, else from here."""
+    if not isinstance(value, str) or key not in PATHS or not _is_path(key, value):
+        return value
+    path = Path(value).expanduser()
+    return os.path.abspath(folder / path if (folder / path).exists() else path)
+
+
+def _is_path(key: str, value: str) -> bool:
+    if key == "data.labeled":
+        return is_list(value)
+    return key != "network.weights" or value not in ("auto", "none")
+
+
+def is_list(labeled: str | None) -> bool:
+    """Whether `data.labeled` names a list, rather than a number or a share."""
+    return labeled is not None and not re.fullmatch(r"\d+|\d+/\d+", labeled)

@@ -1,0 +1,101 @@
+"""A folder of results: it can be written, it holds those of one command, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from segmentation.checkpoint import write_atomically
+from segmentation.faults import check_writable, reading, words
+
+FILE = "settings.json"  # what the results depend on; its presence says whose the folder is
+
+
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them, paths in full."""
+    return json.loads(json.dumps(settings, default=lambda path: str(path.resolve())))
+
+
+def check_apart(
+    out: Path,
+    written: tuple[str, ...],
+    *,
+    searched: dict[str, Path | None],
+    others: dict[str, Path | None] | None = None,
+) -> None:
+    """Refuse a folder of results that lies among the inputs, or the inputs in it: one would take the other's place.
+
+    Args:
+        out: the folder of results.
+        written: folders that are made in it, such as `masks`.
+        searched: folders by option of which every file is an input; None is left out.
+        others: further folders of inputs.
+
+    Raises:
+        ValueError: an input would be written over, or results be found among the inputs the next time.
+    """
+    for option, folder in (searched | (others or {})).items():
+        if folder is None:
+            continue
+        inside = option in searched and out.resolve().is_relative_to(folder.resolve())
+        over = [name for name in written if folder.resolve().is_relative_to((out / name).resolve())]
+        if inside or over:
+            taken = f", whose {over[0]} would be written over" if over else ""
+            raise ValueError(f"expected --out outside {option}, got {out}{taken}")
+
+
+def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...], hint: str = "") -> None:
+    """Refuse a folder that holds results of other settings, or files of another origin under the names to be written.
+
+    Raises:
+        ValueError: it does; the message says what differs.
+    """
+    path = out / FILE
+    if not is_ours(out):
+        there = [name for name in written if (out / name).exists()]
+        if there:
+            raise ValueError(
+                f"expected --out to be new or a folder of such results, got {out}, which holds {', '.join(there)} of "
+                "another origin"
+            )
+        return
+    with reading(path, "the settings of earlier results"):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [f"{key} {before.get(key)!r}" for key in settings if before.get(key) != settings[key]]
+    if other:
+        raise ValueError(
+            f"expected --out to be new or of these settings{hint}, got {out}, made with {', '.join(other)}"
+        )
+
+
+def is_ours(out: Path) -> bool:
+    """Whether the folder holds results already.
+
+    Raises:
+        ValueError: it cannot be opened.
+    """
+    path = out / FILE
+    try:
+        path.lstat()
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ValueError(f"expected --out to be a folder, got {str(out)!r}: {words(error)}") from error
+
+
+def begin(out: Path, settings: dict[str, Any]) -> None:
+    """Write what the results depend on, before the first of them."""
+    check_writable(out)
+    write_atomically(out / FILE, json.dumps(settings, indent=2).encode())
+
+
+def clear(out: Path, written: tuple[str, ...]) -> None:
+    """Remove earlier results of ours, so that none of them stands among new ones."""
+    for path in (out / name for name in written):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

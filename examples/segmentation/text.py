@@ -1,0 +1,62 @@
+"""Text files as people write them: whatever encoding, ends of lines and marks their editor has left."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+# The marks of UTF-32 begin with those of UTF-16, and so come first.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
+
+
+def read_text(path: Path) -> str:
+    """A file's text; the system's own encoding does not matter.
+
+    Raises:
+        ValueError: the file is no text, say a picture; the message has its name.
+        OSError: it cannot be opened.
+    """
+    content = Path(path).read_bytes()
+    try:
+        text = content.decode(encoding_of(content), "strict")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    text = text.replace("\ufeff", "").rstrip("\x1a")  # marks, also of files that were joined; DOS's end of a file
+    if CONTROL.search(text):
+        raise ValueError(f"{path}: expected a text file, got something else (it holds control characters)")
+    return text
+
+
+def encoding_of(content: bytes) -> str:
+    """The encoding of a text: that of its mark, else UTF-16 where every other byte is 0, else UTF-8, else Windows'."""
+    for mark, encoding in MARKS:
+        if content.startswith(mark):
+            return encoding
+    for encoding, zeros in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):
+        if zeros.count(0) > 0.2 * len(zeros):
+            return encoding
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file without the blanks around them, empty ones and comments (`#`) left out."""
+    lines = (line.strip() for line in re.split(r"\r\n|\r|\n", read_text(path)))
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def few(names: list[str], most: int = 8) -> str:
+    """The first of many names, for a message."""
+    shown = ", ".join(names[:most]) or "none"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

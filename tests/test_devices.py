@@ -1,0 +1,35 @@
+"""A device that this machine lacks is refused in one line that names the option, by every script."""
+
+import pytest
+import torch
+from trainer_data import tiny
+
+devices = pytest.importorskip("segmentation.devices")
+processes = pytest.importorskip("segmentation.processes")
+command = pytest.importorskip("segmentation.command")
+
+LACKING = ["gpu", "meta", "cuda:99", "cpu:x", "", "cuda:-1", "opengl", "npu"]
+LACKING += [name for name, there in (("cuda", torch.cuda), ("mps", torch.backends.mps)) if not there.is_available()]
+
+
+def test_what_is_there_is_found():
+    assert devices.find_device("cpu") == torch.device("cpu")
+    assert devices.find_device("auto").type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_what_is_not_there_is_named_with_what_is(name):
+    with pytest.raises(ValueError, match="expected --device to be one of auto, cpu") as caught:
+        devices.find_device(name)
+    assert f"got {name!r}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "mps:3"])
+def test_a_training_on_a_device_that_is_not_there_is_refused_before_any_data(tmp_path, name):
+    with pytest.raises(ValueError, match=r"`running\.device` \(--device\)"):
+        processes.join(name)
+    asked = command.Command(tiny(running__device=name), tmp_path / "out", resume=False, dry_run=False)
+    with pytest.raises(SystemExit, match=r"error: expected `running\.device` \(--device\)"):
+        command.main(asked)
+    assert not (tmp_path / "out/labeled.txt").exists()

@@ -1,0 +1,222 @@
+"""What would end a run badly is said before its first step or its next checkpoint; what is done is not lost."""
+
+import errno
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trainer_data import small, write_voc
+
+from graphcorrect import AnchorBank
+
+checking = pytest.importorskip("segmentation.checking")
+checkpoint = pytest.importorskip("segmentation.checkpoint")
+command = pytest.importorskip("segmentation.command")
+console = pytest.importorskip("segmentation.console")
+engine = pytest.importorskip("segmentation.engine")
+layouts = pytest.importorskip("segmentation.layouts")
+needs = pytest.importorskip("segmentation.needs")
+recipes = pytest.importorskip("segmentation.recipe")
+
+
+def refused(recipe, tmp_path):
+    data = layouts.open_data(recipe.data, 0, tmp_path / "out")
+    with pytest.raises(ValueError, match="the methods would not get what they need") as caught:
+        needs.check_needs(recipe, data, checking.check(data), recipe.views.crop)
+    return str(caught.value)
+
+
+def test_graphs_that_cannot_be_built_are_said_before_the_first_step(tmp_path):
+    folder = write_voc(tmp_path / "voc")
+    (folder / "labeled.txt").write_text("2007_000000\n2007_000001")
+    for name in ("2007_000003", "2007_000005"):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / f"JPEGImages/{name}.jpg")
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / f"SegmentationClass/{name}.png")
+    asked = {"data__labeled": str(folder / "labeled.txt"), "evaluation__judged": 9}
+    said = refused(small(folder, refiner__neighbors=20, **asked), tmp_path)
+    assert "2007_000003.jpg: 16 x 16 pixels are too few" in said
+    assert "2007_000005.jpg: 16 x 16 pixels are too few" in said
+    assert "16, got 20 (--neighbors)" in said
+    assert "crop" not in said
+    said = refused(small(folder, refiner__neighbors=20, methods=("mllc",), views__crop=(16, 16), **asked), tmp_path)
+    assert "a crop of 16 x 16 (--crop) is too small" in said
+    said = refused(small(folder, refiner__neighbors=20, refiner__max_nodes=12, methods=("mllc",), **asked), tmp_path)
+    assert "a crop of 32 x 32 (--crop) is too small" in said
+    for fine in ({"refiner__neighbors": 15}, {"refiner__neighbors": 20, "data__resize": (48, 48)}):
+        recipe = small(folder, **asked, **fine)
+        data = layouts.open_data(recipe.data, 0, tmp_path / "out")
+        needs.check_needs(recipe, data, checking.check(data), (32, 32))
+
+
+def sparse(points):
+    def change(path):
+        ids = np.full((40, 48), 255, np.uint8)
+        ids[points] = np.arange(ids[points].size).reshape(ids[points].shape) // 8 % 3
+        Image.fromarray(ids).save(path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "points", [np.s_[::9, ::9], np.s_[::4, ::2], np.s_[10:12, 10:13]], ids=["points", "lines", "a spot"]
+)
+def test_labels_too_sparse_for_anchors_are_said_before_the_first_step(tmp_path, points):
+    folder = write_voc(tmp_path / "voc")
+    for path in (folder / "SegmentationClass").iterdir():
+        sparse(points)(path)
+    (folder / "classes.txt").write_text("a\nb\nc")
+    if points == np.s_[10:12, 10:13]:
+        ids = np.full((40, 48), 255, np.uint8)
+        ids[10:12, 10:13], ids[30, 30] = 1, 2
+        for path in (folder / "SegmentationClass").iterdir():
+            Image.fromarray(ids).save(path)
+    said = refused(small(folder, anchors__use=True), tmp_path)
+    assert "the labels are too sparse for anchors" in said
+    assert "SegmentationClass/2007_0" in said
+    recipe = small(folder)
+    data = layouts.open_data(recipe.data, 0, tmp_path / "out")
+    needs.check_needs(recipe, data, checking.check(data), (32, 32))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6])
+def test_the_rule_for_sparse_labels_is_that_of_the_bank(share):
+    generator = torch.Generator().manual_seed(int(100 * share))
+    for _ in range(20):
+        labels = torch.randint(3, (1, 13, 18), generator=generator)
+        labels[torch.rand(labels.shape, generator=generator) > share] = 255
+        bank = AnchorBank(3, 1)
+        bank.update(torch.ones(1, 1, 4, 5), labels)
+        assert needs._has_majority(labels[0], [4, 5]) == bool(bank.counts.any())
+
+
+def test_strides_are_those_of_the_networks():
+    networks = pytest.importorskip("segmentation.networks")
+    for name, stride in needs.STRIDES.items():
+        settings = recipes.Network(architecture=name, backbone="mit_b0" if name == "segformer" else "resnet18",
+                                   weights="none", decoder_channels=16, feature_dim=8)  # fmt: skip
+        assert networks.SegmentationNetwork(3, settings).stride == stride
+
+
+@pytest.mark.parametrize("method", ["supervised", "mllc"])
+@pytest.mark.parametrize("what", ["the loss", "a weight"])
+def test_a_run_that_diverges_stops_in_words_and_spoils_no_checkpoint(tmp_path, monkeypatch, method, what):
+    recipe = small(write_voc(tmp_path / "voc"), methods=(method,), schedule__steps=4, anchors__use=True)
+    step = engine.optimize
+
+    def spoiling(name, student, built, *more):
+        parts = step(name, student, built, *more)
+        if name == method and built.step == 3:
+            parts = parts | {"supervised": torch.tensor(float("nan"))} if what == "the loss" else parts
+            if what == "a weight":
+                next(built.model.parameters()).data[:] = torch.inf
+        return parts
+
+    monkeypatch.setattr(engine, "optimize", spoiling)
+    with pytest.raises(ValueError, match=f"{method} has diverged: .* at step 3; .*--learning-rate below 0.001"):
+        engine.run(recipe, tmp_path / "out")
+    saved = checkpoint.load(tmp_path / "out/resume.pt")
+    assert saved["state"]["step"] == 2
+    assert all(value.isfinite().all() for value in saved["state"]["model"].values())
+
+
+# --- saving and printing
+
+
+@pytest.mark.parametrize("kind", ["open", "sync", "sync of files"])
+def test_files_are_saved_where_folders_are_no_files(tmp_path, monkeypatch, kind):
+    open_file, sync = os.open, os.fsync
+
+    def opened(path, *given):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, *given)
+
+    def synced(number):
+        if kind == "sync of files" or os.path.isdir(f"/proc/self/fd/{number}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(number)
+
+    monkeypatch.setattr(os, "open" if kind == "open" else "fsync", opened if kind == "open" else synced)
+    checkpoint.save({"step": 3}, tmp_path / "a/resume.pt")
+    checkpoint.write_atomically(tmp_path / "a/results.json", b"{}")
+    assert checkpoint.load(tmp_path / "a/resume.pt") == {"step": 3}
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["results.json", "resume.pt"]
+
+
+def test_a_place_that_takes_no_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match=r"could not save .*file/run/resume.pt: .*; there was no such file before"):
+        checkpoint.save({}, tmp_path / "file/run/resume.pt")
+    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(OSError, match="Input/output error"):  # a disk that has not taken it
+        checkpoint.save({}, tmp_path / "resume.pt")
+    assert not (tmp_path / "resume.pt").exists()
+
+
+@pytest.mark.parametrize("when", ["while pickling", "while writing", "behind an error"])
+def test_ctrl_c_in_a_save_is_ctrl_c(tmp_path, monkeypatch, when):
+    class Interrupting:
+        def __reduce__(self):
+            raise KeyboardInterrupt
+
+    path = tmp_path / "resume.pt"
+    checkpoint.save({"step": 3}, path)
+    if when == "while pickling":
+        content = {"weights": torch.zeros(1000), "rest": Interrupting()}
+    else:
+        content = {"weights": torch.zeros(1000)}
+
+        def save(content, file):
+            file.write(b"half of it")
+            try:
+                raise KeyboardInterrupt
+            finally:
+                if when == "behind an error":
+                    raise RuntimeError("unexpected pos 64 vs 0")
+
+        monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(content, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["resume.pt"]
+    assert checkpoint.load(path) == {"step": 3}
+
+
+class Closed(io.StringIO):
+    encoding = "ascii"
+
+    def write(self, text=""):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    flush = write
+
+
+@pytest.mark.parametrize("kind", ["closed", "full", "ascii", "none"])
+def test_scores_are_not_lost_because_they_cannot_be_printed(monkeypatch, kind):
+    ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    stream = (
+        {"closed": Closed(), "ascii": ascii_only, "none": None}.get(kind) if kind != "full" else open("/dev/full", "w")
+    )
+    monkeypatch.setattr(sys, "stdout", stream)
+    with console.steady_output():
+        print("Straße ✓ 地面", flush=True)
+        if stream is not None:
+            sys.stdout.write("done\n")
+    assert sys.stdout is stream
+    if kind == "ascii":
+        assert ascii_only.buffer.getvalue() == b"Stra\\xdfe \\u2713 \\u5730\\u9762\ndone\n"
+    if kind == "full":
+        stream.close()
+
+
+def test_the_table_at_the_end_of_a_run_survives_a_closed_pipe(tmp_path, monkeypatch):
+    recipe = small(write_voc(tmp_path / "voc"), schedule__steps=1)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    command.main(command.Command(recipe, tmp_path / "out", False, False))
+    assert "supervised" in json.loads((tmp_path / "out/results.json").read_text())["methods"]
+    assert not (tmp_path / "out/resume.pt").exists()
+    assert isinstance(sys.stdout, Closed)
