@@ -33,9 +33,9 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
     else:
         _checks.in_interval("alpha", alpha, 0.0, 1.0)
     # Called by name: torch.compile splits its graph at `@` of a class that is not torch's.
-    mixed = operator.__matmul__(values)
-    if isinstance(alpha, Tensor) or alpha != 1.0:
-        mixed = (1.0 - alpha) * values + alpha * mixed
+    if not isinstance(alpha, Tensor) and alpha == 1.0:
+        return operator.propagated(values)
+    mixed = (1.0 - alpha) * values + alpha * operator.__matmul__(values)
     isolated = operator.isolated()
     return mixed if isolated is None else torch.where(isolated[..., None], values, mixed)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect.functional import propagate
 from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.ops.label_mix import label_mix
 from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
 
@@ -90,14 +91,21 @@ class LabelPropagation(GraphPropagation):
 
     def step(self, operator: GraphOperator, values: Tensor) -> Tensor:
         """Corrects the probabilities (..., N, C) of each node by its neighbors'."""
+        return self._corrected(operator, values, None)
+
+    def mix(self, operator: GraphOperator, values: Tensor, share: Tensor) -> Tensor:
+        """Takes `share` (..., N, 1) of the correction and keeps the rest of the probabilities, Eq. (10)."""
+        return self._corrected(operator, values, share)
+
+    def _corrected(self, operator: GraphOperator, values: Tensor, share: Tensor | None) -> Tensor:
         with full_precision(values):
             own = widen(values)
             # The softmax of a logarithm is the row divided by its sum. What is added makes the logarithm of a zero
             # finite, and its gradient right; of what is larger it changes no digit.
             log = (propagate(operator, own) + torch.finfo(own.dtype).tiny ** 0.75).log()
-            residual = self.bound * torch.tanh(self.residual(own, log.softmax(-1)) / self.bound)
-            corrected: Tensor = (log + residual).softmax(-1).to(values.dtype)
-            return corrected
+            residual = self.residual(own, log.softmax(-1))
+            share = None if share is None else share.to(own.dtype)
+            return label_mix(own, log, residual, share, self.bound).to(values.dtype)
 
 
 class FeaturePropagation(GraphPropagation):

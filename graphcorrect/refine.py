@@ -324,7 +324,7 @@ class DualGraphRefiner(nn.Module):
         flat = probabilities.detach().reshape(-1, self.num_classes)
         is_confident = self.threshold.is_confident(flat, mask=None if mask is None else mask.reshape(-1))
         alpha = probabilities.new_full((), self.alpha)  # a where of two numbers would be float32, whatever p is
-        share = torch.where(is_confident, alpha, 1.0 - alpha)
+        share = torch.where(is_confident, alpha, 1.0 - self.alpha)
         return share.reshape(probabilities.shape[:-1])[..., None]
 
     def extra_repr(self) -> str:

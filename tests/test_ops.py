@@ -14,7 +14,16 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from graphcorrect import DualGraphRefiner, LabelCorrectionLoss
 from graphcorrect import labels as labels_at
-from graphcorrect.ops import class_layout, class_product, neighbor_product, pair_sum, unit_rows
+from graphcorrect.ops import (
+    class_layout,
+    class_product,
+    class_weights,
+    edge_weights,
+    label_mix,
+    neighbor_product,
+    pair_sum,
+    unit_rows,
+)
 from graphcorrect.ops._dispatch import OPERATIONS, Kernel, Operation, numba_refuses, without
 
 BATCH, NODES, CLASSES, DIM = 2, 30, 4, 6
@@ -55,12 +64,32 @@ def arguments_of(name, lay_out=lambda tensor: tensor):
             leaf(BATCH * NODES, 5, seed=6),
             *edges,
         ),
+        "neighbor_product, degrees given": lambda: (
+            leaf(BATCH * NODES, 3, seed=4),
+            leaf(BATCH * NODES * 3, seed=5),
+            leaf(BATCH * NODES, 5, seed=6),
+            *edges,
+            torch.arange(BATCH * NODES) % 4.0,
+        ),
+        "keep_edges": lambda: (lay_out(random_features(BATCH, NODES, 3)), lay_out(index), mask),
+        "normalize_edges": lambda: (lay_out(random_features(BATCH * NODES, 3).abs()), *edges),
         "class_layout": lambda: (leaf(BATCH, NODES, CLASSES, seed=7), labels, CLASSES, False),
         "class_layout of low rank": lambda: (leaf(BATCH, NODES, CLASSES, seed=7), labels, CLASSES, True),
         "class_product": lambda: (*layout_of("blocks", differentiable=True), leaf(BATCH, NODES, 5, seed=8)),
         "class_product of low rank": lambda: (
             *layout_of("low rank", differentiable=True),
             leaf(BATCH, NODES, 5, seed=8),
+        ),
+        "normalize_classes": lambda: layout_of("blocks"),
+        "normalize_classes of low rank": lambda: layout_of("low rank"),
+        "label_mix": lambda: (
+            *(leaf(BATCH, NODES, CLASSES, seed=seed) for seed in (9, 10, 11)),
+            mask[..., None].double(),
+            2.0,
+        ),
+        "label_mix_gradient": lambda: (
+            mask[..., None].double(),
+            *(lay_out(random_features(BATCH, NODES, CLASSES, seed=seed)) for seed in (9, 10, 11)),
         ),
         "pair_sum": lambda: (lay_out(unit).detach().requires_grad_(), labels.where(labels != 255, -1), one_hot),
     }[name]()
@@ -71,10 +100,17 @@ OPERATORS = {
     "unit_rows_gradient": unit_rows._unit_rows_gradient,
     "sort_edges": neighbor_product._sort_edges,
     "neighbor_product": neighbor_product._neighbor_product,
+    "neighbor_product, degrees given": neighbor_product._neighbor_product,
+    "keep_edges": edge_weights._keep_edges,
+    "normalize_edges": edge_weights._normalize_edges,
     "class_layout": class_layout._class_layout,
     "class_layout of low rank": class_layout._class_layout,
     "class_product": class_product._class_product,
     "class_product of low rank": class_product._class_product,
+    "normalize_classes": class_weights._normalize_classes,
+    "normalize_classes of low rank": class_weights._normalize_classes,
+    "label_mix": label_mix._label_mix,
+    "label_mix_gradient": label_mix._label_mix_gradient,
     "pair_sum": pair_sum._pair_sum,
 }
 MEMORY = {
@@ -98,6 +134,20 @@ def product_over_edges(weight, values):
     return neighbor_product.neighbor_product(weight, incoming, values, edges)
 
 
+def product_where_some_are_isolated(weight, values):
+    index = torch.arange(6).repeat(2, 1)[..., None]
+    index[0, :3, 0] = torch.tensor([1, 2, 0])
+    weight = weight.square() * (index.flatten() != torch.arange(6).repeat(2))[:, None]  # a loop has no weight
+    edges = neighbor_product.sort_edges(index)
+    incoming = weight.flatten().index_select(0, edges.order)
+    degree = neighbor_product.neighbor_product(weight, incoming, torch.ones_like(values[:, :1]), edges)[:, 0]
+    return neighbor_product.neighbor_product(weight, incoming, values, edges, degree.detach())
+
+
+def mixed_labels(values, log, residual):
+    return label_mix.label_mix(values, log, residual, torch.linspace(0.1, 0.9, 5)[:, None].double(), 2.0)
+
+
 def product_by_class(is_low_rank):
     labels = random_labels(2, 5, num_classes=5) - 1  # some are no class
 
@@ -118,6 +168,8 @@ DIFFERENTIABLE = {
     "unit rows": (lambda rows: unit_rows.unit_rows(rows, torch.arange(5) != 3), [(5, 3)]),
     "unit rows of one scale": (lambda rows: unit_rows.unit_rows(rows, any_scale=False), [(5, 3)]),
     "neighbors": (product_over_edges, [(10, 2), (10, 3)]),
+    "neighbors, some isolated": (product_where_some_are_isolated, [(12, 1), (12, 2)]),
+    "label mix": (mixed_labels, [(5, 3), (5, 3), (5, 3)]),
     "classes in blocks": (product_by_class(False), [(2, 5, 3), (2, 5, 4)]),
     "classes of low rank": (product_by_class(True), [(2, 5, 3), (2, 5, 4)]),
     "pairs": (sum_over_pairs, [(1, 5, 3)]),

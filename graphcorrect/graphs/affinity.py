@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect.graphs.neighbor import NeighborOperator
 from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.ops.edge_weights import keep_edges
 from graphcorrect.ops.knn import knn
 from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Backend
@@ -97,22 +98,15 @@ class KNNAffinity(nn.Module):
             key_mask=mask,
             normalize=normalize,
         )
-        is_edge = similarity > 0
-        if mask is not None:
-            is_edge = is_edge & mask[..., None]
-        # What is no edge becomes a loop of weight zero: a NaN at its other end would survive the zero. NaN similarities
-        # compare as False, so that a node with NaN features has no edges.
-        itself = torch.arange(num_nodes, device=features.device)[:, None]
-        index = torch.where(is_edge, index, itself)
-        weight = similarity
+        weight, index, edges = keep_edges(similarity, index, mask)
         if self.differentiable:
-            weight = _cosine_of_edges(wide, index)
-            is_edge = is_edge & (weight > 0)  # the search may have rounded a cosine of 0 up
-        weight = torch.where(is_edge, weight, 0.0)
+            cosine = _cosine_of_edges(wide, index)
+            weight = torch.where((weight > 0) & (cosine > 0), cosine, 0.0)  # the search may have rounded a 0 up
         if self.gamma != 1.0:
+            is_edge = weight > 0
             # 0 ** gamma has an infinite slope below gamma = 1
             weight = torch.where(is_edge, torch.where(is_edge, weight, 1.0) ** self.gamma, 0.0)
-        return NeighborOperator(index, weight).normalized()
+        return NeighborOperator(index, weight, _edges=edges).normalized()
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

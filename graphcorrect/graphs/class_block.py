@@ -8,6 +8,7 @@ from torch import Tensor
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.class_layout import ClassLayout, class_layout
 from graphcorrect.ops.class_product import class_product
+from graphcorrect.ops.class_weights import normalize_classes
 
 
 class ClassBlockOperator(GraphOperator):
@@ -40,6 +41,7 @@ class ClassBlockOperator(GraphOperator):
         scale: Tensor | None = None,
         degree: Tensor | None = None,
         _layout: ClassLayout | None = None,
+        _scaled: ClassLayout | None = None,
     ) -> None:
         super().__init__(torch.Size((*labels.shape, labels.shape[-1])), vectors, scale=scale, degree=degree)
         self.vectors = vectors
@@ -49,15 +51,19 @@ class ClassBlockOperator(GraphOperator):
             _layout = class_layout(self._by_graph(vectors), self._by_graph(labels[..., None])[..., 0], num_classes)
         self._plain_layout = _layout
         # On the factors, m entries a node, rather than on values at every product
-        self._layout = _layout if scale is None else _layout.scaled(self._by_graph(scale[..., None])[..., 0])
+        if _scaled is None:
+            _scaled = _layout if scale is None else _layout.scaled(self._by_graph(scale[..., None])[..., 0])
+        self._layout = _scaled
 
     def _by_graph(self, rows: Tensor) -> Tensor:
         """Rows (..., N, F) as (B, N, F)."""
         return rows.reshape(self.shape[:-2].numel(), *rows.shape[-2:])
 
-    def _normalized_by(self, scale: Tensor, degree: Tensor) -> ClassBlockOperator:
+    def _normalized(self) -> ClassBlockOperator:
+        degree, scale, scaled = normalize_classes(self._plain_layout)
+        settings = {"scale": scale.view(self.labels.shape), "degree": degree.view(self.labels.shape)}
         return ClassBlockOperator(
-            self.vectors, self.labels, self.num_classes, scale=scale, degree=degree, _layout=self._plain_layout
+            self.vectors, self.labels, self.num_classes, **settings, _layout=self._plain_layout, _scaled=scaled
         )
 
     def _product(self, values: Tensor) -> Tensor:

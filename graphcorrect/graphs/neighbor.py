@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.graphs.operator import GraphOperator
+from graphcorrect.ops.edge_weights import normalize_edges, scale_edges
 from graphcorrect.ops.neighbor_product import Edges, neighbor_product, sort_edges
 
 
@@ -30,6 +31,7 @@ class NeighborOperator(GraphOperator):
         scale: Tensor | None = None,
         degree: Tensor | None = None,
         _edges: Edges | None = None,
+        _directed: tuple[Tensor, ...] | None = None,
     ) -> None:
         shape = torch.Size((*index.shape[:-1], index.shape[-2]))
         super().__init__(shape, weight, scale=scale, degree=degree)
@@ -37,25 +39,31 @@ class NeighborOperator(GraphOperator):
         self.weight = weight
         by_graph = index.reshape(shape[:-2].numel(), *index.shape[-2:])
         self._sorted = sort_edges(by_graph) if _edges is None else _edges
-        flat = weight.reshape(self._sorted.index.shape)
-        if scale is not None:  # on the weights, N k of them, rather than on values at every product
-            by_node = scale.reshape(-1)
-            of_targets = by_node.index_select(0, self._sorted.index.flatten()).view_as(flat)
-            flat = by_node[:, None] * flat * of_targets
-        self._outgoing, self._incoming = flat, flat.flatten().index_select(0, self._sorted.order)
+        self._directed = _directed
 
     @property
     def num_neighbors(self) -> int:
         """k, the edges that leave each node."""
         return self.index.shape[-1]
 
-    def _normalized_by(self, scale: Tensor, degree: Tensor) -> NeighborOperator:
-        return NeighborOperator(self.index, self.weight, scale=scale, degree=degree, _edges=self._sorted)
+    def _normalized(self) -> NeighborOperator:
+        degree, scale, *directed = normalize_edges(self._flat_weight(), self._sorted)
+        by_node = {"degree": degree.view(self.shape[:-1]), "scale": scale.view(self.shape[:-1])}
+        return NeighborOperator(self.index, self.weight, **by_node, _edges=self._sorted, _directed=tuple(directed))
 
-    def _product(self, values: Tensor) -> Tensor:
+    def _flat_weight(self) -> Tensor:
+        """Weights (M, k)."""
+        return self.weight.reshape(self._sorted.index.shape)
+
+    def _product(self, values: Tensor, degree: Tensor | None = None) -> Tensor:
+        scale = None if self._scale is None else self._scale.reshape(-1)
+        outgoing, incoming = self._directed or scale_edges(self._flat_weight(), scale, self._sorted)
+        weights = outgoing.to(values.dtype), incoming.to(values.dtype)
         flat = values.reshape(self.shape[:-1].numel(), values.shape[-1])
-        weights = self._outgoing.to(values.dtype), self._incoming.to(values.dtype)
-        return neighbor_product(*weights, flat, self._sorted).reshape(values.shape)
+        return neighbor_product(*weights, flat, self._sorted, degree).reshape(values.shape)
+
+    def _propagated(self, values: Tensor) -> Tensor:
+        return self._product(values, self.degree().reshape(-1))
 
     def _row_sums(self) -> Tensor:
         if self.is_normalized:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ class GraphOperator(ABC):
     r"""A symmetric weighted graph W over N nodes, or its normalized form :math:`D^{-1/2} W D^{-1/2}`, as a value.
 
     Holds one batch's data and no parameters. Code that uses a graph needs `@`, `degree` and `normalized`; a new kind of
-    graph is a subclass with `_product`, `_row_sums`, `_edges` and `_normalized_by`.
+    graph is a subclass with `_product`, `_row_sums`, `_edges` and `_normalized`.
 
     Args:
         shape: (..., N, N); leading dimensions are separate graphs.
@@ -46,8 +47,13 @@ class GraphOperator(ABC):
         """Target, source and weight of each edge of W, nodes numbered over the flattened batch: three (E,)."""
 
     @abstractmethod
-    def _normalized_by(self, scale: Tensor, degree: Tensor) -> GraphOperator:
-        """The same graph W with `scale` on both sides."""
+    def _normalized(self) -> GraphOperator:
+        r"""The same graph W with :math:`D^{-1/2}` on both sides."""
+
+    def _propagated(self, values: Tensor) -> Tensor:
+        """The product, in which nodes without edges keep their values."""
+        isolated, product = self.isolated(), self._product(values)
+        return product if isolated is None else torch.where(isolated[..., None], values, product)
 
     @property
     def is_normalized(self) -> bool:
@@ -71,11 +77,7 @@ class GraphOperator(ABC):
 
     def normalized(self) -> GraphOperator:
         r"""The graph :math:`D^{-1/2} W D^{-1/2}`; rows and columns of nodes without edges are zero."""
-        if self.is_normalized:
-            return self
-        degree = self.degree()
-        # The weights of a node without edges are zeros, whatever they are multiplied by
-        return self._normalized_by(degree.clamp_min(torch.finfo(degree.dtype).tiny).rsqrt(), degree)
+        return self if self.is_normalized else self._normalized()
 
     def transpose(self) -> GraphOperator:
         """The transposed graph: the graph itself, since all of this library's graphs are symmetric."""
@@ -90,6 +92,13 @@ class GraphOperator(ABC):
             TypeError: `values` is not a floating point tensor.
             ValueError: the leading dimensions, N or the device differ from the graph's.
         """
+        return self._applied(self._product, values)
+
+    def propagated(self, values: Tensor) -> Tensor:
+        """The product with values (..., N, F), in which a node without edges keeps its values; raises as `@` does."""
+        return self._applied(self._propagated, values)
+
+    def _applied(self, product: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         _checks.floating("values", values)
         _checks.at_least_2d("values", values, "(..., N, F)")
         _checks.shape("values", values, (*self.shape[:-1], values.shape[-1]), "to match the graph")
@@ -97,7 +106,7 @@ class GraphOperator(ABC):
             raise ValueError(f"expected `values` on the graph's device, {self.device}, got {values.device}")
         with full_precision(values):
             wide = values.to(torch.promote_types(widen(values).dtype, self.dtype))
-            return self._product(wide).to(values.dtype)
+            return product(wide).to(values.dtype)
 
     def to_dense(self) -> Tensor:
         """The matrix (..., N, N) itself: for tests and for looking at small graphs, O(N²) memory."""

@@ -129,6 +129,8 @@ def _import_of_numba_fails() -> str | None:
 def triton_refuses(*args: object) -> str | None:
     """Triton's kernels serve float32 on a GPU that Triton compiles for."""
     tensors = _tensors(args)
+    if any(tensor.numel() == 0 for tensor in tensors):
+        return "an empty tensor leaves nothing to launch"
     for tensor in tensors:
         if not tensor.is_cuda:
             return f"Triton's kernels run on CUDA devices, not on {tensor.device.type}"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses
+from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
 
 # Z is multiplied as it is where it is narrow: more work than in blocks, in a third of the launches. A CPU has few
 # launches' worth to save, so that there all of Z has to be small.
@@ -77,7 +77,7 @@ def _low_rank(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
     is_of_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
     factors = torch.where(is_of_class[..., None], vectors[..., None, :], 0.0).flatten(2)
     self_weight = 1.0 - torch.linalg.vector_norm(factors, dim=-1, keepdim=True).square_()
-    return factors, self_weight, *(labels.new_empty(0) for _ in range(4))
+    return factors, self_weight
 
 
 def _blocks(vectors: Tensor, labels: Tensor, num_classes: int, num_blocks: int, rows: int) -> tuple[Tensor, ...]:
@@ -107,6 +107,11 @@ def _blocks(vectors: Tensor, labels: Tensor, num_classes: int, num_blocks: int, 
 OPERATION = Operation(
     "class layout", _blocks, Kernel("numba", numba_refuses, "graphcorrect.ops.kernels.cpu.class_blocks", "lay_out")
 )
+FACTORS = Operation(
+    "class factors",
+    _low_rank,
+    Kernel("triton", triton_refuses, "graphcorrect.ops.kernels.cuda.class_blocks", "factors"),
+)
 
 
 @torch.library.custom_op("graphcorrect::class_layout", mutates_args=())
@@ -115,7 +120,7 @@ def _class_layout(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     vectors, labels = vectors.contiguous(), labels.contiguous()
     if is_low_rank:
-        found = _low_rank(vectors, labels, num_classes)
+        found = *FACTORS(vectors, labels, num_classes), *(labels.new_empty(0) for _ in range(4))
     else:
         found = OPERATION(vectors, labels, num_classes, *block_shape(len(labels), labels.shape[1], num_classes))
     factors, self_weight, slot, node, segment, used = found

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses
+from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
 
 
 class Edges(NamedTuple):
@@ -33,7 +33,9 @@ def sort_edges(index: Tensor) -> Edges:
     return Edges(*_sort_edges(index))
 
 
-def neighbor_product(weight: Tensor, incoming_weight: Tensor, values: Tensor, edges: Edges) -> Tensor:
+def neighbor_product(
+    weight: Tensor, incoming_weight: Tensor, values: Tensor, edges: Edges, degree: Tensor | None = None
+) -> Tensor:
     """(A + A^T) @ values: what each node gets along its own edges, and along those that arrive.
 
     Args:
@@ -41,8 +43,9 @@ def neighbor_product(weight: Tensor, incoming_weight: Tensor, values: Tensor, ed
         incoming_weight: (M k,), the same weights in the order of `edges.order`.
         values: (M, F) in the dtype of the weights.
         edges: as :func:`sort_edges` gives them.
+        degree: (M,); a node where it is zero, whose weights are zeros, keeps its values. None: it gets zeros.
     """
-    product: Tensor = _neighbor_product(weight, incoming_weight, values, *edges)
+    product: Tensor = _neighbor_product(weight, incoming_weight, values, *edges, degree)
     return product
 
 
@@ -60,7 +63,13 @@ def _sort_definition(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _product_definition(
-    weight: Tensor, incoming_weight: Tensor, values: Tensor, index: Tensor, source: Tensor, offsets: Tensor
+    weight: Tensor,
+    incoming_weight: Tensor,
+    values: Tensor,
+    index: Tensor,
+    source: Tensor,
+    offsets: Tensor,
+    degree: Tensor | None,
 ) -> Tensor:
     values = values.contiguous()  # the gradient of a sum is one number expanded, which embedding_bag reads slowly
     directions = (index.flatten(), weight.flatten(), offsets[0]), (source, incoming_weight, offsets[1])
@@ -68,7 +77,8 @@ def _product_definition(
         F.embedding_bag(nodes, values, starts, per_sample_weights=weights, mode="sum")
         for nodes, weights, starts in directions
     )
-    return outgoing.add_(incoming)
+    product = outgoing.add_(incoming)
+    return product if degree is None else torch.where(degree[:, None] == 0, values, product)
 
 
 SORT = Operation(
@@ -76,7 +86,11 @@ SORT = Operation(
     _sort_definition,
     Kernel("numba", numba_refuses, "graphcorrect.ops.kernels.cpu.edges", "sort_edges"),
 )
-OPERATION = Operation("neighbor product", _product_definition)
+OPERATION = Operation(
+    "neighbor product",
+    _product_definition,
+    Kernel("triton", triton_refuses, "graphcorrect.ops.kernels.cuda.edges", "product"),
+)
 
 
 @torch.library.custom_op("graphcorrect::sort_edges", mutates_args=())
@@ -102,19 +116,20 @@ def _neighbor_product(
     order: Tensor,
     source: Tensor,
     offsets: Tensor,
+    degree: Tensor | None = None,
 ) -> Tensor:
     if index.numel() == 0 or values.shape[1] == 0:
-        return values.new_zeros(values.shape)
-    product: Tensor = OPERATION(weight, incoming_weight, values, index, source, offsets)
+        return values.new_zeros(values.shape) if degree is None else values.clone(memory_format=torch.contiguous_format)
+    product: Tensor = OPERATION(weight, incoming_weight, values, index, source, offsets, degree)
     return product
 
 
 @_neighbor_product.register_fake
-def _(weight: Tensor, incoming_weight: Tensor, values: Tensor, *edges: Tensor) -> Tensor:
+def _(weight: Tensor, incoming_weight: Tensor, values: Tensor, *edges: Tensor | None) -> Tensor:
     return values.new_empty(values.shape)
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     weight, incoming_weight, values, *edges = inputs
     # Values are kept only for the gradient of weights, which by default nobody asks for
     kept = values if ctx.needs_input_grad[0] or ctx.needs_input_grad[1] else None
@@ -123,8 +138,12 @@ def _keep_inputs(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The gradient of values is the same product, the graph being symmetric; that of a weight is g · v at its ends."""
-    weight, incoming_weight, values, index, order, source, offsets = ctx.saved_tensors
+    weight, incoming_weight, values, index, order, source, offsets, degree = ctx.saved_tensors
     of_weight = of_incoming = of_values = None
+    if ctx.needs_input_grad[2]:
+        of_values = _neighbor_product(weight, incoming_weight, grad, index, order, source, offsets, degree)
+    if degree is not None and (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
+        grad = torch.where(degree[:, None] == 0, 0.0, grad)
     if ctx.needs_input_grad[0]:  # a neighbor at a time, so that no (M, k, F) is made
         columns = [(grad * values.index_select(0, column)).sum(-1) for column in index.unbind(1)]
         of_weight = torch.stack(columns, 1) if columns else torch.zeros_like(weight)
@@ -132,9 +151,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         columns = [(values * grad.index_select(0, column)).sum(-1) for column in index.unbind(1)]
         by_edge = torch.stack(columns, 1) if columns else torch.zeros_like(weight)
         of_incoming = by_edge.flatten().index_select(0, order)
-    if ctx.needs_input_grad[2]:
-        of_values = _neighbor_product(weight, incoming_weight, grad, index, order, source, offsets)
-    return of_weight, of_incoming, of_values, None, None, None, None
+    return of_weight, of_incoming, of_values, None, None, None, None, None
 
 
 _neighbor_product.register_autograd(_backward, setup_context=_keep_inputs)
