@@ -387,7 +387,7 @@ def recall(bank, exact, queries):
 
 
 @pytest.mark.parametrize(
-    ("options", "least"), [({"num_probes": 1}, 0.3), ({}, 0.95), ({"num_lists": 10, "num_probes": 10}, 1.0)]
+    ("options", "least"), [({"num_probes": 1}, 0.3), ({}, 0.95), ({"num_lists": 10, "num_probes": 10}, 0.98)]
 )
 def test_lists_find_most_of_the_nearest_anchors(options, least):
     pytest.importorskip("faiss")
@@ -399,8 +399,8 @@ def test_lists_find_most_of_the_nearest_anchors(options, least):
     queries, cluster = clustered(200, 5)
     assert least <= recall(bank, exact, queries) <= 1.0
     assert (bank(queries).argmax(1) == cluster % 4).double().mean() > 0.99
-    if least == 1.0:
-        torch.testing.assert_close(bank(queries), exact(queries), rtol=1e-4, atol=1e-5)  # float32 inside
+    if "num_lists" in options:  # all of them are read, in half precision
+        torch.testing.assert_close(bank(queries), exact(queries), rtol=0.0, atol=0.02)
 
 
 def test_lists_are_made_anew_after_an_update():

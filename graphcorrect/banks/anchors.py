@@ -173,14 +173,13 @@ class AnchorBank(nn.Module):
         with full_precision(nodes):
             rows = unit_rows(widen(nodes).reshape(-1, self.feature_dim)).to(self.features.dtype)
         row_labels = node_labels.reshape(-1)
-        is_used = (row_labels != self.ignore_index) & rows.sum(-1).isfinite()
+        is_used = (row_labels != self.ignore_index) & (rows.sum(-1).abs() < torch.inf)
         row_labels = torch.where(is_used, row_labels, self.num_classes)
-        starts = torch.zeros_like(node_labels)
-        starts[..., :1] = 1
-        rows, row_labels, starts = (gather_rows(part) for part in (rows, row_labels, starts.reshape(-1)))
+        starts = None if self.quota_per_image is None else gather_rows(_first_of_each_image(node_labels))
+        rows, row_labels = gather_rows(rows), gather_rows(row_labels)
         if len(rows):
             draws = _reservoir.draw(len(rows), self.seed, self.num_updates)
-            if self.quota_per_image is not None:
+            if starts is not None and self.quota_per_image is not None:
                 image_and_class = (starts.cumsum(0) - 1) * (self.num_classes + 1) + row_labels
                 is_within = _reservoir.limit_per_group(image_and_class, draws, self.quota_per_image)
                 row_labels = torch.where(is_within, row_labels, self.num_classes)
@@ -294,3 +293,10 @@ class AnchorBank(nn.Module):
             f"quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, skip_certain={self.skip_certain}, "
             f"index={self.index!r}, num_lists={self.num_lists}, num_probes={self.num_probes}, backend={self.backend!r}"
         )
+
+
+def _first_of_each_image(labels: Tensor) -> Tensor:
+    """For the nodes (..., N) of images, all in a row: 1 where an image begins, else 0."""
+    starts = torch.zeros_like(labels)
+    starts[..., :1] = 1
+    return starts.reshape(-1)
