@@ -18,7 +18,8 @@ _SEED, _STREAM = 0xA0761D6478BD642F, 0x5851F42D4C957F2D
 def draw(count: int, seed: int, stream: Tensor) -> Tensor:
     """Random integers in [0, 2^40) for the positions 0 to count - 1, int64.
 
-    Seed, stream and position are mixed as in splitmix64: numbers are the same on every device and rank. `stream`, () int64, is not read by the host.
+    Seed, stream and position are mixed as in splitmix64: numbers are the same on every device and rank. The host does
+    not read `stream`, () int64.
     """
     bits = torch.arange(count, device=stream.device) * _GOLDEN + (stream * _STREAM + (seed + 1) * _SEED % 2**63)
     for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
