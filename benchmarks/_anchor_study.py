@@ -25,7 +25,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     EXACT: {},
     "skip_certain": {"skip_certain": True},
     "key_dim=128": {"key_dim": 128},
-    "ivf": {"index": "ivf"},
+    "key_dim=128, skip_certain": {"key_dim": 128, "skip_certain": True},
     "key_dim=128, ivf": IVF,
     "key_dim=128, ivf, skip_certain": IVF | {"skip_certain": True},
     "key_dim=128, ivf, num_probes=8": IVF | {"num_probes": 8},

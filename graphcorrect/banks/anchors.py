@@ -54,10 +54,10 @@ class AnchorBank(nn.Module):
             Neighboring pixels are near copies: the same capacity then holds nodes of more images.
         key_dim: entries to which keys are narrowed for the search, by the principal directions of the bank's rows; None
             searches by all of them.
-        skip_certain: True makes `correct` look up those nodes alone whose label a posterior could change, which are
-            those with odds of at most ((1 + eps) / eps)^strength, 11 as it stands, between their two likeliest classes.
-            The others keep their probabilities. Labels stay those of looking all of them up, at a third to a half of
-            the time; which nodes these are is read, and so waits for a GPU.
+        skip_certain: True makes `correct` look up those nodes alone whose label a posterior could change: those with
+            odds of at most ((1 + eps) / eps)^strength, 11 as it stands, between their two likeliest classes. The others
+            keep their probabilities. It gives the same labels in a third of the time; which nodes these are is read,
+            and so waits for a GPU.
         index: "flat" compares a query with every anchor: exact. "ivf" sorts the anchors into lists by faiss, and a
             query reads the nearest few: approximate, on a CPU alone, and worth it for a bank that rests, since the
             lists are made anew at the first look-up after an update.
