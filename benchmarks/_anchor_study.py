@@ -20,21 +20,20 @@ from graphcorrect import AnchorBank, DualGraphRefiner
 
 EXACT = "exact"
 # By name: settings of the bank
+IVF = {"key_dim": 128, "index": "ivf"}
 SETTINGS: dict[str, dict[str, Any]] = {
     EXACT: {},
+    "skip_certain": {"skip_certain": True},
     "key_dim=128": {"key_dim": 128},
-    "ivf": {"index": "ivf"},
-    "key_dim=128, ivf": {"key_dim": 128, "index": "ivf"},
-    "key_dim=128, ivf, num_probes=8": {"key_dim": 128, "index": "ivf", "num_probes": 8},
-    "key_dim=128, ivf, num_probes=32": {"key_dim": 128, "index": "ivf", "num_probes": 32},
-    "key_dim=64, ivf": {"key_dim": 64, "index": "ivf"},
-    "capacity 1000, key_dim=128, ivf": {"capacity_per_class": 1000, "key_dim": 128, "index": "ivf"},
-    "capacity 1000, quota 60, key_dim=128, ivf": {
-        "capacity_per_class": 1000,
-        "quota_per_image": 60,
-        "key_dim": 128,
-        "index": "ivf",
-    },
+    "key_dim=128, skip_certain": {"key_dim": 128, "skip_certain": True},
+    "key_dim=128, ivf": IVF,
+    "key_dim=128, ivf, skip_certain": IVF | {"skip_certain": True},
+    "key_dim=128, ivf, num_probes=8": IVF | {"num_probes": 8},
+    "key_dim=128, ivf, num_probes=32": IVF | {"num_probes": 32},
+    "key_dim=128, ivf, num_probes=32, skip_certain": IVF | {"num_probes": 32, "skip_certain": True},
+    "key_dim=64, ivf": IVF | {"key_dim": 64},
+    "capacity 1000, key_dim=128, ivf": IVF | {"capacity_per_class": 1000},
+    "capacity 1000, quota 60, key_dim=128, ivf": IVF | {"capacity_per_class": 1000, "quota_per_image": 60},
 }
 
 

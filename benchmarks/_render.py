@@ -47,6 +47,13 @@ TITLES = {
         "matrices without their cubic products, and beside a training step of the network it sits on. A compiled side\n"
         "(torch.compile) is held against ours, compiled; `torch alone` is ours without the loops that numba compiles.",
     ),
+    "anchors": (
+        "Anchor banks",
+        "An update of a full bank of 21 classes with 1,024 nodes, beside writing the bank anew, and the look-up of\n"
+        "the 20 nearest anchors with their votes, beside one float32 product of packed rows and `topk`; what the\n"
+        "approximate settings cost in quality is [on its own page](anchors.md). `pack` is what the first look-up\n"
+        "after an update adds.",
+    ),
     "scaling": (
         "Growth with the number of nodes",
         "Time and peak memory of the class graph, the pair loss and one propagation over 20 neighbors, forward and\n"
@@ -116,7 +123,7 @@ def limits_of(limits: dict[str, float], cases: list[Case]) -> str:
 def rows_of(name: str, record: dict[str, Any]) -> str:
     if name == "launches":
         return launches_table(record)
-    return scaling_table(cases_of(record)) if name == "scaling" else table(cases_of(record))
+    return {"scaling": scaling_table, "anchors": anchors_table}.get(name, table)(cases_of(record))
 
 
 def launches_table(record: dict[str, Any]) -> str:
@@ -134,6 +141,27 @@ def launches_table(record: dict[str, Any]) -> str:
         )
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(rows) + "\n"
+
+
+def anchors_table(cases: list[Case]) -> str:
+    """Updates, then look-ups: each side against the last one that is no packing."""
+    rows = []
+    for what, head in (("update", "anchors x entries"), ("look-up", "anchors x entries, queries")):
+        rows += [f"| {head} | {what} | median ms | times faster | peak memory | recall |", "|--:|---|--:|--:|--:|--:|"]
+        for case in cases:
+            if case.sizes["what"] != what:
+                continue
+            size = f"{case.sizes['anchors']:,} x {case.sizes['feature_dim']}"
+            size += f", {case.sizes['queries']:,}" if "queries" in case.sizes else ""
+            reference = [side for side in case.seconds if not side.endswith(", pack")][-1]
+            for side in case.seconds:
+                is_timed = side != reference and not side.endswith(", pack")
+                ratio = "{:.1f} ({:.1f} to {:.1f})".format(*case.ratio(reference, side)) if is_timed else ""
+                memory = human_bytes(case.peak_bytes[side]) if side in case.peak_bytes else ""
+                found = f"{case.agreement[side]:.3f}" if what == "look-up" and side in case.agreement else ""
+                rows.append(f"| {size} | {side} | {milliseconds(case, side)} | {ratio} | {memory} | {found} |")
+        rows.append("")
+    return "\n".join(rows)
 
 
 def scaling_table(cases: list[Case]) -> str:

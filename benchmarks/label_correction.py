@@ -52,6 +52,7 @@ def main() -> None:
         default=["supervised", "self_training", "fixmatch", "mllc", "true_labels"],
         help="methods of the trainer; true_labels: supervised, with the unlabeled images' true labels: a bound",
     )
+    parser.add_argument("--threads", type=int, default=None, help="of torch; one, to time a core")
     parser.add_argument("--every", type=int, default=1, help="of anchors: judge every so many images of a split")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over the trainer's recipe")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
@@ -59,6 +60,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.smoke:
         args.seeds, args.runs, args.methods = [0], args.out / "runs", ["mllc", "true_labels"]
+    if args.threads:
+        torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     for study in args.study or STUDIES:
         STUDIES[study](args)

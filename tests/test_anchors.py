@@ -387,7 +387,7 @@ def recall(bank, exact, queries):
 
 
 @pytest.mark.parametrize(
-    ("options", "least"), [({"num_probes": 1}, 0.3), ({}, 0.95), ({"num_lists": 10, "num_probes": 10}, 1.0)]
+    ("options", "least"), [({"num_probes": 1}, 0.3), ({}, 0.95), ({"num_lists": 10, "num_probes": 10}, 0.98)]
 )
 def test_lists_find_most_of_the_nearest_anchors(options, least):
     pytest.importorskip("faiss")
@@ -399,8 +399,8 @@ def test_lists_find_most_of_the_nearest_anchors(options, least):
     queries, cluster = clustered(200, 5)
     assert least <= recall(bank, exact, queries) <= 1.0
     assert (bank(queries).argmax(1) == cluster % 4).double().mean() > 0.99
-    if least == 1.0:
-        torch.testing.assert_close(bank(queries), exact(queries), rtol=1e-4, atol=1e-5)  # float32 inside
+    if "num_lists" in options:  # all of them are read, in half precision
+        torch.testing.assert_close(bank(queries), exact(queries), rtol=0.0, atol=0.02)
 
 
 def test_lists_are_made_anew_after_an_update():
@@ -437,3 +437,26 @@ def test_lists_refuse_a_gpu():
     bank.update(torch.eye(2).cuda(), torch.tensor([0, 1]).cuda())
     with pytest.raises(ValueError, match="on the CPU for index"):
         bank(torch.eye(2).cuda())
+
+
+@pytest.mark.parametrize("shape", [(50, 5), (2, 25, 5), (2, 5, 3, 4)])
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+def test_certain_nodes_may_be_skipped_and_no_label_changes(shape, strength):
+    bank, keys, labels = filled_bank(strength=strength)
+    skipping, _, _ = filled_bank(strength=strength, skip_certain=True)
+    class_dim = 1 if len(shape) == 4 else -1
+    queries = random_features(*shape)
+    classes = [4 if d == 5 else d for d in shape]
+    probabilities = random_logits(*classes, scale=4.0).softmax(class_dim).requires_grad_()
+    every, some = bank.correct(probabilities, queries), skipping.correct(probabilities, queries)
+    assert torch.equal(every.argmax(class_dim), some.argmax(class_dim))
+    best = probabilities.topk(2, dim=class_dim).values
+    is_certain = best.select(class_dim, 0) > (1.1 / 0.1) ** strength * best.select(class_dim, 1)
+    assert 0 < is_certain.sum() < is_certain.numel()
+    expected = torch.where(is_certain.unsqueeze(class_dim), probabilities, every)
+    torch.testing.assert_close(some, expected)
+    some.square().sum().backward()
+    assert probabilities.grad.isfinite().all()
+    one = AnchorBank(1, 5, skip_certain=True).double()
+    one.update(keys, labels * 0)
+    assert torch.equal(one.correct(torch.ones(3, 1).double(), keys[:3]), torch.ones(3, 1).double())

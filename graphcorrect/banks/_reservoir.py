@@ -76,16 +76,18 @@ def offer(features: Tensor, priority: Tensor, rows: Tensor, labels: Tensor, draw
     depth = min(len(rows), num_slots)
     worst, slot = priority.topk(depth, largest=False)  # of each class
     place = place_in_group(labels)
-    is_candidate = (labels < num_classes) & (place < depth)
     # What cannot stay repeats the first node's write, so that every write has a slot and equal slots get equal rows
-    source = torch.where(is_candidate, torch.arange(len(rows), device=rows.device), 0)
-    label, place = labels.clamp_max(num_classes - 1)[source], place.clamp_max(depth - 1)[source]
+    is_candidate = (labels < num_classes) & (place < depth)
+    label = torch.where(is_candidate, labels, labels[:1]).clamp_max(num_classes - 1)
+    place = torch.where(is_candidate, place, 0)
+    order = torch.where(is_candidate, order, order[:1])
+    new_priority = torch.where(is_candidate, new_priority, new_priority[:1])
     meeting = label * depth + place
     count = (priority > -torch.inf).sum(1)[label]
     slot = torch.where(place < num_slots - count, count + place, slot.view(-1)[meeting])  # empty ones in their order
     target = label * num_slots + slot
-    old_priority, new_priority = worst.view(-1)[meeting], new_priority[source]
-    wins = is_candidate[source] & (new_priority > old_priority)
+    old_priority = worst.view(-1)[meeting]
+    wins = is_candidate[:1] & (new_priority > old_priority)  # the first is none if there is none
     flat = features.view(-1, features.shape[-1])
-    flat.index_copy_(0, target, torch.where(wins[:, None], rows[order[source]], flat[target]))
+    flat.index_copy_(0, target, torch.where(wins[:, None], rows[order], flat[target]))
     priority.view(-1).index_copy_(0, target, torch.where(wins, new_priority, old_priority))
