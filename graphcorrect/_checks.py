@@ -146,13 +146,16 @@ def finite(name: str, tensor: Tensor) -> None:
 
 
 def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
-    if labels.numel() == 0 or not values_can_be_read(labels):
+    if not values_can_be_read(labels) or labels.numel() == 0:
         return
     counted = labels if ignore_index is None else labels.masked_fill(labels == ignore_index, 0)
     least, most = (int(bound) for bound in counted.aminmax())
     if least < 0 or most >= num_classes:
-        outside = (counted < 0) | (counted >= num_classes)
+        outside = (labels < 0) | (labels >= num_classes)
+        if ignore_index is not None:  # which stood for a class above, and there may be none
+            outside &= labels != ignore_index
         values = sorted(set(labels[outside].tolist()))
         shown = ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")
         ignored = "" if ignore_index is None else f" or ignore_index={ignore_index}"
-        raise ValueError(f"expected `{name}` in [0, {num_classes}){ignored}, got the values {shown}")
+        if values:
+            raise ValueError(f"expected `{name}` in [0, {num_classes}){ignored}, got the values {shown}")

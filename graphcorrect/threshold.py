@@ -47,9 +47,7 @@ class DynamicThreshold(nn.Module):
     @torch.no_grad()
     def count(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Counts the confident nodes of each class, (C,) int64; shapes as in :meth:`forward`."""
-        return self._count(*self._confidence(probabilities, mask))
-
-    def _count(self, confidence: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        confidence, labels, mask = self._confidence(probabilities, mask)
         counted = confidence > self.sigma
         if mask is not None:
             counted = counted & mask
@@ -77,16 +75,13 @@ class DynamicThreshold(nn.Module):
             TypeError: dtypes do not fit.
         """
         counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
-        return self._threshold(counts, widen(probabilities).dtype)
-
-    def _threshold(self, counts: Tensor, dtype: torch.dtype) -> Tensor:
-        share = counts.to(dtype) / counts.max()
+        share = counts.to(widen(probabilities).dtype) / counts.max()
         return self.sigma * share.nan_to_num_(nan=1.0)  # 0 / 0: nobody is above sigma
 
     def is_confident(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Whether each node reaches the threshold of its class: bool, (..., N) or (B, H, W); False outside `mask`."""
-        confidence, labels, mask = found = self._confidence(probabilities, mask)
-        threshold = self._threshold(self.counts if self.accumulate else self._count(*found), confidence.dtype)
+        threshold = self(probabilities, mask=mask)
+        confidence, labels, mask = self._confidence(probabilities, mask)
         reached: Tensor = confidence >= threshold[labels]
         return reached if mask is None else reached & mask
 

@@ -27,30 +27,20 @@ recipes = pytest.importorskip("segmentation.recipe")
 def refused(recipe, tmp_path):
     data = layouts.open_data(recipe.data, 0, tmp_path / "out")
     with pytest.raises(ValueError, match="the methods would not get what they need") as caught:
-        needs.check_needs(recipe, data, checking.check(data), recipe.views.crop)
+        needs.check_needs(recipe, data, checking.check(data))
     return str(caught.value)
 
 
-def test_graphs_that_cannot_be_built_are_said_before_the_first_step(tmp_path):
+def test_images_with_fewer_nodes_than_neighbors_are_judged_like_others(tmp_path):
     folder = write_voc(tmp_path / "voc")
     (folder / "labeled.txt").write_text("2007_000000\n2007_000001")
     for name in ("2007_000003", "2007_000005"):
         Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / f"JPEGImages/{name}.jpg")
         Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / f"SegmentationClass/{name}.png")
-    asked = {"data__labeled": str(folder / "labeled.txt"), "evaluation__judged": 9}
-    said = refused(small(folder, refiner__neighbors=20, **asked), tmp_path)
-    assert "2007_000003.jpg: 16 x 16 pixels are too few" in said
-    assert "2007_000005.jpg: 16 x 16 pixels are too few" in said
-    assert "16, got 20 (--neighbors)" in said
-    assert "crop" not in said
-    said = refused(small(folder, refiner__neighbors=20, methods=("mllc",), views__crop=(16, 16), **asked), tmp_path)
-    assert "a crop of 16 x 16 (--crop) is too small" in said
-    said = refused(small(folder, refiner__neighbors=20, refiner__max_nodes=12, methods=("mllc",), **asked), tmp_path)
-    assert "a crop of 32 x 32 (--crop) is too small" in said
-    for fine in ({"refiner__neighbors": 15}, {"refiner__neighbors": 20, "data__resize": (48, 48)}):
-        recipe = small(folder, **asked, **fine)
-        data = layouts.open_data(recipe.data, 0, tmp_path / "out")
-        needs.check_needs(recipe, data, checking.check(data), (32, 32))
+    asked = {"data__labeled": str(folder / "labeled.txt"), "evaluation__judged": 9, "refiner__neighbors": 20}
+    engine.run(small(folder, methods=("mllc",), **asked), tmp_path / "out")
+    judged = json.loads((tmp_path / "out/results.json").read_text())["methods"]["mllc"]["pseudo_labels"]
+    assert 0 <= judged["corrected"]["miou"] <= 1
 
 
 def sparse(points):
@@ -80,7 +70,7 @@ def test_labels_too_sparse_for_anchors_are_said_before_the_first_step(tmp_path, 
     assert "SegmentationClass/2007_0" in said
     recipe = small(folder)
     data = layouts.open_data(recipe.data, 0, tmp_path / "out")
-    needs.check_needs(recipe, data, checking.check(data), (32, 32))
+    needs.check_needs(recipe, data, checking.check(data))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6])
@@ -92,14 +82,6 @@ def test_the_rule_for_sparse_labels_is_that_of_the_bank(share):
         bank = AnchorBank(3, 1)
         bank.update(torch.ones(1, 1, 4, 5), labels)
         assert needs._has_majority(labels[0], [4, 5]) == bool(bank.counts.any())
-
-
-def test_strides_are_those_of_the_networks():
-    networks = pytest.importorskip("segmentation.networks")
-    for name, stride in needs.STRIDES.items():
-        settings = recipes.Network(architecture=name, backbone="mit_b0" if name == "segformer" else "resnet18",
-                                   weights="none", decoder_channels=16, feature_dim=8)  # fmt: skip
-        assert networks.SegmentationNetwork(3, settings).stride == stride
 
 
 @pytest.mark.parametrize("method", ["supervised", "mllc"])

@@ -281,7 +281,7 @@ def test_a_compiler_takes_the_whole_search_as_one_step_of_any_size(backend, scor
         torch.testing.assert_close(found.similarity, expected.similarity)
         assert torch.equal(found.index, expected.index)
     (steps,) = graphs
-    assert [step for step in steps if step.startswith("graphcorrect.ops.knn")]
+    assert [step for step in steps if step.startswith("graphcorrect.neighbors")]
     assert not [step for step in steps if "matmul" in step or "topk" in step]
 
 

@@ -27,7 +27,7 @@ from graphcorrect import (
     metrics,
     slg_loss,
 )
-from graphcorrect.functional import propagate
+from graphcorrect.functional import pool_labels, propagate, unit_rows
 
 X = random_features(2, 16, 4, dtype=torch.float32)
 Z = random_logits(2, 16, 3, dtype=torch.float32)
@@ -108,13 +108,17 @@ LAYERS = {
     "knn": (lambda: Function(knn, keys=None, num_neighbors=3, exclude_self=True), (X,)),
     "knn, faiss": (lambda: Function(knn, keys=None, num_neighbors=3, backend="faiss"), (X,)),
     "propagate": (lambda: Function(smooth), (X, Z)),
+    "unit_rows": (lambda: Function(unit_rows), (X,)),
+    "pool_labels": (lambda: Function(pool_labels, size=(2, 2), num_classes=3), (LABEL_IMAGES,)),
     "guided_upsample, images": (lambda: Function(guided_upsample), (LOGIT_IMAGES.softmax(1), PICTURES)),
     "slg_loss": (lambda: Function(slg_loss, num_classes=3), (X, Y)),
     "clg_loss": (lambda: Function(clg_loss, self_weighted=False), (P, Y)),
     "confusion_matrix": (lambda: Function(metrics.confusion_matrix, num_classes=3), (P.argmax(-1), Y)),
     "per_class_iou": (lambda: Function(metrics.per_class_iou), (torch.rand(3, 3),)),
 }
-WITH_FLOATS = [name for name in LAYERS if name not in ("PrototypeBank", "confusion_matrix", "per_class_iou")]
+WITH_FLOATS = [
+    name for name in LAYERS if name not in ("PrototypeBank", "confusion_matrix", "per_class_iou", "pool_labels")
+]
 IMAGE_LAYERS = [name for name in LAYERS if name.endswith("images")]
 # What reads values on the way, and so cannot be one graph: a bank that gathers its filled slots.
 IN_PARTS = {"AnchorBank"}
@@ -134,8 +138,9 @@ def build_and_inputs(request):
 
 def test_every_public_name_is_in_the_battery():
     tested = {name.split(",")[0] for name in LAYERS}
-    # GraphOperator is what KNNAffinity returns, compared by its matrix; metrics is a module.
-    assert set(graphcorrect.__all__) - tested == {"GraphOperator", "metrics"}
+    # Graphs are what layers return, compared by their matrices, and so are results; metrics is a module.
+    graphs = {"GraphOperator", "NeighborOperator", "ClassBlockOperator"}
+    assert set(graphcorrect.__all__) - tested == graphs | {"Neighbors", "CorrectionLoss", "explain_backends", "metrics"}
 
 
 def test_the_same_input_gives_the_same_result(build_and_inputs):
@@ -295,5 +300,5 @@ def test_the_arguments_are_in_the_repr_and_are_attributes(layer, told):
 
 def test_a_graph_says_its_shape_and_state():
     assert repr(KNNAffinity(4)(X)) == (
-        "NeighborOperator(shape=(2, 16, 16), dtype=torch.float32, device='cpu', normalized)"
+        "NeighborOperator(shape=(2, 16, 16), num_neighbors=4, dtype=torch.float32, device='cpu', normalized)"
     )

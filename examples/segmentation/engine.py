@@ -138,7 +138,7 @@ def prepare(
         data = manifest.as_it_began(data, recipe, began_with, sums)
     crop = tuple(began_with["crop"]) if began_with else recipe.views.crop or usual_size(data.labeled)
     if survey:
-        check_needs(recipe, data, survey, crop)
+        check_needs(recipe, data, survey)
         report.notes(survey.notes)
     return data, crop, began_with or manifest.describe(data, recipe, crop, sums)
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.ops.precision import widen
+from graphcorrect.ops.precision import full_precision, widen
 
 
 class PrototypeBank(nn.Module):
@@ -77,19 +77,19 @@ class PrototypeBank(nn.Module):
             raise ValueError(f"expected `round` in [0, {self.num_rounds}), got {round}")
         nodes, node_labels = labeled_nodes(features, labels, self.num_classes, ignore_index=self.ignore_index)
         _checks.size("features", features, 1 if features.ndim == 4 else -1, self.feature_dim, "entries a node")
-        rows = widen(nodes).reshape(-1, self.feature_dim)
-        is_finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True) < torch.inf
-        classes = torch.arange(self.num_classes, device=rows.device)
-        is_of_class = (node_labels.reshape(-1, 1) == classes) & is_finite
-        if 0 <= self.ignore_index < self.num_classes:
-            is_of_class &= classes != self.ignore_index
-        rows = torch.where(is_finite, rows, 0.0)
-        # A product rather than a scatter: on a GPU it adds in the same order every time
-        sums, counts = sum_over_ranks(is_of_class.to(rows.dtype).mT @ rows), sum_over_ranks(is_of_class.sum(0))
+        with full_precision(nodes):
+            rows = widen(nodes).reshape(-1, self.feature_dim)
+            is_finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True) < torch.inf
+            classes = torch.arange(self.num_classes, device=rows.device)
+            is_of_class = (node_labels.reshape(-1, 1) == classes) & is_finite
+            if 0 <= self.ignore_index < self.num_classes:
+                is_of_class &= classes != self.ignore_index
+            rows = torch.where(is_finite, rows, 0.0)
+            # A product rather than a scatter: on a GPU it adds in the same order every time
+            sums, counts = sum_over_ranks(is_of_class.to(rows.dtype).mT @ rows), sum_over_ranks(is_of_class.sum(0))
         mean = (sums / counts.clamp_min(1)[:, None]).to(self.prototypes.dtype)
-        is_present = ((counts > 0) & (torch.linalg.vector_norm(mean, ord=torch.inf, dim=-1) < torch.inf))[
-            :, None
-        ]  # finite rows of size 1e38 add up to Inf
+        is_finite = torch.linalg.vector_norm(mean, ord=torch.inf, dim=-1) < torch.inf  # rows of size 1e38 add up to Inf
+        is_present = ((counts > 0) & is_finite)[:, None]
         old, was_initialized = self.prototypes[round], self.is_initialized[round][:, None]
         moved = torch.where(was_initialized, torch.lerp(mean, old, self.momentum), mean)
         torch.where(is_present, moved, old, out=old)

@@ -26,8 +26,9 @@ def _normalize_definition(factors: Tensor, self_weight: Tensor, *places: Tensor)
     return degree, scale, scaled.factors, scaled.self_weight
 
 
-def _triton_refuses(factors: Tensor, self_weight: Tensor, slot: Tensor, *rest: Tensor) -> str | None:
-    return "it takes factors of low rank, not blocks" if len(slot) else triton_refuses(factors, self_weight)
+def _triton_refuses(*tensors: Tensor) -> str | None:
+    in_blocks = len(tensors) > 2 and len(tensors[2]) > 0
+    return "it takes factors of low rank, not blocks" if in_blocks else triton_refuses(*tensors[:2])
 
 
 OPERATION = Operation(

@@ -92,7 +92,7 @@ GRADIENT = Operation(
 
 @torch.library.custom_op("graphcorrect::unit_rows", mutates_args=())
 def _unit_rows(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:
-    unit, norm = OPERATION(rows.contiguous(), mask, any_scale)
+    unit, norm = OPERATION(rows.contiguous(), None if mask is None else mask.contiguous(), any_scale)
     return unit, norm
 
 

@@ -116,7 +116,8 @@ def _find_cuda(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def _find_in_lists(queries: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    return InvertedLists(keys, 0).search(queries, count, NUM_PROBES)
+    _import()
+    return InvertedLists(keys, 0, half=False).search(queries, count, NUM_PROBES)
 
 
 @functools.cache

@@ -20,7 +20,8 @@ def moments(unit: Tensor, labels: Tensor, is_of_class: Tensor) -> tuple[Tensor, 
     gram, sums = unit.new_zeros(batch, width, width), unit.new_zeros(batch, is_of_class.shape[2], width)
     for image, tile in _tiles(unit):
         rows = unit[image, tile]
-        sums[image].index_add_(0, labels[image, tile].clamp_min(0), rows)  # a row without a class is zero
+        of_tile = torch.zeros_like(sums[image])
+        sums[image] += of_tile.index_add_(0, labels[image, tile].clamp_min(0), rows)  # a row without a class is zero
         for start in range(0, width, _COLUMNS):
             block = slice(start, start + _COLUMNS)
             gram[image, block, start:].addmm_(rows[:, block].mT, rows[:, start:])
