@@ -237,7 +237,6 @@ class PreparedKeys(NamedTuple):
     quantized: tuple[Tensor, ...]
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # what it makes is kept, and depends on the keys
 @torch.no_grad()
 def prepare(keys: Tensor, key_mask: Tensor | None = None, *, normalize: bool = True) -> PreparedKeys:
     """Keys (M, D), those under `key_mask` (M,), for many searches. On a GPU this waits for the device."""

@@ -105,7 +105,7 @@ def _permutation(num_keys: int) -> tuple[Tensor, Tensor]:
     A random one, always the same: any rule has some width of an image at which it sends a pixel and the one two rows
     below to one group, where only the nearer of them counts.
     """
-    with torch.inference_mode(mode=False):  # outside which they may be of use again
+    with torch.inference_mode(False):  # outside which they may be of use again
         order = torch.arange(num_keys + -num_keys % MULTIPLE, device="cpu")
         order[:num_keys] = torch.randperm(num_keys, generator=torch.Generator().manual_seed(0), device="cpu")
         return order, order.argsort()
