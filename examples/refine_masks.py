@@ -203,6 +203,11 @@ def build(
         with reading(item.labels):
             labels = predictions.read_labels(item.labels, num_classes)
         anchors.update(features[None].to(args.device), labels[None].to(args.device))
+    if not anchors.counts.any():
+        raise ValueError(
+            f"expected --labeled-masks with labeled pixels, got {args.labeled_masks} in which every pixel is void, "
+            "or every cell of the features"
+        )
     return refiner, anchors
 
 

@@ -127,6 +127,12 @@ def in_interval(
         raise ValueError(f"expected `{name}` in {interval}, got {value}")
 
 
+def image_size(name: str, size: object) -> None:
+    is_pair = isinstance(size, tuple | list) and len(size) == 2
+    if not is_pair or not all(isinstance(side, int | torch.SymInt) and side > 0 for side in size):  # type: ignore[attr-defined]
+        raise ValueError(f"expected `{name}` to be (height, width), of at least 1 each, got {size!r}")
+
+
 def one_of(name: str, value: object, options: Sequence[str]) -> None:
     if value not in options:
         raise ValueError(f"expected `{name}` to be one of {', '.join(map(repr, options))}, got {value!r}")

@@ -45,9 +45,18 @@ def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, igno
     Void takes part in the vote, and a tie is void: a cell gets a class only if more of its pixels carry that class than
     any other, ignored ones included. Cells are those of :func:`graphcorrect.nodes.pool_maps`, so that labels meet
     features pooled over the same pixels. Labels outside [0, C) count as void.
+
+    Raises:
+        ValueError: `labels` is not of three dimensions, or `size` is not two numbers of at least 1.
+        TypeError: `labels` are not integers.
+
+    Example:
+        >>> pool_labels(torch.tensor([[[0, 0, 1, 2], [0, 3, 1, 2]]]), (1, 2), 4)
+        tensor([[[  0, 255]]])
     """
     _checks.integral("labels", labels)
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
+    _checks.image_size("size", size)
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
     is_class = (labels >= 0) & (labels < num_classes)

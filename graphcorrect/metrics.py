@@ -86,13 +86,14 @@ def correction_counts(
         ignore_index: label left out.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or a label of the truth is negative and not `ignore_index`.
         TypeError: not integers.
     """
     for name, tensor in (("before", before), ("after", after), ("labels", labels)):
         _checks.integral(name, tensor)
         _checks.shape(name, tensor, labels.shape, "(that of `labels`)")
         _checks.has_values(name, tensor)
+    _checks.labels_in_range("labels", labels, 2**31, ignore_index)
     counted = labels != ignore_index
     was_right, is_right = before == labels, after == labels
     return CorrectionCounts(

@@ -81,3 +81,9 @@ def test_pooled_labels_are_the_vote_of_each_cell(seed):
                 counts = sorted(((cell.count(c), c) for c in (0, 1, 2, 255)), reverse=True)
                 expected = counts[0][1] if counts[0][0] > counts[1][0] else 255
                 assert pooled[b, h, w] == expected
+
+
+@pytest.mark.parametrize("size", [(0, 4), 4, (4,), (2.0, 2)])
+def test_a_size_of_no_image_is_refused(size):
+    with pytest.raises(ValueError, match="`size`.*height, width"):
+        labels.pool_labels(torch.zeros(1, 8, 8, dtype=torch.int64), size, 3)

@@ -85,3 +85,10 @@ def test_labels_of_any_integer_type_are_counted():
     labels, predictions = random_labels(50, num_classes=3, ignored=0.2), random_labels(50, num_classes=3, seed=8)
     small = metrics.confusion_matrix(predictions.to(torch.uint8), labels.to(torch.uint8), 3)
     assert torch.equal(small, metrics.confusion_matrix(predictions, labels, 3))
+
+
+def test_a_truth_of_no_class_is_refused_rather_than_counted():
+    labels = torch.tensor([0, 1, -1, 255])
+    with pytest.raises(ValueError, match=r"`labels`.*got the values -1"):
+        metrics.correction_counts(labels, labels, labels)
+    assert metrics.correction_counts(labels, labels, labels, ignore_index=-1).total == 3

@@ -92,7 +92,7 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any recipe key")
     parser.add_argument("--out", type=Path, default=Path(out), help="the run's folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, as it began")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew though --out holds an unfinished run")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew though --out holds a run")
     parser.add_argument("--dry-run", action="store_true", help="print the recipe and what it costs, train nothing")
     parser.add_argument(
         "--measure", type=options.integer(1), metavar="STEPS", help="time so many steps and the loader, print JSON"
@@ -107,8 +107,11 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
         overrides = _overrides(given)
         if given.resume:
             return Command(resumed(given.out, overrides), given.out, True, given.dry_run)
-        if (given.out / "resume.pt").exists() and not (given.overwrite or given.dry_run or given.measure):
-            parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
+        if not (given.overwrite or given.dry_run or given.measure):
+            if (given.out / "resume.pt").exists():
+                parser.error(f"{given.out} holds an unfinished run: --resume goes on with it, --overwrite begins anew")
+            if (given.out / "results.json").exists():
+                parser.error(f"{given.out} holds a finished run: --overwrite begins anew, another --out keeps both")
         is_ours = given.recipe is None or given.recipe in rows() or (RECIPES / f"{given.recipe}.yaml").is_file()
         if not is_ours and os.path.lexists(given.recipe) and (fault := looks_like(Path(given.recipe))):
             raise ValueError(f"{given.recipe}: expected a recipe; {fault}")
