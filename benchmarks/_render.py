@@ -22,8 +22,9 @@ TITLES = {
     "launches": (
         "Operations that a GPU launches",
         "Two images of 24 x 24 nodes, forward and backward, beside dense matrices that compute the same. On a CPU\n"
-        "torch's operations are counted, views and allocations apart; `with Triton` counts what a Triton kernel\n"
-        "serves on CUDA as one. A launch takes some 5 microseconds, whatever it computes. The training step is what a\n"
+        "torch's operations are counted, views and allocations apart; `with Triton` counts each operation\n"
+        "that Triton serves on CUDA as one, though a few are two or three kernels (a test counts kernels: at most\n"
+        "200 for the refiner). A launch takes some 5 microseconds, whatever it computes. The training step is what a\n"
         "user adds to one: refiner, prototypes, the losses of Eq. (17), and the update of the anchors.",
     ),
     "class_graph": (
