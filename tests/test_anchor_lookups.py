@@ -1,5 +1,7 @@
 """Look-ups of anchors that are approximate or skipped: what they find of an exact one's, and what they refuse."""
 
+import copy
+
 import pytest
 import torch
 from strategies import random_features, random_labels, random_logits
