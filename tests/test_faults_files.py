@@ -134,3 +134,13 @@ def test_a_file_without_permission_is_named(tmp_path):
     image.chmod(0)
     with pytest.raises(ValueError, match=r"2007_000001.jpg: unreadable .*[Pp]ermission"):
         checking.check(layouts.open_data(recipes.Data(folder=str(folder), labeled="3"), 0, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "text", ["schedule:\n  steps: 7\nschedule:\n  steps: 9\n", "schedule:\n  steps: 7\n  steps: 9\n"]
+)
+def test_a_key_that_stands_twice_in_a_recipe_is_named(tmp_path, text):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"twice\.yaml: is no YAML \(the key '(schedule|steps)' stands twice"):
+        recipe_files.read_recipe_file(path)

@@ -15,6 +15,17 @@ PATHS = ("data.folder", "data.labeled", "data.unlabeled", "data.test", "data.cla
          "network.weights")  # fmt: skip
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, rather than the last of the two."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_recipe_file(path: Path) -> dict[str, Any]:
     """The sections of a recipe's file.
 
@@ -22,7 +33,7 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
         ValueError: it is no YAML, or holds something else than sections; the message names it.
     """
     try:
-        content = yaml.safe_load(read_text(path)) or {}
+        content = yaml.load(read_text(path), _UniqueKeys) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: is no YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
