@@ -37,6 +37,7 @@ from segmentation.digits import voc_palette
 from segmentation.faults import as_bytes, in_words, looks_like, reading, refuse
 from segmentation.prediction_checks import Checker
 from segmentation.predictions import ARRAY_ENDINGS, MASK_ENDINGS, Item, find_items
+from segmentation.text import few
 from torch import Tensor
 from tqdm import tqdm
 
@@ -269,6 +270,10 @@ def report(args: argparse.Namespace, items: list[Item], finished: dict[str, chan
     write_atomically(args.out / "report.html", as_bytes(page))
     changed, pixels = sum(entry.changed for entry in found), sum(entry.pixels for entry in found)
     print(f"{len(found)} images, {changed:,} pixels changed ({100 * changed / max(1, pixels):.2f} %): {args.out}")
+    of_inputs = {mask_path(args.out, item.name) for item in items}
+    left = sorted(path.name for path in (args.out / "masks").rglob("*.png") if path not in of_inputs)
+    if left:
+        print(f"note: {args.out / 'masks'} also holds masks of predictions that are gone: {few(left)}; delete them")
 
 
 def examples(

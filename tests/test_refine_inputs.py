@@ -193,3 +193,13 @@ def test_a_graph_that_pooling_makes_too_small_is_named_before_any_work(folders, 
         assert f"cells of at most {most}, too few for 8 neighbors each" in text
         assert "correcting" not in text
     assert code == (most < 12)
+
+
+def test_masks_of_predictions_that_are_gone_are_named(folders, capsys):  # noqa: F811
+    code, text = answer(refine_masks.run, command(folders), capsys)
+    assert code == 0
+    assert "that are gone" not in text
+    next((folders / "probabilities").glob("a.np?")).unlink()
+    code, text = answer(refine_masks.run, command(folders), capsys)
+    assert code == 0, text
+    assert "masks of predictions that are gone: a.png" in text
