@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import leave
 from strategies import random_features, random_labels, random_logits
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -103,7 +104,7 @@ def work(number, folder):
     found["gathered"], found["none gathered"] = gather_rows(rows), gather_rows(rows[:0])
     found["sum"], found["world"] = sum_over_ranks(torch.tensor([1, 10**18]) * (number + 1)), (rank(), world_size())
     torch.save(found, f"{folder}/{number}.pt")
-    dist.destroy_process_group()
+    leave()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import leave
 from strategies import random_features, random_labels, random_logits
 from torch.nn.parallel import DistributedDataParallel
 
@@ -87,7 +88,7 @@ def work(number, folder):
             shard = [tensor[first:last] for tensor in joined_batch(scene)]
             found = step(lambda m: DistributedDataParallel(m, find_unused_parameters=True), *shard)
             torch.save(found, f"{folder}/{world}-{scene}-{number}.pt")
-        dist.destroy_process_group()
+        leave()
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ can be saved, where a wrapper around them would stand between the reader and wha
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import torch
@@ -35,9 +36,14 @@ def join(device: str) -> torch.device:
 
 
 def leave() -> None:
-    """Part from the others."""
+    """Part from the others.
+
+    DDP keeps gloo's threads alive beyond the end of the process group. One that is still freeing the tensors of the last
+    exchange while the interpreter ends aborts the process, so they are given a moment.
+    """
     if distributed():
         dist.destroy_process_group()
+        time.sleep(0.2)
 
 
 def distributed() -> bool:
