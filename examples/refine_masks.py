@@ -43,9 +43,10 @@ from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.faults import as_bytes, looks_like, reading, refuse
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items, read_features
-from graphcorrect.files.masks import read_mask, read_stored_mask
+from graphcorrect.files.masks import read_mask
 from graphcorrect.files.palette import voc_palette
 from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.files.text import few
 from graphcorrect.labels import IGNORE_INDEX
 
@@ -295,7 +296,7 @@ def examples(
             with reading(item.image):
                 image = read_image(item.image)
         with reading(mask):
-            after = torch.from_numpy(read_stored_mask(mask).ids)
+            after = torch.from_numpy(read_ids(mask).ids)
         yield changes.Example(entry, image, before, after)
 
 
