@@ -54,11 +54,13 @@ class Entries(NamedTuple):
         classes: in the order of their ids.
         ignored: lines that stand for ignored pixels.
         notes: what a person should know of how the file was read.
+        is_cvat: whether it is CVAT's `labelmap.txt`, where black stands for no class unless a line says otherwise.
     """
 
     classes: list[Entry]
     ignored: list[Entry]
     notes: list[str]
+    is_cvat: bool = False
 
 
 def read_class_names(path: Path) -> tuple[list[str], list[str]]:
@@ -91,6 +93,7 @@ def entries_of(text: str, path: Path) -> Entries:
         lines = [part.strip() for part in re.split(r"[,;\t]", lines[0]) if part.strip()]
     found = _with_ids(lines, path) or _with_ids(_but_ignored(lines), path)
     notes: list[str] = []
+    of_cvat = _of_cvat(lines)
     if found is not None:
         named = {entry.name for entry in found}
         ignored = [Entry(line) for line in lines if line.lower() in IGNORED_NAMES and line not in named]
@@ -98,7 +101,7 @@ def entries_of(text: str, path: Path) -> Entries:
         classes = _by_id([entry for entry in found if not entry.is_ignored], path)
     else:
         ignored = []
-        classes = _of_cvat(lines) or _with_colors(lines) or [Entry(line.strip(QUOTES + ",;")) for line in lines]
+        classes = of_cvat or _with_colors(lines) or [Entry(line.strip(QUOTES + ",;")) for line in lines]
         if len(classes) > 2 and classes[-1].is_ignored:
             last = classes[-1].name
             notes.append(f"{path}: {last!r}, the last line, is taken for ignored pixels (255), not for a class")
@@ -111,7 +114,7 @@ def entries_of(text: str, path: Path) -> Entries:
         for number, name in enumerate(names)
         if name.lower() in IGNORED_NAMES
     ]
-    return Entries(classes, ignored, notes)
+    return Entries(classes, ignored, notes, bool(of_cvat))
 
 
 def _with_ids(lines: list[str], path: Path) -> list[Entry] | None:

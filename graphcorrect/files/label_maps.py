@@ -13,6 +13,7 @@ from typing import Any
 from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
 from graphcorrect.files.faults import looks_like, reading
 from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.yaml import load_yaml
 from graphcorrect.labels import IGNORE_INDEX
 
 STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv")
@@ -107,19 +108,6 @@ def find_label_map(folder: Path) -> Path | None:
     return next((there[name] for name in STANDARD_NAMES if name in there), None)
 
 
-def load_yaml(path: Path) -> Any:
-    """What a YAML file holds; it runs no code.
-
-    Raises:
-        ImportError: PyYAML is not installed.
-    """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError('YAML files need PyYAML: pip install "graphcorrect[cli]"') from error
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 def label_map_of(content: Any) -> LabelMap:
     """The classes of a data set's YAML or JSON, as Ultralytics (`names`, `label_mapping`) and LightlyTrain have them.
 
@@ -140,8 +128,6 @@ def label_map_of(content: Any) -> LabelMap:
         if len(labels) == 1:  # of one class: 0 is what is not of it
             labels.insert(0, "background")
         return LabelMap(tuple(labels), {}, _mapping(content, len(labels)))
-    if any(isinstance(value, (list, Mapping)) for value in content.values()) and "classes" not in content:
-        raise ValueError(f"expected `names` or `classes`, got {', '.join(map(str, list(content)[:8]))}")
     return _of_classes(_numbered_keys(content.get("classes", content), "classes"), content.get("ignore_classes") or [])
 
 
@@ -192,6 +178,8 @@ def _of_entries(found: Entries) -> LabelMap:
         without = [entry.name for entry in found.classes if entry.color is None]
         raise ValueError(f"expected a color for every class or for none, got none for {', '.join(without[:8])}")
     colors = {entry.color: label for entry, label in lines if entry.color is not None}
+    if found.is_cvat and colors:
+        colors.setdefault((0, 0, 0), IGNORE_INDEX)
     return LabelMap(tuple(entry.name for entry in found.classes), colors)
 
 
@@ -221,13 +209,16 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
         writer.writerows((label, name, *color) for label, name, color in rows)
         text = content.getvalue()
     elif path.stem.lower() in ("labelmap", "label_map"):
-        lines = [f"{name}:{','.join(map(str, color))}::" for _, name, color in rows]
+        lines = [f"{name}:{','.join(map(str, color))}::" for label, name, color in rows if label < 255 or any(color)]
         text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
     else:
         between = "," if label_map.colors else " "
         text = "".join(f"{between.join(map(str, (label, name, *color)))}\n" for label, name, color in rows)
-    again = _of_entries(entries_of(text, path))
-    if again != label_map:
+    try:
+        again = _of_entries(entries_of(text, path))
+    except ValueError as error:
+        raise ValueError(f"expected names that {path.name} can hold, got others ({error}); write a YAML") from error
+    if again.names != label_map.names or {**again.colors, **label_map.colors} != again.colors:
         lost = [name for name in label_map.names if name not in again.names]
         raise ValueError(f"expected names that {path.name} can hold, got {lost[:4]}; write a YAML")
     write_atomically(path, text.encode())

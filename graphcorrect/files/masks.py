@@ -67,34 +67,31 @@ def write_mask(
         TypeError: labels are not integers.
         OSError: it cannot be written.
     """
-    _checks.integral("labels", labels)
-    _checks.ndim("labels", labels, (2,), "(H, W)")
-    label_map = numbered(classes) if isinstance(classes, int) else classes
-    _checks.labels_in_range("labels", labels, label_map.num_classes, IGNORE_INDEX)
-    array = labels.cpu().numpy().astype(np.int64)
-    write_stored_mask(
-        path, encode_mask(array, label_map, form) if like is None else _encode_like(array, label_map, like)
-    )
+    write_stored_mask(path, encode_mask(labels, classes, form) if like is None else encode_like(labels, classes, like))
 
 
-def encode_mask(labels: NDArray[np.int64], label_map: LabelMap, form: Form) -> StoredMask:
+def encode_mask(labels: Tensor, classes: LabelMap | int, form: Form) -> StoredMask:
     """A mask as it stands in a file of that form; see :func:`write_mask`."""
-    table = {label: _value_of(label, label_map, form) for label in np.unique(labels).tolist()}
+    label_map = numbered(classes) if isinstance(classes, int) else classes
+    array = _checked(labels, label_map)
+    table = {label: _value_of(label, label_map, form) for label in np.unique(array).tolist()}
     palette = None
     if form == "palette":
         known = {label_map.id_of(label): label_map.color_of(label) for label in set(label_map.colors.values())}
         palette = tuple(known.get(number) or color for number, color in enumerate(voc_colors()))
-    return StoredMask(_paint(labels, table, form), palette)
+    return StoredMask(_paint(array, table, form), palette)
 
 
-def _encode_like(labels: NDArray[np.int64], label_map: LabelMap, like: StoredMask) -> StoredMask:
-    before = decode_mask(like, label_map).numpy()
-    if before.shape != labels.shape:
-        raise ValueError(f"expected `labels` of the size of `like`, {before.shape}, got {labels.shape}")
+def encode_like(labels: Tensor, classes: LabelMap | int, like: StoredMask) -> StoredMask:
+    """A mask as it stands in a file of the form of `like`; see :func:`write_mask`."""
+    label_map = numbered(classes) if isinstance(classes, int) else classes
+    array, before = _checked(labels, label_map), decode_mask(like, label_map).numpy()
+    if before.shape != array.shape:
+        raise ValueError(f"expected `labels` of the size of `like`, {before.shape}, got {array.shape}")
     form, palette = like.form, like.palette
     table: dict[int, tuple[int, ...]] = {}
     by_color = palette is not None and _colors_of(like, label_map) is not None
-    for label in np.unique(labels).tolist():
+    for label in np.unique(array).tolist():
         same = np.argwhere(before == label)
         if len(same):
             table[label] = tuple(np.atleast_1d(like.values[tuple(same[0])]).tolist())
@@ -104,11 +101,19 @@ def _encode_like(labels: NDArray[np.int64], label_map: LabelMap, like: StoredMas
             table[label] = (palette.index((color[0], color[1], color[2])),)
         else:
             table[label] = _value_of(label, label_map, form)
-    painted = _paint(labels, table, form)
+    painted = _paint(array, table, form)
     if palette is not None:
         palette = (*palette, *voc_colors()[len(palette) : int(painted.max()) + 1])
-    kept = labels == before
+    kept = array == before
     return StoredMask(np.where(kept[..., None] if like.values.ndim == 3 else kept, like.values, painted), palette)
+
+
+def _checked(labels: Tensor, label_map: LabelMap) -> NDArray[np.int64]:
+    _checks.integral("labels", labels)
+    _checks.ndim("labels", labels, (2,), "(H, W)")
+    _checks.labels_in_range("labels", labels, label_map.num_classes, IGNORE_INDEX)
+    array: NDArray[np.int64] = labels.cpu().numpy().astype(np.int64)
+    return array
 
 
 def _value_of(label: int, label_map: LabelMap, form: Form) -> tuple[int, ...]:
@@ -167,7 +172,7 @@ def _colors_of(stored: StoredMask, label_map: LabelMap) -> NDArray[np.int64] | N
     shown = {number: palette[number] for number in used if number < len(palette)}
     told = {number: label_map.colors[color] for number, color in shown.items() if color in label_map.colors}
     if len(told) < len(used) or stored.palette is None and used == [0]:  # black alone: the id 0
-        ids = label_map.ids or {number: number for number in range(label_map.num_classes)}
+        ids = {IGNORE_INDEX: IGNORE_INDEX, **(label_map.ids or {n: n for n in range(label_map.num_classes)})}
         if stored.palette is not None and any(shown[n] != (0, 0, 0) and ids.get(n) != told[n] for n in told):
             lacking = [color for number, color in shown.items() if number not in told and number != IGNORE_INDEX]
             raise ValueError(f"expected palette colors of the label map, got {lacking[:4]} beside some of them")

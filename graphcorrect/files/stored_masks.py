@@ -124,10 +124,16 @@ def write_stored_mask(path: Path, stored: StoredMask) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
+    with named(path):
+        content = mask_bytes(stored, FORMATS[path.suffix.lower()])
+    write_atomically(path, content)
+
+
+def mask_bytes(stored: StoredMask, kind: str = "PNG") -> bytes:
+    """The bytes of a file; `kind` as Pillow names it."""
     picture = Image.fromarray(stored.values)
     if stored.palette is not None:
         picture.putpalette([part for color in stored.palette for part in color])
     content = io.BytesIO()
-    with named(path):
-        picture.save(content, FORMATS[path.suffix.lower()])
-    write_atomically(path, content.getvalue())
+    picture.save(content, kind)
+    return content.getvalue()
