@@ -38,8 +38,8 @@ def join(device: str) -> torch.device:
 def leave() -> None:
     """Part from the others.
 
-    DDP keeps gloo's threads alive beyond the end of the process group. One that is still freeing the tensors of the last
-    exchange while the interpreter ends aborts the process, so they are given a moment.
+    DDP keeps gloo's threads alive beyond the end of the process group. One that is still freeing the tensors of the
+    last exchange while the interpreter ends aborts the process, so they are given a moment.
     """
     if distributed():
         dist.destroy_process_group()
