@@ -12,7 +12,8 @@ import yaml
 
 from graphcorrect.cli.console import in_words, steady_output, unforeseen
 from graphcorrect.files.faults import check_writable, looks_like
-from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.images import IMAGE_ENDINGS
+from graphcorrect.files.saving import alone_in, write_atomically
 from segmentation import cost, options, processes, speed
 from segmentation.engine import run
 from segmentation.manifest import MAY_CHANGE_ON_RESUME
@@ -148,12 +149,33 @@ def work(command: Command) -> None:
         if processes.is_first():
             print(json.dumps(found, indent=2))
         return
-    if processes.is_first():
-        check_writable(command.out)
-    if not command.resume and processes.is_first():
-        (command.out / "resume.pt").unlink(missing_ok=True)
-        write_recipe(command.recipe, command.out)
-    run(command.recipe, command.out, resume=command.resume)
+    if not processes.is_first():
+        run(command.recipe, command.out, resume=command.resume)
+        return
+    expect_beside_data(command.out, command.recipe.data.folder)
+    check_writable(command.out)
+    with alone_in(command.out):
+        if not command.resume:
+            (command.out / "resume.pt").unlink(missing_ok=True)
+            write_recipe(command.recipe, command.out)
+        run(command.recipe, command.out, resume=command.resume)
+
+
+def expect_beside_data(out: Path, data: str | None) -> None:
+    """Results do not go among the images and masks of the data set, which would take their pictures for its own.
+
+    Raises:
+        ValueError: a folder between the data set's and `out`, or `out` itself, holds pictures that no run has written.
+    """
+    top, inner = Path(data or os.devnull).resolve(), out.resolve()
+    between = [folder for folder in (inner, *inner.parents) if top in folder.parents]
+    for folder in between:
+        is_a_run = (folder / "recipe.yaml").is_file()
+        pictures = [] if is_a_run or not folder.is_dir() else folder.iterdir()
+        if any(path.suffix.lower() in IMAGE_ENDINGS for path in pictures):
+            raise ValueError(
+                f"expected --out beside the images of `data.folder`, got {str(out)!r} among those of {folder}"
+            )
 
 
 def _how_to_go_on(out: Path) -> str:
