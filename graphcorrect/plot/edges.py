@@ -54,7 +54,6 @@ def neighbors(
         >>> image = torch.rand(3, 12, 20)
         >>> graph = KNNAffinity(num_neighbors=5)(image.flatten(1).T)
         >>> axes = graphcorrect.plot.neighbors(image, graph, pixel=(4, 7))
-        FAIL NameError("name 'graphcorrect' is not defined")
     """
     picture = pixels_of("image", image)
     height, width = picture.shape[:2]

@@ -43,7 +43,6 @@ def threshold_history(
     Example:
         >>> history = [torch.full((3,), 0.5), torch.full((3,), 0.8)]
         >>> axes = graphcorrect.plot.threshold_history(history, steps=[0, 100])
-        FAIL NameError("name 'graphcorrect' is not defined")
     """
     values = _history("history", history, 2, "(T, C)")
     x, names = _steps(steps, len(values)), names_of(class_names, values.shape[1])
@@ -85,7 +84,6 @@ def prototype_history(
     Example:
         >>> history = torch.randn(5, 3, 16)  # three classes at five steps
         >>> axes = graphcorrect.plot.prototype_history(history)
-        FAIL NameError("name 'graphcorrect' is not defined")
     """
     values = unit_rows(_history("history", history, 3, "(T, C, D)"))  # (T, C, D)
     x, names = _steps(steps, len(values)), names_of(class_names, values.shape[1])

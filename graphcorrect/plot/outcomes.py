@@ -58,7 +58,6 @@ def corrections(
     Example:
         >>> before, after, truth = (torch.randint(3, (12, 20)) for _ in range(3))
         >>> axes = graphcorrect.plot.corrections(None, before, after, truth)
-        FAIL NameError("name 'graphcorrect' is not defined")
     """
     _checks.integral("before", before)
     _checks.ndim("before", before, (2,), "(H, W)")

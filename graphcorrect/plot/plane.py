@@ -61,7 +61,6 @@ def embedding(
     Example:
         >>> features, labels = torch.randn(60, 16), torch.randint(3, (60,))
         >>> axes = graphcorrect.plot.embedding(features, labels)  # t-SNE, by scikit-learn
-        FAIL NameError("name 'graphcorrect' is not defined")
     """
     _checks.one_of("method", method, get_args(Method))
     _checks.integer_at_least("max_nodes", max_nodes, 4)
