@@ -33,7 +33,7 @@ from segmentation.devices import find_device
 from segmentation.faults import as_bytes, in_words, reading, refuse
 from segmentation.folders import Folder, name_below
 from segmentation.layouts import open_data
-from segmentation.methods import correct_labels
+from segmentation.model import refine
 from segmentation.trained import Trained, open_checkpoint, titles
 from torch import Tensor
 from tqdm import tqdm
@@ -265,7 +265,7 @@ def draw(
         rows.append([read_image(sample.image), read_labels(sample), *predictions])
         with torch.no_grad():
             image = read_resized(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
-            refined = correct_labels(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0], image)
+            refined = refine(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0])
         labels = read_labels(sample, tuple(image.shape[-2:]))[None].long()
         features.append((refined.features[0].cpu(), refined.features[-1].cpu(), labels))
     names = ["image", "truth", *titles([*given.beside, given.checkpoint])]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from graphcorrect import DualGraphRefiner, metrics
 from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, read_resized
 from segmentation.keys import LabeledPixels
-from segmentation.methods import SegmentationModel, at_pixels, correct_labels
+from segmentation.model import SegmentationModel, corrected_probabilities
 from segmentation.networks import NetworkOutput, upsample
 from segmentation.processes import rank_and_ranks, sum_over_ranks
 from segmentation.recipe import Evaluation, Recipe
@@ -116,11 +118,28 @@ def test_confusion(
     return sum_over_ranks(confusion)
 
 
+class Corrector(NamedTuple):
+    """What corrects labels: `correct` as in :class:`Method`, by these graphs and these labeled pixels."""
+
+    correct: tuple[str, ...]
+    refiner: DualGraphRefiner
+    anchors: LabeledPixels | None = None
+
+    def probabilities(self, output: NetworkOutput, images: Tensor, *, guided: bool) -> Tensor:
+        """Corrected probabilities (B, C, H, W) of images (B, 3, H, W), of which a network says `output`."""
+        found = self.correct, self.refiner, output, images
+        return corrected_probabilities(*found, anchors=self.anchors, guided=guided)
+
+    def labels(self, output: NetworkOutput, images: Tensor, labels: Tensor, *, guided: bool) -> Tensor:
+        """Corrected labels at the size of the true ones, (B, H', W') int64."""
+        return resized(self.probabilities(output, images, guided=guided), labels.shape[-2:]).argmax(1)
+
+
 @torch.no_grad()
 def judge_pseudo_labels(
     model: SegmentationModel,
     samples: list[Sample],
-    correctors: dict[str, tuple[DualGraphRefiner, LabeledPixels | None]],
+    correctors: dict[str, Corrector],
     num_classes: int,
     recipe: Recipe,
 ) -> dict[str, dict[str, float]]:
@@ -137,8 +156,8 @@ def judge_pseudo_labels(
         output, _ = model(images)
         before = plain_labels(output, images, labels)
         confusions["before"] += metrics.confusion_matrix(before, labels, num_classes)
-        for name, (refiner, anchors) in correctors.items():
-            after = corrected(refiner, output, anchors, images, labels, guided=recipe.refiner.guided)
+        for name, corrector in correctors.items():
+            after = corrector.labels(output, images, labels, guided=recipe.refiner.guided)
             confusions[name] += metrics.confusion_matrix(after, labels, num_classes)
             found = metrics.correction_counts(before, after, labels, ignore_index=IGNORE_INDEX)
             counts[name] += torch.tensor([int(found.fixed), int(found.broken), int(found.changed)], device=device)
@@ -152,20 +171,6 @@ def judge_pseudo_labels(
 def plain_labels(output: NetworkOutput, images: Tensor, labels: Tensor) -> Tensor:
     """The classifier's labels at the size of the true ones, (B, H', W') int64."""
     probabilities = upsample(output.logits.float().softmax(1), images.shape[-2:])
-    return resized(probabilities, labels.shape[-2:]).argmax(1)
-
-
-def corrected(
-    refiner: DualGraphRefiner,
-    output: NetworkOutput,
-    anchors: LabeledPixels | None,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    guided: bool = True,
-) -> Tensor:
-    """Corrected labels at the size of the true ones, (B, H', W') int64."""
-    probabilities = at_pixels(correct_labels(refiner, output, images, anchors=anchors), images, guided=guided)
     return resized(probabilities, labels.shape[-2:]).argmax(1)
 
 
@@ -192,3 +197,8 @@ def _stack(group: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Te
 def one_image(sample: Sample, recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """A batch of one: image (1, 3, H, W) in [0, 1] and labels (1, H', W')."""
     return _stack([WholeImages([sample], recipe.data.resize)[0]], device)
+
+
+def read_one(path: Path, recipe: Recipe, device: torch.device) -> Tensor:
+    """A batch of one image, (1, 3, H, W) in [0, 1]."""
+    return read_resized(path, recipe.data.resize)[None].to(device).float() / 255

@@ -24,12 +24,12 @@ class NetworkOutput(NamedTuple):
         embedding: (B, D, h, w), any scale: the features of the two graphs.
         middle: (B, M, ceil(H / 4), ceil(W / 4)), no gradient: the encoder's second to fourth level, each a unit vector
             a pixel: keys for `AnchorBank`. The middle of a network has not memorized the labeled pixels; its head has.
-            And what is thin is found at 1/4 only.
+            And what is thin is found at 1/4 only. None while the network is trained, as nobody looks anything up then.
     """
 
     logits: Tensor
     embedding: Tensor
-    middle: Tensor
+    middle: Tensor | None
 
 
 class SegmentationNetwork(nn.Module):
@@ -45,7 +45,8 @@ class SegmentationNetwork(nn.Module):
         settings: the recipe's section.
 
     Shapes:
-        images (B, 3, H, W) in [0, 1], RGB, any H and W -> :class:`NetworkOutput`
+        images (B, 3, H, W) in [0, 1], RGB, any H and W -> :class:`NetworkOutput`; `channels`, if given, are what the
+        channels of the encoder's levels are multiplied by before the decoder sees them: (B, M) for each of `widths`.
     """
 
     def __init__(self, num_classes: int, settings: Network):
@@ -64,14 +65,22 @@ class SegmentationNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.middle_dim = sum(self.encoder.out_channels[2:5])
 
-    def forward(self, images: Tensor) -> NetworkOutput:
+    def forward(self, images: Tensor, channels: list[Tensor] | None = None) -> NetworkOutput:
         height, width = images.shape[-2:]
         levels = self.encode(images)
+        if channels is not None:  # the first level is the image
+            kept = (level * factor[..., None, None] for level, factor in zip(levels[1:], channels, strict=True))
+            levels = [levels[0], *kept]
         decoded = self.decoder(levels)
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         logits, embedding = (head(decoded)[..., :rows, :columns] for head in (self.classifier, self.embedder))
-        middle = torch.cat(self.on_fine_grid(levels[2:5], (height, width)), dim=1)
+        middle = None if self.training else torch.cat(self.on_fine_grid(levels[2:5], (height, width)), dim=1)
         return NetworkOutput(logits, embedding, middle)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the encoder's levels, the image apart."""
+        return tuple(self.encoder.out_channels[1:])
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The encoder's levels, of images padded to whole strides, which decoders need.
