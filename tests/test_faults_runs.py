@@ -14,11 +14,12 @@ from PIL import Image
 from trainer_data import small, write_voc
 
 from graphcorrect import AnchorBank
+from graphcorrect.cli import console
+from graphcorrect.files import saving
 
 checking = pytest.importorskip("segmentation.checking")
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 command = pytest.importorskip("segmentation.command")
-console = pytest.importorskip("segmentation.console")
 engine = pytest.importorskip("segmentation.engine")
 layouts = pytest.importorskip("segmentation.layouts")
 needs = pytest.importorskip("segmentation.needs")
@@ -128,7 +129,7 @@ def test_files_are_saved_where_folders_are_no_files(tmp_path, monkeypatch, kind)
 
     monkeypatch.setattr(os, "open" if kind == "open" else "fsync", opened if kind == "open" else synced)
     checkpoint.save({"step": 3}, tmp_path / "a/resume.pt")
-    checkpoint.write_atomically(tmp_path / "a/results.json", b"{}")
+    saving.write_atomically(tmp_path / "a/results.json", b"{}")
     assert checkpoint.load(tmp_path / "a/resume.pt") == {"step": 3}
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["results.json", "resume.pt"]
 
@@ -205,3 +206,41 @@ def test_the_table_at_the_end_of_a_run_survives_a_closed_pipe(tmp_path, monkeypa
     assert "supervised" in json.loads((tmp_path / "out/results.json").read_text())["methods"]
     assert not (tmp_path / "out/resume.pt").exists()
     assert isinstance(sys.stdout, Closed)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with (
+        saving.alone_in(tmp_path),
+        pytest.raises(ValueError, match="--out to be a folder that no other run writes to"),
+        saving.alone_in(tmp_path),
+    ):
+        pass
+    with saving.alone_in(tmp_path):  # the first is gone
+        assert (tmp_path / ".lock").exists()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".lock").touch()  # of a run that was killed
+    with saving.alone_in(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("error", [OSError("no locks available"), NotImplementedError("FileSystem does not appear to")])
+def test_drives_without_locks_are_written_to(tmp_path, monkeypatch, error):
+    import filelock
+
+    def acquire(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with saving.alone_in(tmp_path):
+        (tmp_path / "result").touch()
+    assert (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("place", ["JPEGImages", "JPEGImages/run", "SegmentationClass/a/b", "./run/../JPEGImages/run"])
+def test_results_do_not_go_among_the_images(tmp_path, place):
+    folder = write_voc(tmp_path / "voc")
+    with pytest.raises(ValueError, match="--out beside the images of `data.folder`"):
+        command.expect_beside_data(folder / place, str(folder))
+    for beside in (folder / "run", tmp_path / "run", folder / "ImageSets" / "run"):
+        command.expect_beside_data(beside, str(folder))
+    command.expect_beside_data(folder / place, None)

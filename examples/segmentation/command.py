@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from segmentation import checkpoint, cost, options, processes, speed
-from segmentation.console import steady_output
+from graphcorrect.cli.console import in_words, steady_output, unforeseen
+from graphcorrect.files.faults import check_writable, looks_like
+from graphcorrect.files.images import IMAGE_ENDINGS
+from graphcorrect.files.saving import alone_in, write_atomically
+from segmentation import cost, options, processes, speed
 from segmentation.engine import run
-from segmentation.faults import check_writable, in_words, looks_like, unforeseen
 from segmentation.manifest import MAY_CHANGE_ON_RESUME
 from segmentation.paper import load_any, rows
 from segmentation.recipe import RECIPES, Recipe, as_dict, from_dict, is_text
@@ -146,12 +148,33 @@ def work(command: Command) -> None:
         if processes.is_first():
             print(json.dumps(found, indent=2))
         return
-    if processes.is_first():
-        check_writable(command.out)
-    if not command.resume and processes.is_first():
-        (command.out / "resume.pt").unlink(missing_ok=True)
-        write_recipe(command.recipe, command.out)
-    run(command.recipe, command.out, resume=command.resume)
+    if not processes.is_first():
+        run(command.recipe, command.out, resume=command.resume)
+        return
+    expect_beside_data(command.out, command.recipe.data.folder)
+    check_writable(command.out)
+    with alone_in(command.out):
+        if not command.resume:
+            (command.out / "resume.pt").unlink(missing_ok=True)
+            write_recipe(command.recipe, command.out)
+        run(command.recipe, command.out, resume=command.resume)
+
+
+def expect_beside_data(out: Path, data: str | None) -> None:
+    """Results do not go among the images and masks of the data set, which would take their pictures for its own.
+
+    Raises:
+        ValueError: a folder between the data set's and `out`, or `out` itself, holds pictures that no run has written.
+    """
+    top, inner = Path(data or os.devnull).resolve(), out.resolve()
+    between = [folder for folder in (inner, *inner.parents) if top in folder.parents]
+    for folder in between:
+        is_a_run = (folder / "recipe.yaml").is_file()
+        pictures = [] if is_a_run or not folder.is_dir() else folder.iterdir()
+        if any(path.suffix.lower() in IMAGE_ENDINGS for path in pictures):
+            raise ValueError(
+                f"expected --out beside the images of `data.folder`, got {str(out)!r} among those of {folder}"
+            )
 
 
 def _how_to_go_on(out: Path) -> str:
@@ -161,7 +184,7 @@ def _how_to_go_on(out: Path) -> str:
 
 def write_recipe(recipe: Recipe, out: Path) -> None:
     """The whole recipe, as `--resume` and `--recipe FILE` read it."""
-    checkpoint.write_atomically(out / "recipe.yaml", yaml.safe_dump(as_dict(recipe), sort_keys=False).encode())
+    write_atomically(out / "recipe.yaml", yaml.safe_dump(as_dict(recipe), sort_keys=False).encode())
 
 
 def _overrides(given: argparse.Namespace) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from graphcorrect import DualGraphRefiner, metrics
-from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, read_resized
+from graphcorrect.files.images import read_image
+from segmentation.datasets import IGNORE_INDEX, Sample, read_labels
 from segmentation.keys import LabeledPixels
 from segmentation.model import SegmentationModel, corrected_probabilities
 from segmentation.networks import NetworkOutput, upsample
@@ -32,7 +33,7 @@ class WholeImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         sample = self.samples[index]
-        return read_resized(sample.image, self.resize), read_labels(sample)
+        return read_image(sample.image, self.resize), read_labels(sample)
 
 
 PIXELS = 2**22  # of a batch of whole images: 16 of VOC, 2 of Cityscapes
@@ -201,4 +202,4 @@ def one_image(sample: Sample, recipe: Recipe, device: torch.device) -> tuple[Ten
 
 def read_one(path: Path, recipe: Recipe, device: torch.device) -> Tensor:
     """A batch of one image, (1, 3, H, W) in [0, 1]."""
-    return read_resized(path, recipe.data.resize)[None].to(device).float() / 255
+    return read_image(path, recipe.data.resize)[None].to(device).float() / 255

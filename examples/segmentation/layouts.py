@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graphcorrect.files.class_names import read_class_names
+from graphcorrect.files.images import IMAGE_ENDINGS
+from graphcorrect.files.spelling import is_there, pictures_in, without
 from segmentation import cityscapes
-from segmentation.class_names import read_class_names
-from segmentation.datasets import IMAGE_ENDINGS, VOC_CLASSES, SegmentationData
+from segmentation.datasets import VOC_CLASSES, SegmentationData
 from segmentation.digits import write_digit_scenes
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
-from segmentation.spelling import is_there, pictures_in, without
 from segmentation.split import draw_split, list_file, write_split
 
 LISTS = Path("ImageSets/Segmentation")  # of VOC
@@ -107,7 +108,9 @@ def _camvid(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]
     for split in ("train", "test"):
         listed = folder / f"{split}.txt"
         names = read_list(listed) if is_there(listed) else pictures_in(folder / split, IMAGE_ENDINGS)
-        lines = [name if "/" in name else f"{split}/{without(name, IMAGE_ENDINGS)}" for name in names]
+        lines = [
+            name if "/" in name or name.startswith("#") else f"{split}/{without(name, IMAGE_ENDINGS)}" for name in names
+        ]
         found.append(samples.of(lines, str(listed if is_there(listed) else folder / split), first=split))
     return found[0], found[1]
 

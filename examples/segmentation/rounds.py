@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from graphcorrect.files.saving import write_atomically
 from segmentation import checkpoint, evaluation, processes
 from segmentation.datasets import Sample
 from segmentation.keys import LabeledPixels
@@ -52,7 +53,7 @@ def label_all(
             said = upsample(output.logits, images.shape[-2:])
         content = io.BytesIO()
         Image.fromarray(said.argmax(1)[0].to(torch.uint8).cpu().numpy()).save(content, "PNG")
-        checkpoint.write_atomically(sample.mask, content.getvalue())
+        write_atomically(sample.mask, content.getvalue())
     processes.barrier()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from graphcorrect.files.text import few
 from segmentation import checkpoint, manifest, processes, report
 from segmentation.checking import check, usual_size
 from segmentation.datasets import Sample, SegmentationData
@@ -19,7 +20,6 @@ from segmentation.method import Method
 from segmentation.needs import check_needs
 from segmentation.recipe import Network, Recipe, as_dict
 from segmentation.state import State
-from segmentation.text import few
 
 # Settings that a warm-up depends on, by section; an empty tuple stands for all keys of one.
 MADE_BY_WARMUP: dict[str, tuple[str, ...]] = {

@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from segmentation.checkpoint import write_atomically
+from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.spelling import identity, is_there
+from graphcorrect.files.text import few, read_lines
 from segmentation.lists import Listed, Samples
 from segmentation.recipe import Data
 from segmentation.recipe_files import is_list
-from segmentation.spelling import identity, is_there
-from segmentation.text import few, read_lines
 
 
 class Split(NamedTuple):
@@ -103,7 +103,7 @@ def write_split(split: Split, out: Path, *, goes_on: bool) -> None:
     for name in ("labeled", "unlabeled"):
         path, lines = out / f"{name}.txt", [entry.line for entry in getattr(split, name)]
         if goes_on and path.is_file():
-            began = set(read_lines(path))
+            began = set(read_lines(path, comment=None))
             if began != set(lines):
                 added, gone = sorted(set(lines) - began), sorted(began - set(lines))
                 raise ValueError(

@@ -73,6 +73,14 @@ class AnchorBank(nn.Module):
         features: (C, capacity, D) float32 unit rows, persistent; a class fills its slots from the first one on.
         priority: (C, capacity) float32, the log of random numbers, -inf in empty slots; persistent.
         num_updates: () int64, persistent.
+
+    Example:
+        >>> anchors = AnchorBank(num_classes=2, feature_dim=3, capacity_per_class=100)
+        >>> anchors.update(torch.eye(3), torch.tensor([0, 1, 1]))  # features and labels of labeled nodes
+        >>> anchors.counts
+        tensor([1, 2])
+        >>> anchors.correct(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.1, 0.0]])).argmax(-1)
+        tensor([0])
     """
 
     features: Tensor

@@ -57,6 +57,10 @@ def embedding(
         ValueError: shapes do not fit, or fewer than 4 nodes are labeled.
         TypeError: dtypes do not fit.
         ImportError: matplotlib, scikit-learn or umap-learn is not installed; the message gives the install line.
+
+    Example:
+        >>> features, labels = torch.randn(60, 16), torch.randint(3, (60,))
+        >>> axes = graphcorrect.plot.embedding(features, labels)  # t-SNE, by scikit-learn
     """
     _checks.one_of("method", method, get_args(Method))
     _checks.integer_at_least("max_nodes", max_nodes, 4)
