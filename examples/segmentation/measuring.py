@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graphcorrect import metrics
 from segmentation import checkpoint, evaluation, figures, report
 from segmentation.datasets import with_masks
 from segmentation.keys import LabeledPixels
 from segmentation.method import CORRECTIONS, Method, parse
 from segmentation.processes import rank_and_ranks
-from segmentation.recipe import as_dict
+from segmentation.recipe import Recipe, as_dict
 from segmentation.state import State, dtype_of, new_correction, new_refiner
 from segmentation.teaching import update_anchors
 
@@ -26,14 +25,11 @@ def test(method: Method, state: State, run: Run) -> None:
     networks = {"student": state.model, "teacher": state.teacher.module}
     for prefix, samples in (("", data.test), ("held_out_", data.held_out)):
         for name, model in networks.items() if samples else ():
-            confusion = evaluation.test_confusion(model, samples, len(data.class_names), run.recipe, run.crop)
-            iou = metrics.per_class_iou(confusion)
-            scores[f"{prefix}{name}_miou"] = float(iou.nanmean())
-            per_class = [round(value, 4) for value in iou.tolist()]
-            scores[f"{prefix}{name}_iou"] = dict(zip(data.class_names, per_class, strict=True))
+            found = evaluation.test(model, samples, data.class_names, run.recipe, run.crop)
+            scores |= {f"{prefix}{name}_{what}": value for what, value in found.items()}
     quality = pseudo_label_quality(method, state, run)
     run.log.write(method=str(method), step=state.step, **scores, **quality)
-    progress = run.progress
+    progress, best_by = run.progress, f"teacher_{headline(run.recipe)}"
     if run.rank == 0:
         content = {
             "recipe": as_dict(run.recipe),
@@ -46,9 +42,14 @@ def test(method: Method, state: State, run: Run) -> None:
             "teacher": state.teacher.module.state_dict(),
             "banks": state.banks.state_dict(),
         }
-        for name in ["last", "best"] if scores["teacher_miou"] > progress.best else ["last"]:
+        for name in ["last", "best"] if scores[best_by] > progress.best else ["last"]:
             checkpoint.save(content, run.out / str(method) / f"{name}.pt")
-    progress.best, progress.scores = max(progress.best, scores["teacher_miou"]), scores
+    progress.best, progress.scores = max(progress.best, scores[best_by]), scores
+
+
+def headline(recipe: Recipe) -> str:
+    """The score by which the recipe's methods are compared."""
+    return "miou" if recipe.evaluation.dice == "none" else "dice"
 
 
 def pseudo_label_quality(method: Method, state: State, run: Run) -> dict[str, float]:
@@ -58,10 +59,9 @@ def pseudo_label_quality(method: Method, state: State, run: Run) -> dict[str, fl
         refiner = evaluation.on_its_own(state.teacher.module.refiner)
         correctors["after"] = evaluation.Corrector(method.correct, refiner, state.banks.anchors)
     judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
-    found = evaluation.judge_pseudo_labels(
-        state.teacher.module, judged, correctors, len(run.data.class_names), run.recipe
-    )
-    return {f"pseudo_{name}_miou": values["miou"] for name, values in found.items()}
+    found = evaluation.judge_pseudo_labels(state.teacher.module, judged, correctors, run.data.class_names, run.recipe)
+    kept = ("miou", "dice")
+    return {f"pseudo_{name}_{key}": values[key] for name, values in found.items() for key in kept if key in values}
 
 
 def measure(method: Method, state: State, run: Run) -> dict:
@@ -83,7 +83,7 @@ def measure(method: Method, state: State, run: Run) -> dict:
         correctors["untrained_without_anchors"] = evaluation.Corrector(("graphs",), untrained)
     judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
     teacher = state.teacher.module
-    found = evaluation.judge_pseudo_labels(teacher, judged, correctors, num_classes, run.recipe)
+    found = evaluation.judge_pseudo_labels(teacher, judged, correctors, run.data.class_names, run.recipe)
     if run.rank == 0:
         examples = []  # evenly spread: neighbors in a list may be frames of a video
         for sample in judged[:: max(1, len(judged) // 6)][:6]:

@@ -67,7 +67,7 @@ def corrected_probabilities(
         output: what a network says of the images.
         anchors: labeled pixels, if they are asked for.
         inside: (B, H, W) bool, real pixels.
-        guided: the corrected map's edges go where the image has some, rather than interpolated.
+        guided: the edges of a map smaller than the images go where those have some, rather than interpolated.
     """
     bank = anchors if "anchors" in correct else None
     keys = None if bank is None else bank.keys(images, output)
@@ -76,7 +76,7 @@ def corrected_probabilities(
     else:
         found = _looked_up(bank, keys, output, _mask_of(inside, output), refiner.max_nodes)
     enlarged = upsample(found, images.shape[-2:])
-    return guided_upsample(enlarged, images) if guided else enlarged
+    return guided_upsample(enlarged, images) if guided and enlarged is not found else enlarged
 
 
 def _looked_up(

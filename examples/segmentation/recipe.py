@@ -203,7 +203,7 @@ def _check_together(recipe: Recipe) -> None:
             f"got {recipe.schedule.labeled_batch}"
         )
     anchors, network = recipe.anchors, recipe.network
-    depth = network.encoder_depth if network.architecture == "deeplabv3plus" else 5
+    depth = {"deeplabv3plus": network.encoder_depth, "unet": 4}.get(network.architecture, 5)
     if anchors.keys == "initial" and max(anchors.levels) > depth:
         raise ValueError(f"expected `anchors.levels` among the encoder's {depth}, got {list(anchors.levels)}")
     loss, methods = recipe.loss, [parse(name) for name in recipe.methods]

@@ -44,15 +44,16 @@ class Views:
 class Network:
     """A segmentation network with two heads, classes and embedding."""
 
-    architecture: Literal["deeplabv3plus", "deeplabv2", "segformer"] = "deeplabv3plus"
-    backbone: str = "tu-tf_efficientnet_lite0"  # a name of segmentation-models-pytorch; tu-NAME: of timm
-    weights: str = "auto"  # auto (the hub; Lite0: its package), none, or a file with the encoder's state dict
+    architecture: Literal["deeplabv3plus", "deeplabv2", "segformer", "unet"] = "deeplabv3plus"
+    backbone: str = "tu-tf_efficientnet_lite0"  # a name of segmentation-models-pytorch; tu-NAME: of timm; not of unet
+    weights: str = "auto"  # auto (the hub; Lite0: its package; unet: none), none, or a file of the encoder
+    width: int = ranged(16, 1)  # unet: channels at full size, twice as many at each of four levels below
     feature_dim: int = ranged(256, 1)
-    decoder_channels: int = ranged(256, 8)  # not of deeplabv2, which has no decoder
+    decoder_channels: int = ranged(256, 8)  # not of deeplabv2, which has no decoder, nor of unet
     encoder_depth: Literal[4, 5] = 5  # deeplabv3plus: 4 leaves out the encoder's last stage
     atrous_rates: tuple[int, ...] = ranged((12, 24, 36), 1)  # in cells of the encoder's stride
     stride: Literal[8, 16] = 16  # of the encoder; segformer has its own
-    dropout: float = ranged(0.5, 0, 0.99)
+    dropout: float = ranged(0.5, 0, 0.99)  # of deeplabv3plus's pyramid; of unet's lowest level, less above
 
 
 @dataclass
@@ -151,6 +152,7 @@ class Evaluation:
     window: tuple[int, int] | None = ranged(None, 16)  # of the sliding mode; None: the crop
     scales: tuple[float, ...] = ranged((1.0,), above=0)
     flip: bool = False  # average over the mirrored image too
+    dice: Literal["none", "image", "volume"] = "none"  # compare methods by Dice, see scores.py, rather than by mIoU
 
 
 @dataclass
