@@ -6,7 +6,7 @@ imported at its first use.
 
 from graphcorrect import metrics
 from graphcorrect.backends import explain_backends
-from graphcorrect.banks import AnchorBank, PrototypeBank
+from graphcorrect.banks import AnchorBank, Calibration, PrototypeBank, calibrate
 from graphcorrect.functional import guided_upsample, pool_labels, propagate, unit_rows
 from graphcorrect.graphs import (
     ClassBlockOperator,
@@ -36,6 +36,7 @@ _LAZY = {
 __all__ = [
     "AnchorBank",
     "CLGLoss",
+    "Calibration",
     "ClassBlockOperator",
     "ClassConsistencyGraph",
     "CorrectionLoss",
@@ -50,6 +51,7 @@ __all__ = [
     "PrototypeBank",
     "RefinedLabels",
     "SLGLoss",
+    "calibrate",
     "clg_loss",
     "explain_backends",
     "guided_upsample",
