@@ -153,6 +153,7 @@ class Evaluation:
     window: tuple[int, int] | None = ranged(None, 16)  # of the sliding mode; None: the crop
     scales: tuple[float, ...] = ranged((1.0,), above=0)
     flip: bool = False  # average over the mirrored image too
+    deployed: bool = True  # score each student as it would be used too: corrected, augmented, and both
     dice: Literal["none", "image", "volume"] = "none"  # compare methods by Dice, see scores.py, rather than by mIoU
 
 
