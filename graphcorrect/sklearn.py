@@ -1,6 +1,6 @@
 """A scikit-learn estimator around the refiner: NumPy arrays and wrong labels in, corrected labels out.
 
-Importing this module imports scikit-learn (`pip install "graphcorrect[sklearn]"`); importing graphcorrect does not.
+Importing this module imports scikit-learn (`pip install "scikit-learn>=1.6"`); importing graphcorrect does not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError('graphcorrect.sklearn needs scikit-learn 1.6: pip install "graphcorrect[sklearn]"') from error
+    raise ImportError('graphcorrect.sklearn needs scikit-learn 1.6: pip install "scikit-learn>=1.6"') from error
 
 
 class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -117,12 +117,12 @@ def embedding(
 def _in_the_plane(rows: Tensor, method: Method, seed: int) -> np.ndarray:
     """Positions (N, 2) by t-SNE or UMAP; few nodes get fewer neighbors than the methods' own defaults."""
     if method == "tsne":
-        tsne = needs("sklearn.manifold", "scikit-learn", 'pip install "graphcorrect[plot]"').TSNE
+        tsne = needs("sklearn.manifold", "scikit-learn").TSNE
         init = "pca" if rows.shape[1] > 1 else "random"
         perplexity = min(30.0, (len(rows) - 1) / 3)
         plane = tsne(metric="cosine", init=init, perplexity=perplexity, random_state=seed).fit_transform(rows.numpy())
     else:
-        umap = needs("umap", "umap-learn", "pip install umap-learn").UMAP
+        umap = needs("umap", "umap-learn").UMAP
         count = min(15, len(rows) - 1)
         plane = umap(metric="cosine", n_neighbors=count, random_state=seed, n_jobs=1).fit_transform(rows.numpy())
     return np.asarray(plane)
