@@ -32,6 +32,7 @@ TINY = {
     "anchors.capacity": 50,
     "evaluation.times": 1,
     "evaluation.judged": 2,
+    "evaluation.deployed": False,
     "running.log_every": 1,
     "running.device": "cpu",
 }

@@ -33,7 +33,7 @@ def open_data(settings: Data, seed: int, out: Path, *, write: bool = True, goes_
     samples = Samples(folder, layout)
     train, test = LAYOUTS[layout](folder, samples)
     if settings.test is not None:
-        test = samples.read(list_file("data.test", settings.test))
+        test = samples.read(list_file("data.test", settings.test, folder))
     split = draw_split(settings, train, seed, samples)
     if samples.faults:
         raise ValueError("\n  ".join(["a name may stand for several images:", *samples.faults]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from segmentation import checkpoint, evaluation, figures, report
+from segmentation import checkpoint, deployment, evaluation, figures, report
 from segmentation.datasets import with_masks
 from segmentation.keys import LabeledPixels
 from segmentation.method import CORRECTIONS, Method, parse
@@ -97,19 +98,29 @@ def measure(method: Method, state: State, run: Run) -> dict:
         note = "trained refiner" if trained else "untrained refiner"
         palette = figures.palette(run.data.layout)
         figures.draw_corrections(examples, run.out / f"pseudo_labels_{method}.png", f"{method}, {note}", palette)
-    return {"refiner_trained": trained, "correct": list(correct), "pseudo_labels": found}
+    found = {"refiner_trained": trained, "correct": list(correct), "pseudo_labels": found}
+    if run.recipe.evaluation.deployed:
+        refiner = evaluation.on_its_own(state.model.refiner) if trained else untrained
+        own = fresh_anchors(state, run, model=state.model)
+        found["deployed"] = deployment.measure(state.model, evaluation.Corrector(correct, refiner, own), run)
+    return found
 
 
-def fresh_anchors(state: State, run: Run) -> LabeledPixels | None:
-    """A bank filled with the labeled images as they are, seen by the teacher as it is now; None without anchors."""
+@torch.no_grad()
+def fresh_anchors(state: State, run: Run, model: nn.Module | None = None) -> LabeledPixels | None:
+    """A bank filled with the labeled images as they are, seen by the teacher as it is now, or by `model`.
+
+    None without anchors.
+    """
     if state.banks.anchors is None:
         return None
+    seen_by = state.teacher if model is None else model.eval()
     anchors, ranks, device = state.banks.anchors.fresh(), rank_and_ranks()[1], run.device
     own_share = evaluation.batches(run.data.labeled, run.recipe, device, limit=1)
     for _ in range(-(-len(run.data.labeled) // ranks)):
         batch = next(own_share, None)
         if batch is not None:
-            update_anchors(state.teacher, *batch, anchors)
+            update_anchors(seen_by, *batch, anchors)
         else:  # every rank must take part in every update, also the one with an image less
             nothing = (
                 torch.zeros(0, anchors.feature_dim, device=device, dtype=dtype_of(run.recipe)),
@@ -126,3 +137,4 @@ def finish(run: Run) -> None:
     figures.draw_quality(run.out / "log.jsonl", run.out / "pseudo_label_quality.png")
     kinds = f"{len(data.labeled)} labeled, {len(data.unlabeled)} unlabeled, {len(data.test)} test images"
     report.print_table(results, f"{kinds}; {warmup} + {run.steps} steps; seed {run.recipe.running.seed}")
+    report.print_deployed(results)

@@ -11,8 +11,8 @@ import yaml
 
 from graphcorrect.files.text import read_text
 
-PATHS = ("data.folder", "data.labeled", "data.unlabeled", "data.test", "data.classes", "schedule.start",
-         "network.weights")  # fmt: skip
+LISTS = ("data.labeled", "data.unlabeled", "data.test", "data.val")
+PATHS = (*LISTS, "data.folder", "data.classes", "schedule.start", "network.weights")  # fmt: skip
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -68,6 +68,8 @@ def placed(key: str, value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or key not in PATHS or not _is_path(key, value):
         return value
     path = Path(value).expanduser()
+    if key in LISTS and not (folder / path).exists() and not path.exists():
+        return value  # it may be one of the data set's folder
     return os.path.abspath(folder / path if (folder / path).exists() else path)
 
 

@@ -14,10 +14,11 @@ class Data:
 
     layout: Literal["auto", "digits", "voc", "cityscapes", "camvid", "pairs"] = "auto"  # digits: the embedded scenes
     folder: str | None = None
-    labeled: str | None = None  # a published list, a number, or a share such as 1/8; None: a tenth
+    labeled: str | None = None  # a list (here, or in the folder), a number, or a share such as 1/8; None: a tenth
     unlabeled: str | None = None  # a list; None: the unlabeled.txt beside a published list, else all other images
     test: str | None = None  # a list; None: the data set's own
     held_out: int = ranged(0, 0)  # training images that no method sees, scored beside the test images
+    val: str | None = None  # a list of images that are held out too
     classes: str | None = None  # a file with a class name a line; None: those of the layout
     resize: tuple[int, int] | None = ranged(None, 16)  # height, width that images are brought to before any view
     scenes: tuple[int, int] = ranged((600, 100), 8)  # embedded scenes to train on, to test on
@@ -152,6 +153,7 @@ class Evaluation:
     window: tuple[int, int] | None = ranged(None, 16)  # of the sliding mode; None: the crop
     scales: tuple[float, ...] = ranged((1.0,), above=0)
     flip: bool = False  # average over the mirrored image too
+    deployed: bool = True  # score each student as it would be used too: corrected, augmented, and both
     dice: Literal["none", "image", "volume"] = "none"  # compare methods by Dice, see scores.py, rather than by mIoU
 
 

@@ -45,13 +45,13 @@ def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples)
     rest = train = once(train, "the training images")
     chosen: list[Listed] = []
     if published:
-        path = list_file("data.labeled", settings.labeled)
+        path = list_file("data.labeled", settings.labeled, samples.folder)
         chosen = once(samples.read(path), str(path))
         beside = path.with_name("unlabeled.txt")  # the field publishes the two together
         if settings.unlabeled is None and is_there(beside) and beside != path:
             rest = once(samples.read(beside), str(beside))
     if settings.unlabeled is not None:
-        path = list_file("data.unlabeled", settings.unlabeled)
+        path = list_file("data.unlabeled", settings.unlabeled, samples.folder)
         rest = once(samples.read(path), str(path))
     taken = {identity(entry.sample.image) for entry in chosen}
     free = without(train, taken)
@@ -59,6 +59,9 @@ def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples)
         raise ValueError(f"expected `data.held_out` from 0 to {len(free) - 4} (of the images), got {settings.held_out}")
     places = sorted({number * len(free) // settings.held_out for number in range(settings.held_out)})
     aside = sorted(free[place] for place in places)
+    if settings.val is not None:
+        path = list_file("data.val", settings.val, samples.folder)
+        aside += once(samples.read(path), str(path))
     taken |= {identity(entry.sample.image) for entry in aside}
     if not published:
         candidates = without(free, taken)
@@ -86,8 +89,10 @@ def number_labeled(labeled: str | None, available: int) -> int:
     return count
 
 
-def list_file(key: str, name: str) -> Path:
-    """The file that a key names."""
+def list_file(key: str, name: str, folder: Path) -> Path:
+    """The file that a key names, from here or in the folder of the data set."""
+    if not Path(name).is_file() and (folder / name).is_file():
+        return folder / name
     if not Path(name).is_file():
         also = ", a number or a share such as 1/8" if key == "data.labeled" else ""
         raise ValueError(f"expected `{key}` to be a list of images{also}, got {name!r}, which is no file")

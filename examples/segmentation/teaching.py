@@ -89,9 +89,10 @@ def pseudo_label(
     return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), after, kept, changed)
 
 
-def update_anchors(teacher: EMATeacher, images: Tensor, labels: Tensor, anchors: LabeledPixels) -> None:
-    """Show labeled images (B, 3, H, W) with labels (B, H, W) to the anchors, if need be as the teacher sees them."""
-    output = None if anchors.has_key_encoder else teacher(images)[0]
+@torch.no_grad()
+def update_anchors(model: nn.Module, images: Tensor, labels: Tensor, anchors: LabeledPixels) -> None:
+    """Show labeled images (B, 3, H, W) with labels (B, H, W) to the anchors, if need be as a teacher sees them."""
+    output = None if anchors.has_key_encoder else model(images)[0]
     anchors.update(anchors.keys(images, output), labels)
 
 
