@@ -1,4 +1,4 @@
-"""A trained student as it would be used: plain, corrected, looked at in several sizes, and all of that; and the time."""
+"""A trained student as it would be used: plain, corrected, looked at in several sizes, or both, and what it costs."""
 
 from __future__ import annotations
 

@@ -13,6 +13,10 @@ from graphcorrect import AnchorBank
 from segmentation.networks import NetworkOutput, SegmentationNetwork
 
 
+SETTINGS = ("capacity_per_class", "num_neighbors", "temperature", "strength", "eps", "balance", "decay",
+            "quota_per_image")  # fmt: skip
+
+
 class KeyEncoder(nn.Module):
     """Keys of an encoder as it was before anything was learned here, which looks at images in several sizes.
 
@@ -70,5 +74,5 @@ class LabeledPixels(AnchorBank):
 
     def fresh(self) -> LabeledPixels:
         """One that looks at images in the same way and has seen none yet."""
-        settings = {"capacity_per_class": self.capacity_per_class, "decay": self.decay}
+        settings = {name: getattr(self, name) for name in SETTINGS}
         return LabeledPixels(self.num_classes, self.feature_dim, encoder=self._encoder[0], **settings).to(self.features)

@@ -119,6 +119,12 @@ class Anchors:
 
     capacity: int = ranged(3000, 1)  # most labeled pixels of a class to remember
     decay: float = ranged(0.99, above=0, high=1)  # odds of an older anchor to stay, a step
+    quota: int | None = ranged(None, 1)  # most labeled pixels of a class that one image offers at a time
+    neighbors: int = ranged(20, 1)  # anchors that a pixel is compared with
+    temperature: float = ranged(0.05, above=0)
+    strength: float = ranged(1.0, 0)  # how far they move a probability
+    eps: float = ranged(0.1, above=0, high=1)  # no class is less likely to them
+    balance: float = ranged(1.0, 0, 1)  # 1: classes are alike beforehand; 0: as frequent as in the labeled images
     keys: Literal["trained", "initial"] = "trained"  # of the teacher's encoder, or of the encoder before all training
     levels: tuple[int, ...] = ranged((3, 4), 2, 5)  # initial: of the encoder, 2 being the one at 1/4
     magnifications: tuple[float, ...] = ranged((1.0,), above=0)  # initial: of the image, to be looked at

@@ -142,4 +142,16 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
     if settings.keys == "initial":
         encoder = KeyEncoder(network, settings.levels, settings.magnifications)
         dim = encoder.dim
-    return LabeledPixels(num_classes, dim, encoder=encoder, capacity_per_class=settings.capacity, decay=settings.decay)
+    return LabeledPixels(
+        num_classes,
+        dim,
+        encoder=encoder,
+        capacity_per_class=settings.capacity,
+        num_neighbors=settings.neighbors,
+        temperature=settings.temperature,
+        strength=settings.strength,
+        eps=settings.eps,
+        balance=settings.balance,
+        decay=settings.decay,
+        quota_per_image=settings.quota,
+    )
