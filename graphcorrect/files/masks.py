@@ -32,6 +32,12 @@ def read_mask(path: Path, classes: LabelMap | int) -> Tensor:
     Raises:
         UnreadableFile: it cannot be read; the message names it.
         ValueError: an id or a color stands for nothing; the message names what, not the file.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_mask(folder / "a.png", torch.tensor([[0, 2, 255]]), 3)
+        >>> read_mask(folder / "a.png", 3)
+        tensor([[  0,   2, 255]])
     """
     return decode_mask(read_stored_mask(path), classes)
 
@@ -66,6 +72,15 @@ def write_mask(
         ValueError: the form has nothing for a label, or labels and `like` differ in size.
         TypeError: labels are not integers.
         OSError: it cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> label_map = LabelMap(("road", "car"), {(128, 64, 128): 0, (0, 0, 142): 1})
+        >>> write_mask(folder / "before.png", torch.tensor([[0, 1]]), label_map, form="rgb")
+        >>> before = read_stored_mask(folder / "before.png")
+        >>> write_mask(folder / "after.png", torch.tensor([[1, 1]]), label_map, like=before)
+        >>> read_stored_mask(folder / "after.png").form
+        'rgb'
     """
     write_stored_mask(path, encode_mask(labels, classes, form) if like is None else encode_like(labels, classes, like))
 
