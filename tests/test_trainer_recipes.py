@@ -118,6 +118,8 @@ def test_flags_and_set_lay_over_the_recipe(tmp_path):
     assert (split.data.labeled, split.data.test) == ("1_8", None)
     folder = train_voc.parse(["--data", "camvid:somewhere", "--smoke"]).recipe
     assert (folder.data.layout, folder.data.folder, folder.schedule.steps) == ("camvid", "somewhere", 3)
+    folder = train_voc.parse(["--data", "pairs:some:where", "--smoke"]).recipe
+    assert (folder.data.layout, folder.data.folder) == ("pairs", "some:where")
 
 
 def test_an_unfinished_run_is_not_overwritten_by_mistake(tmp_path, capsys):

@@ -18,11 +18,10 @@ from tqdm import tqdm
 from graphcorrect.files.faults import UnreadableFile
 from graphcorrect.files.images import read_image, read_picture
 from graphcorrect.files.spelling import identity, is_there
-from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.files.text import few
 from segmentation import cityscapes
 from segmentation.contents import faults_of_all, notes_on
-from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData
+from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData, read_stored_labels
 
 SHOWN = 50
 ROLES = ("labeled", "unlabeled", "test", "held_out")
@@ -124,7 +123,7 @@ def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
             faults.append(f"{sample.image}: has no mask" if sample.mask is None else f"{sample.mask}: missing")
         return Found(faults, size, sums=sums, **seen)
     try:
-        mask = read_ids(sample.mask)
+        mask = read_stored_labels(sample)
         sums[sample.mask] = _sum(sample.mask)
     except UnreadableFile as error:
         return Found([*faults, str(error)], size, sums=sums, **seen)

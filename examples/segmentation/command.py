@@ -24,7 +24,12 @@ from segmentation.recipe_files import placed, read_recipe_file
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
     ("--method", "methods", "+", "TEACHING[+anchors][+graphs], such as fixmatch+anchors+graphs; compare: the recipe's"),
-    ("--data", "data.folder", None, "folder in the layout of VOC, Cityscapes or CamVid (camvid:FOLDER says which)"),
+    (
+        "--data",
+        "data.folder",
+        None,
+        "folder in the layout of VOC, Cityscapes, CamVid or pairs (camvid:FOLDER says so)",
+    ),
     ("--labeled", "data.labeled", None, "split list, or how many labeled images to draw, or a share such as 1/8"),
     ("--held-out", "data.held_out", None, "training images that no method sees, scored beside the test images"),
     ("--classes", "data.classes", None, "file with a class name a line; default: the folder's, else the layout's"),
@@ -198,8 +203,9 @@ def _overrides(given: argparse.Namespace) -> dict[str, Any]:
     if "compare" in found.get("methods", []):
         del found["methods"]
     folder = str(found.get("data.folder", ""))
-    if folder.startswith("camvid:"):
-        found |= {"data.folder": folder.removeprefix("camvid:"), "data.layout": "camvid"}
+    layout, _, rest = folder.partition(":")
+    if layout in ("camvid", "pairs"):
+        found |= {"data.folder": rest, "data.layout": layout}
     if given.no_flip:
         found["views.flip"] = False
     return found | values_of(given.set)

@@ -15,7 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from graphcorrect.files.stored_masks import read_ids
+from graphcorrect.files.faults import UnreadableFile
+from graphcorrect.files.label_maps import LabelMap
+from graphcorrect.files.masks import decode_mask
+from graphcorrect.files.stored_masks import Ids, read_ids, read_stored_mask
 from graphcorrect.labels import IGNORE_INDEX as IGNORE_INDEX
 from segmentation import cityscapes
 
@@ -26,10 +29,11 @@ VOC_CLASSES = (
 
 
 class Sample(NamedTuple):
-    """Two files; `mask` is None where nobody has labeled the image."""
+    """Two files; `mask` is None where nobody has labeled the image, `label_map` where its ids are the labels."""
 
     image: Path
     mask: Path | None
+    label_map: LabelMap | None = None
 
 
 class SegmentationData(NamedTuple):
@@ -41,7 +45,7 @@ class SegmentationData(NamedTuple):
         test: samples to report on.
         held_out: training samples that no method sees, labeled or not: to choose settings on, never on `test`.
         class_names: C names, in the order of their ids.
-        layout: "digits", "voc", "cityscapes" or "camvid".
+        layout: "digits", "voc", "cityscapes", "camvid" or "pairs".
         folder: where it is; None for a data set that is only counted.
         names_from: the file of the class names, or whose they are.
         origin: by images that are not there, the list and line that name them.
@@ -70,9 +74,24 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(read_ids(path).ids)
 
 
+def read_stored_labels(sample: Sample) -> Ids:
+    """What a sample's mask holds: ids as they stand in the file, or the labels that its label map gives them.
+
+    Raises:
+        UnreadableFile: it cannot be read, or holds what no class has; the message names the file.
+    """
+    if sample.label_map is None:
+        return read_ids(sample.mask)
+    stored = read_stored_mask(sample.mask)
+    try:
+        return Ids(decode_mask(stored, sample.label_map).numpy().astype(np.uint8), {})
+    except ValueError as error:
+        raise UnreadableFile(f"{sample.mask}: {error}") from error
+
+
 def read_labels(sample: Sample, size: tuple[int, int] | None = None) -> Tensor:
     """(H, W) uint8 class ids, 255 where ignored; Cityscapes' label ids become train ids. `size` resizes, by nearest."""
-    labels = read_mask(sample.mask)
+    labels = torch.from_numpy(read_stored_labels(sample).ids)
     if cityscapes.has_label_ids(sample.mask):
         labels = cityscapes.to_train_ids(labels)
     if size is not None and tuple(labels.shape) != tuple(size):

@@ -1,4 +1,4 @@
-"""From a folder to a data set: PASCAL VOC (with SBD's masks), Cityscapes, CamVid, the embedded digits."""
+"""From a folder to a data set: PASCAL VOC (with SBD's masks), Cityscapes, CamVid, pairs, the embedded digits."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.images import IMAGE_ENDINGS
+from graphcorrect.files.label_maps import LabelMap, find_label_map, read_label_map
 from graphcorrect.files.spelling import is_there, pictures_in, without
 from segmentation import cityscapes
 from segmentation.datasets import VOC_CLASSES, SegmentationData
@@ -38,9 +39,15 @@ def open_data(settings: Data, seed: int, out: Path, *, write: bool = True, goes_
         raise ValueError("\n  ".join(["a name may stand for several images:", *samples.faults]))
     if write:
         write_split(split, out, goes_on=goes_on)
-    names, names_from, notes = _class_names(folder, layout, settings.classes)
-    parts = [[listed.sample for listed in part] for part in (split.labeled, split.unlabeled, test, split.held_out)]
-    return SegmentationData(*parts, names, layout, folder, names_from, samples.origin, split.notes + notes)
+    label_map, names_from, notes = _classes(folder, layout, settings.classes)
+    means = label_map if label_map.colors or label_map.ids else None
+    parts = [
+        [listed.sample._replace(label_map=means) for listed in part]
+        for part in (split.labeled, split.unlabeled, test, split.held_out)
+    ]
+    return SegmentationData(
+        *parts, list(label_map.names), layout, folder, names_from, samples.origin, split.notes + notes
+    )
 
 
 def find_folder(settings: Data, seed: int, out: Path) -> tuple[Path, str]:
@@ -54,7 +61,8 @@ def find_folder(settings: Data, seed: int, out: Path) -> tuple[Path, str]:
     folder = Path(settings.folder)
     if not folder.is_dir():
         raise ValueError(f"expected `data.folder` to be a folder, got {str(folder)!r}")
-    marks = {"camvid": folder / "trainannot", "cityscapes": folder / "leftImg8bit", "voc": folder / LISTS / "train.txt"}
+    marks = {"camvid": folder / "trainannot", "cityscapes": folder / "leftImg8bit", "voc": folder / LISTS / "train.txt",
+             "pairs": folder / "images"}  # fmt: skip
     found = [layout for layout, mark in marks.items() if is_there(mark)]
     if settings.layout == "auto" and found:
         return folder, found[0]
@@ -62,7 +70,7 @@ def find_folder(settings: Data, seed: int, out: Path) -> tuple[Path, str]:
         return folder, settings.layout
     raise ValueError(
         "expected `data.folder` in the layout of VOC (JPEGImages, SegmentationClass, ImageSets/Segmentation/train.txt)"
-        ", Cityscapes (leftImg8bit, gtFine) or CamVid (train, trainannot, test, testannot)"
+        ", Cityscapes (leftImg8bit, gtFine), CamVid (train, trainannot, test, testannot) or pairs (images, masks)"
         f"{'' if settings.layout == 'auto' else f', here {settings.layout}'}; found no such thing in {str(folder)!r}"
     )
 
@@ -115,17 +123,49 @@ def _camvid(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]
     return found[0], found[1]
 
 
-LAYOUTS = {"digits": _voc, "voc": _voc, "cityscapes": _cityscapes, "camvid": _camvid}
+def _pairs(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]:
+    """`train.txt` and `test.txt` (else `val.txt`), or folders of these names in `images`.
+
+    Without a list of training images these are all that no other list names.
+    """
+    found: dict[str, list[Listed]] = {}
+    for split in ("train", "val", "test"):
+        listed, inside = folder / f"{split}.txt", folder / "images" / split
+        if is_there(listed):
+            found[split] = samples.read(listed)
+        elif inside.is_dir():
+            lines = [f"images/{split}/{name}" for name in pictures_in(inside, IMAGE_ENDINGS)]
+            found[split] = samples.of(lines, str(inside), first=split)
+    if "train" not in found:
+        lines = [f"images/{name}" for name in pictures_in(folder / "images", IMAGE_ENDINGS)]
+        taken = {listed.sample.image for part in found.values() for listed in part}
+        every = samples.of(lines, str(folder / "images"))
+        found["train"] = [listed for listed in every if listed.sample.image not in taken]
+    return found["train"], found.get("test", found.get("val", []))
 
 
-def _class_names(folder: Path, layout: str, class_file: str | None) -> tuple[list[str], str, list[str]]:
-    """From `class_file`, else the folder's `classes.txt`, else the layout's; whose they are; notes on how they read."""
-    path = folder / "classes.txt" if class_file is None else Path(class_file)
+LAYOUTS = {"digits": _voc, "voc": _voc, "cityscapes": _cityscapes, "camvid": _camvid, "pairs": _pairs}
+
+
+def _classes(folder: Path, layout: str, class_file: str | None) -> tuple[LabelMap, str, list[str]]:
+    """From `class_file`, else the folder's `classes.txt`, else the layout's; whose they are; notes on how they read.
+
+    In `pairs` the file says also which colors or ids stand for the classes in masks.
+    """
+    usual = find_label_map(folder) if layout == "pairs" else None
+    path = usual or folder / "classes.txt" if class_file is None else Path(class_file)
     if class_file is not None and not path.is_file():
         raise ValueError(f"expected `data.classes` to be a file with a class name a line, got {class_file!r}")
+    if is_there(path) and layout == "pairs" and path.suffix.lower() in (".yaml", ".yml", ".json"):
+        return read_label_map(path), str(path), []
     if is_there(path):
         names, notes = read_class_names(path)
-        return names, str(path), notes
+        return read_label_map(path) if layout == "pairs" else LabelMap(tuple(names)), str(path), notes
     if layout == "cityscapes":
-        return [entry.name for entry in cityscapes.CLASSES], "Cityscapes", []
-    return list(VOC_CLASSES), "VOC (there is no classes.txt)", []
+        return LabelMap(tuple(entry.name for entry in cityscapes.CLASSES)), "Cityscapes", []
+    if layout == "pairs":
+        raise ValueError(
+            f"expected the names of the classes in {folder} (classes.txt, a name a line; labelmap.txt), found none; "
+            "`data.classes` (--classes) names another file"
+        )
+    return LabelMap(tuple(VOC_CLASSES)), "VOC (there is no classes.txt)", []

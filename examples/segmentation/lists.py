@@ -19,7 +19,14 @@ from segmentation.datasets import Sample
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat", ".jpg", ".jpeg", ".webp")
 CITYSCAPES_MASKS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 VOC_MASKS = ("SegmentationClass", "SegmentationClassAug", "cls")  # VOC's own mask goes before SBD's
-IMAGE_FOLDERS = {"voc": "JPEGImages", "digits": "JPEGImages", "cityscapes": "leftImg8bit", "camvid": ""}
+PAIRS_MASKS = ("masks", "annotations")
+IMAGE_FOLDERS = {
+    "voc": "JPEGImages",
+    "digits": "JPEGImages",
+    "cityscapes": "leftImg8bit",
+    "camvid": "",
+    "pairs": "images",
+}
 OF_CLASSES = re.compile(r"\s-?[01]$")  # a line of VOC's ImageSets/Main/CLASS_train.txt
 
 
@@ -137,7 +144,9 @@ class Samples:
             city = stem.split("_")[0]
             yield from (f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png" for split in ("train", "val", "test"))
         else:
-            yield f"JPEGImages/{parts[0]}"
+            yield f"{IMAGE_FOLDERS[self.layout]}/{parts[0]}"
+            if self.layout == "pairs":
+                yield from (f"images/{split}/{parts[0]}" for split in dict.fromkeys((first, "train", "val", "test")))
 
     def _above(self, name: str) -> Iterator[str]:
         """The same for a path that begins above the data set's folder, such as `VOC2012/JPEGImages/a.jpg`."""
@@ -152,12 +161,13 @@ class Samples:
             if found is not None:
                 return found
         if len(parts) == 1:
-            found = next((f for d in VOC_MASKS if (f := self.files.find(f"{d}/{parts[0]}", MASK_ENDINGS))), None)
-            return found or self.files.find(f"JPEGImages/{parts[0]}", IMAGE_ENDINGS)
+            places = (f"{directory}/{parts[0]}" for directory in self._mask_folders())
+            found = next((path for place in places if (path := self.files.find(place, MASK_ENDINGS))), None)
+            return found or self.files.find(f"{IMAGE_FOLDERS[self.layout]}/{parts[0]}", IMAGE_ENDINGS)
         if Path(name).is_absolute() and len(name) < 4096 and Path(name).is_file():
             return Path(name)
         own = self._mask_of(image)
-        is_usual = any(part in (*VOC_MASKS, "gtFine") for part in parts)
+        is_usual = any(part in (*self._mask_folders(), "gtFine") for part in parts)
         return own if is_usual and own is not None and own.exists() else None
 
     def _mask_of(self, image: Path) -> Path | None:
@@ -173,12 +183,15 @@ class Samples:
         elif self.layout == "camvid":
             places = ["/".join((f"{inside[0]}annot", *inside[1:-1], f"{stem}.png"))]
         else:
-            places = ["/".join((directory, *inside[1:-1], f"{stem}.png")) for directory in VOC_MASKS]
+            places = ["/".join((directory, *inside[1:-1], f"{stem}.png")) for directory in self._mask_folders()]
         if len(inside) < 2:
             return None
         endings = () if self.layout == "cityscapes" else MASK_ENDINGS
         found = (self.files.find(place, endings) for place in places)
         return next((path for path in found if path is not None), self.folder / places[0])
+
+    def _mask_folders(self) -> tuple[str, ...]:
+        return PAIRS_MASKS if self.layout == "pairs" else VOC_MASKS
 
     def _missing(self, line: str) -> Sample:
         """What a line names that is nowhere, for the message that says so."""

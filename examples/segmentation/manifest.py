@@ -23,13 +23,14 @@ MAY_CHANGE_ON_RESUME = ("running.device", "running.workers", "running.log_every"
 def describe(data: SegmentationData, recipe: Recipe, crop: tuple[int, int], sums: dict[Path, int]) -> dict[str, Any]:
     """A data set and a recipe in plain values; paths inside the data set's folder are written from there."""
     samples = {
-        role: [[_name(path, data.folder) for path in sample] for sample in getattr(data, role)] for role in ROLES
+        role: [[_name(path, data.folder) for path in sample[:2]] for sample in getattr(data, role)] for role in ROLES
     }
     return {
         "recipe": {key: listed(recipe.get(key)) for key in known_keys() if key not in MAY_CHANGE_ON_RESUME},
         "layout": data.layout,
         "class_names": list(data.class_names),
         "crop": list(crop),
+        "meanings": _meanings(data),
         "samples": samples,
         "sums": {_name(path, data.folder): value for path, value in sums.items()},
     }
@@ -66,6 +67,8 @@ def _differences(began: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if began["layout"] != now["layout"]:
         found.append(f"the layout was {began['layout']}, is {now['layout']}")
     found += _class_names(began["class_names"], now["class_names"])
+    if began.get("meanings") != now["meanings"]:
+        found.append("ids and colors of the classes are others")
     before, after = ({image: (role, mask) for role in ROLES for image, mask in which["samples"][role]}
                      for which in (began, now))  # fmt: skip
     found += [f"{image}: is new among the images" for image in sorted(after.keys() - before.keys())]
@@ -92,6 +95,15 @@ def _class_names(before: list[str], after: list[str]) -> list[str]:
         return [f"there were {len(before)} classes ({', '.join(before)}), there are {len(after)} ({', '.join(after)})"]
     pairs = enumerate(zip(before, after, strict=True))
     return [f"class {number} was {old!r}, is {new!r}" for number, (old, new) in pairs if old != new]
+
+
+def _meanings(data: SegmentationData) -> list[list[int]] | None:
+    """What ids and colors of masks stand for, where a label map says so."""
+    label_map = data.labeled[0].label_map if data.labeled else None
+    if label_map is None:
+        return None
+    listed = [[*color, label] for color, label in label_map.colors.items()]
+    return sorted(listed + [[number, label] for number, label in label_map.ids.items()])
 
 
 def _name(path: Path | None, folder: Path | None) -> str | None:

@@ -12,7 +12,7 @@ from segmentation.validation import ranged
 class Data:
     """Which images, and which of them are labeled."""
 
-    layout: Literal["auto", "digits", "voc", "cityscapes", "camvid"] = "auto"  # digits: the embedded scenes
+    layout: Literal["auto", "digits", "voc", "cityscapes", "camvid", "pairs"] = "auto"  # digits: the embedded scenes
     folder: str | None = None
     labeled: str | None = None  # a list (here, or in the folder), a number, or a share such as 1/8; None: a tenth
     unlabeled: str | None = None  # a list; None: the unlabeled.txt beside a published list, else all other images

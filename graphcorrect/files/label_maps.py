@@ -39,8 +39,8 @@ class LabelMap:
     """
 
     names: tuple[str, ...]
-    colors: Mapping[Color, int] = field(default_factory=dict)
-    ids: Mapping[int, int] = field(default_factory=dict)
+    colors: Mapping[Color, int] = field(default_factory=dict, hash=False)
+    ids: Mapping[int, int] = field(default_factory=dict, hash=False)
     ignore_others: bool = False
 
     def __post_init__(self) -> None:
