@@ -96,6 +96,7 @@ class Correct:
     """How methods correct labels, beside `refiner` and `anchors`; whether they do, their names say."""
 
     after: int = ranged(0, 0)  # steps of a method before the first label is corrected
+    fade: int | None = ranged(None, 1)  # steps from there over which anchors lose all strength; then no correction
 
 
 @dataclass
