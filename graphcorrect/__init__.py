@@ -24,9 +24,10 @@ from graphcorrect.threshold import DynamicThreshold
 
 __version__ = "0.2.0"
 
-# name -> module, whose optional packages (torch-geometric, scikit-learn, matplotlib) are imported when it is asked for
+# name -> module, whose optional packages (scikit-learn, matplotlib, timm, ...) are imported when it is asked for
 _LAZY = {
     "LabelCorrector": "graphcorrect.sklearn",
+    "SegmentationCorrector": "graphcorrect.corrector",
     "plot": "graphcorrect.plot",
     "pyg": "graphcorrect.pyg",
     "sklearn": "graphcorrect.sklearn",

@@ -27,6 +27,7 @@ nodes labels distributed
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
 guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors
 refined_labels refiner_input refine teacher
+keys encoders _hub corrected_labels corrector_input corrector
 losses._reduce losses.slg losses.clg losses.correction metrics backends
 _missing pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
