@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from graphcorrect import guided_upsample
 
@@ -122,3 +123,11 @@ def test_images_of_another_range_have_a_color_scale_of_their_own():
     overshot = images.clone()
     overshot[0, 0, 0, 0] = -0.05  # as bicubic resizing leaves it
     assert torch.isfinite(guided_upsample(soft_labels, overshot)).all()
+
+
+def test_values_are_not_looked_at_where_something_records_or_maps():
+    soft_labels, images = torch.rand(2, 1, 3, 4, 4).softmax(2), torch.rand(2, 1, 3, 9, 9)
+    expected = torch.stack([guided_upsample(*pair) for pair in zip(soft_labels, images, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(guided_upsample)(soft_labels, images), expected)
+    traced = make_fx(guided_upsample)(soft_labels[0], images[0])
+    torch.testing.assert_close(traced(soft_labels[1], images[1]), expected[1])
