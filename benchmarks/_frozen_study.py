@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from _outcomes import Outcomes
 from _records import save_record
 from segmentation import engine, paper
-from segmentation.datasets import IGNORE_INDEX, Sample, read_image, read_labels, with_masks
+from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, with_masks
 from segmentation.keys import KeyEncoder
 from segmentation.layouts import open_data
 from segmentation.networks import SegmentationNetwork, upsample
@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from graphcorrect import AnchorBank, DualGraphRefiner, KNNAffinity, guided_upsample, metrics
+from graphcorrect.files.images import read_image
 
 LEVELS, MAGNIFICATIONS = (3, 4), (1.0, 2.0, 3.0)  # of the anchors' keys: thin things are found in a larger image
 CAPACITY = 10_000  # anchors of a class

@@ -72,11 +72,12 @@ def digits() -> Problem:
 
 def backbone_pixels(folder: str, num_images: int = 40, num_nodes: int = 4000) -> Problem:
     """Pixels of street scenes by an ImageNet network that has seen none of their labels, at 1/8 of the resolution."""
-    from segmentation.datasets import read_image, read_labels, with_masks
+    from segmentation.datasets import read_labels, with_masks
     from segmentation.layouts import open_data
     from segmentation.networks import SegmentationNetwork
     from segmentation.recipe import load
 
+    from graphcorrect.files.images import read_image
     from graphcorrect.labels import pool_labels
 
     recipe = load("camvid_small", {"data.folder": folder})

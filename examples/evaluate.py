@@ -25,13 +25,11 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from segmentation import checkpoint, cityscapes, evaluation, figures, options, report, results
+from segmentation import cityscapes, evaluation, figures, options, report
 from segmentation.checking import ROLES, look_at
 from segmentation.contents import faults_of_all
-from segmentation.datasets import IMAGE_ENDINGS, Sample, SegmentationData, read_image, read_labels, read_resized
+from segmentation.datasets import Sample, SegmentationData, read_labels
 from segmentation.devices import find_device
-from segmentation.faults import as_bytes, in_words, reading, refuse
-from segmentation.folders import Folder, name_below
 from segmentation.layouts import open_data
 from segmentation.methods import correct_labels
 from segmentation.trained import Trained, open_checkpoint, titles
@@ -39,6 +37,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from graphcorrect import metrics
+from graphcorrect.cli.console import in_words
+from graphcorrect.files import results
+from graphcorrect.files.faults import as_bytes, reading, refuse
+from graphcorrect.files.folders import Folder, name_below
+from graphcorrect.files.images import IMAGE_ENDINGS, read_image
+from graphcorrect.files.saving import write_atomically
 
 WRITTEN = ("labels", "submission", "classes.csv", "scores.json", "grid.png", "features.png")
 
@@ -202,7 +206,7 @@ def predict_labels(trained: Trained, sample: Sample, device: torch.device) -> Te
     """Class ids (H, W) int64 at the size of the image file, on the CPU."""
     with reading(sample.image, "an image"):
         size = read_image(sample.image).shape[-2:]
-        image = read_resized(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
+        image = read_image(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
     with torch.no_grad():
         probabilities = evaluation.predict(trained.model, image, trained.recipe.evaluation, trained.crop)
     return evaluation.resized(probabilities, size).argmax(1)[0].cpu()
@@ -222,7 +226,7 @@ def write_masks(labels: Tensor, sample: Sample, name: str, layout: str, out: Pat
 def save_picture(picture: Image.Image, path: Path) -> None:
     content = io.BytesIO()
     picture.save(content, "PNG")
-    checkpoint.write_atomically(path, content.getvalue())
+    write_atomically(path, content.getvalue())
 
 
 def write_table(class_names: list[str], confusion: Tensor, out: Path) -> None:
@@ -245,7 +249,7 @@ def write_table(class_names: list[str], confusion: Tensor, out: Path) -> None:
         values = [float(column[number]) for column in columns.values()]
         table.add_row(escape(name), *("-" if value != value else f"{100 * value:.2f}" for value in values))
         writer.writerow([name, *(f"{value:.6f}" for value in values)])
-    checkpoint.write_atomically(out / "classes.csv", as_bytes(text.getvalue()))
+    write_atomically(out / "classes.csv", as_bytes(text.getvalue()))
     Console().print(table)
 
 
@@ -264,7 +268,7 @@ def draw(
         predictions = [predict_labels(each, sample, device) for each in (*others, trained)]
         rows.append([read_image(sample.image), read_labels(sample), *predictions])
         with torch.no_grad():
-            image = read_resized(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
+            image = read_image(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
             refined = correct_labels(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0], image)
         labels = read_labels(sample, tuple(image.shape[-2:]))[None].long()
         features.append((refined.features[0].cpu(), refined.features[-1].cpu(), labels))

@@ -28,20 +28,26 @@ from typing import Any
 
 import torch
 from PIL import Image
-from segmentation import changes, predictions, results
-from segmentation.checkpoint import write_atomically
-from segmentation.class_names import read_class_names
-from segmentation.datasets import IGNORE_INDEX, read_image, read_mask
+from segmentation import changes
 from segmentation.devices import find_device
-from segmentation.digits import voc_palette
-from segmentation.faults import as_bytes, in_words, looks_like, reading, refuse
-from segmentation.prediction_checks import Checker
-from segmentation.predictions import ARRAY_ENDINGS, MASK_ENDINGS, Item, find_items
-from segmentation.text import few
 from torch import Tensor
 from tqdm import tqdm
 
 from graphcorrect import AnchorBank, DualGraphRefiner
+from graphcorrect.cli.console import in_words
+from graphcorrect.files import probabilities as saved
+from graphcorrect.files import results
+from graphcorrect.files.arrays import ARRAY_ENDINGS
+from graphcorrect.files.checker import Checker
+from graphcorrect.files.class_names import read_class_names
+from graphcorrect.files.faults import as_bytes, looks_like, reading, refuse
+from graphcorrect.files.images import read_image
+from graphcorrect.files.items import MASK_ENDINGS, Item, find_items, read_features
+from graphcorrect.files.masks import read_mask, read_stored_mask
+from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.text import few
+from graphcorrect.labels import IGNORE_INDEX
 
 # What may differ when a run goes on
 NOT_SETTINGS = ("out", "device", "report_images")
@@ -200,9 +206,9 @@ def build(
         return refiner, None
     anchors = AnchorBank(num_classes, feature_dim, capacity_per_class=args.anchor_capacity).to(args.device)
     for item in tqdm(labeled, desc="labeled pixels", unit="image"):
-        features = predictions.read_features(item, args.position_weight, args.channels)
+        features = read_features(item, args.position_weight, args.channels)
         with reading(item.labels):
-            labels = predictions.read_labels(item.labels, num_classes)
+            labels = read_mask(item.labels, num_classes)
         anchors.update(features[None].to(args.device), labels[None].to(args.device))
     if not anchors.counts.any():
         raise ValueError(
@@ -219,7 +225,7 @@ def correct(
     """Correct one prediction and write its mask, then its record, whose presence says that both are there."""
     inputs = item.fingerprint()
     probabilities, known = read_prediction(args, item, refiner.num_classes)
-    features = predictions.read_features(item, args.position_weight, args.channels)
+    features = read_features(item, args.position_weight, args.channels)
     # The logarithm of probabilities is logits; zero has none.
     logits = probabilities.clamp_min(1e-8).log()
     features, logits, mask = (tensor[None].to(args.device) for tensor in (features, logits, known))
@@ -241,7 +247,7 @@ def correct(
 def read_prediction(args: argparse.Namespace, item: Item, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """Class probabilities (C, H, W) and where there is a prediction at all, (H, W) bool."""
     with reading(item.labels):
-        return predictions.read_probabilities(item.labels, num_classes, args.mask_confidence, args.channels)
+        return saved.read_prediction(item.labels, num_classes, args.mask_confidence, args.channels)
 
 
 def finished_record(out: Path, item: Item) -> changes.Changes | None:
@@ -289,7 +295,7 @@ def examples(
             with reading(item.image):
                 image = read_image(item.image)
         with reading(mask):
-            after = read_mask(mask)
+            after = torch.from_numpy(read_stored_mask(mask).ids)
         yield changes.Example(entry, image, before, after)
 
 

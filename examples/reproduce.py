@@ -21,10 +21,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from segmentation import checkpoint, figures, report
+from segmentation import figures, report
 from segmentation.command import Command, main, resumed, values_of
-from segmentation.faults import as_bytes, check_writable, in_words, reading, words
 from segmentation.paper import Row, find_list, rows
+
+from graphcorrect.cli.console import in_words
+from graphcorrect.files.faults import as_bytes, check_writable, reading, words
+from graphcorrect.files.saving import write_atomically
 
 FOLDERS = {"cityscapes": "cityscapes", "voc": "voc"}  # which option holds the data of a layout
 
@@ -157,7 +160,7 @@ def collect(given: argparse.Namespace) -> None:
                 points.setdefault(row.axis, []).append((place, ours))
     if len(lines) == 2:
         raise ValueError(f"expected runs to collect below {given.out}, found none that has finished a method")
-    checkpoint.write_atomically(given.out / "table.md", as_bytes("\n".join(lines) + "\n"))
+    write_atomically(given.out / "table.md", as_bytes("\n".join(lines) + "\n"))
     print("\n".join(lines))
     if waiting:
         print(f"note: begun, without a method that is done, and so not in the table: {', '.join(waiting)}")

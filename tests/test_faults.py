@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 import pytest
-import trainer_data  # noqa: F401 (puts examples on the path)
 import yaml
 from PIL import Image
 
-faults = pytest.importorskip("segmentation.faults")
+from graphcorrect.cli import console
+from graphcorrect.files import faults
 
 
 class Odd(Exception):
@@ -94,20 +94,20 @@ def test_a_damaged_archive_is_found(tmp_path):
     ],
 )
 def test_a_program_ends_in_words(error, code, said, capsys):
-    with pytest.raises(SystemExit, match=said) as caught, faults.in_words():
+    with pytest.raises(SystemExit, match=said) as caught, console.in_words():
         raise error
     assert caught.value.code == code or isinstance(caught.value.code, str)
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_the_trace_is_there_for_whoever_asks(monkeypatch):
-    monkeypatch.setenv(faults.TRACE, "1")
-    with pytest.raises(Odd), faults.in_words():
+    monkeypatch.setenv(console.TRACE, "1")
+    with pytest.raises(Odd), console.in_words():
         raise Odd
 
 
 def test_a_reader_that_leaves_and_a_letter_that_is_lacking_stop_no_print(capsys):
-    with faults.in_words():
+    with console.in_words():
         print("été \udce9")
     assert "été \\udce9" in capsys.readouterr().out
 

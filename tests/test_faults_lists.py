@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 from trainer_data import write_camvid, write_cityscapes, write_voc
 
+from graphcorrect.files import text
+
 checking = pytest.importorskip("segmentation.checking")
 layouts = pytest.importorskip("segmentation.layouts")
 lists = pytest.importorskip("segmentation.lists")
 recipes = pytest.importorskip("segmentation.recipe")
-text = pytest.importorskip("segmentation.text")
 
 NAMES = [f"2007_{number:06d}" for number in range(4)]
 

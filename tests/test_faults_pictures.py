@@ -8,36 +8,38 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trainer_data import digits, write_voc
+from trainer_data import write_voc
+
+from graphcorrect.files import _pictures, faults, images
+from graphcorrect.files.palette import voc_palette
 
 checking = pytest.importorskip("segmentation.checking")
 datasets = pytest.importorskip("segmentation.datasets")
 layouts = pytest.importorskip("segmentation.layouts")
-pictures = pytest.importorskip("segmentation.pictures")
 recipes = pytest.importorskip("segmentation.recipe")
 
 IDS = (np.arange(24 * 32).reshape(24, 32) // 32 % 4).astype(np.uint8)
-VOC = digits.voc_palette()
+VOC = voc_palette()
 CORNER = np.zeros((24, 32, 3), np.uint8)
 CORNER[:8, :10] = (250, 120, 10)  # top left
 
 
 def seen(path):
-    return datasets.read_image(path).permute(1, 2, 0).numpy()
+    return images.read_image(path).permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("ending", [".jpg", ".png", ".webp"])
 def test_an_image_is_upright_as_its_exif_says(tmp_path, orientation, ending):
     inverse = {6: 8, 8: 6}.get(orientation, orientation)
-    stored = Image.fromarray(CORNER).transpose(pictures.UPRIGHT[inverse])
+    stored = Image.fromarray(CORNER).transpose(_pictures.UPRIGHT[inverse])
     exif = Image.Exif()
-    exif[pictures.ORIENTATION] = orientation
+    exif[_pictures.ORIENTATION] = orientation
     stored.save(tmp_path / f"turned{ending}", exif=exif, quality=98)
     found = seen(tmp_path / f"turned{ending}")
     assert found.shape == CORNER.shape
     assert abs(found.astype(int) - CORNER).mean() < 4
-    assert pictures.read_picture(tmp_path / f"turned{ending}").stored == (stored.height, stored.width)
+    assert images.read_picture(tmp_path / f"turned{ending}").stored == (stored.height, stored.width)
 
 
 GREY16 = (np.arange(24 * 32).reshape(24, 32) * 85).astype(np.uint16)  # 0 to 65195
@@ -178,7 +180,7 @@ MASKS = {
 def test_a_mask_that_cannot_be_read_ends_in_its_name(tmp_path, name):
     write, words = MASKS[name]
     write(tmp_path / name)
-    with pytest.raises(pictures.UnreadableFile, match=words) as caught:
+    with pytest.raises(faults.UnreadableFile, match=words) as caught:
         datasets.read_mask(tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert "\n" not in str(caught.value)
@@ -187,15 +189,15 @@ def test_a_mask_that_cannot_be_read_ends_in_its_name(tmp_path, name):
 @pytest.mark.parametrize("name", [name for name in MASKS if name.split(".")[0] in "huge empty text folder cut gone"])
 def test_an_image_that_cannot_be_read_ends_in_its_name(tmp_path, name):
     MASKS[name][0](tmp_path / name)
-    with pytest.raises(pictures.UnreadableFile) as caught:
-        datasets.read_image(tmp_path / name)
+    with pytest.raises(faults.UnreadableFile) as caught:
+        images.read_image(tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
 
 
 def test_a_loading_process_says_no_more_than_the_name(tmp_path):
-    error = pictures.UnreadableFile(
+    error = faults.UnreadableFile(
         "Caught UnreadableFile in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-        '  File "loading.py", line 1\nsegmentation.pictures.UnreadableFile: a.png: missing\n'
+        '  File "loading.py", line 1\ngraphcorrect.files.faults.UnreadableFile: a.png: missing\n'
     )
     assert str(error) == "a.png: missing"
 
@@ -281,7 +283,7 @@ def test_palettes_that_agree_on_what_is_used_are_taken(tmp_path, palettes):
 def test_images_that_are_turned_or_nearly_black_are_said(tmp_path):
     data = opened(tmp_path)
     exif = Image.Exif()
-    exif[pictures.ORIENTATION] = 3
+    exif[_pictures.ORIENTATION] = 3
     Image.open(data.labeled[0].image).save(data.labeled[0].image, exif=exif)
     dark = data.test[0].image
     Image.fromarray((GREY16 // 32).astype(np.uint16)).resize((48, 40), Image.Resampling.NEAREST).save(
@@ -296,7 +298,7 @@ def test_images_that_are_turned_or_nearly_black_are_said(tmp_path):
 def test_a_turned_image_of_another_shape_names_both_shapes(tmp_path):
     data = opened(tmp_path)
     exif = Image.Exif()
-    exif[pictures.ORIENTATION] = 6
+    exif[_pictures.ORIENTATION] = 6
     Image.open(data.labeled[0].image).save(data.labeled[0].image, exif=exif)
     with pytest.raises(ValueError, match=r"is \(40, 48\), its image is \(48, 40\) .*, \(40, 48\) before it is turned"):
         checking.check(data)
@@ -305,6 +307,6 @@ def test_a_turned_image_of_another_shape_names_both_shapes(tmp_path):
 def test_the_reason_stands_without_the_name_for_whoever_names_the_file(tmp_path):
     Image.fromarray(CORNER).save(tmp_path / "colors.png")
     for name, reason in (("colors.png", "expected a mask of one 8-bit channel"), ("gone.png", "missing")):
-        with pytest.raises(pictures.UnreadableFile) as caught:
+        with pytest.raises(faults.UnreadableFile) as caught:
             datasets.read_mask(tmp_path / name)
         assert caught.value.reason.startswith(reason)

@@ -13,11 +13,12 @@ from PIL import Image
 from trainer_data import small, write_voc
 
 from graphcorrect import AnchorBank
+from graphcorrect.cli import console
+from graphcorrect.files import saving
 
 checking = pytest.importorskip("segmentation.checking")
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 command = pytest.importorskip("segmentation.command")
-console = pytest.importorskip("segmentation.console")
 engine = pytest.importorskip("segmentation.engine")
 layouts = pytest.importorskip("segmentation.layouts")
 needs = pytest.importorskip("segmentation.needs")
@@ -125,7 +126,7 @@ def test_files_are_saved_where_folders_are_no_files(tmp_path, monkeypatch, kind)
 
     monkeypatch.setattr(os, "open" if kind == "open" else "fsync", opened if kind == "open" else synced)
     checkpoint.save({"step": 3}, tmp_path / "a/resume.pt")
-    checkpoint.write_atomically(tmp_path / "a/results.json", b"{}")
+    saving.write_atomically(tmp_path / "a/results.json", b"{}")
     assert checkpoint.load(tmp_path / "a/resume.pt") == {"step": 3}
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["results.json", "resume.pt"]
 

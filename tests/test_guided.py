@@ -129,5 +129,5 @@ def test_values_are_not_looked_at_where_something_records_or_maps():
     soft_labels, images = torch.rand(2, 1, 3, 4, 4).softmax(2), torch.rand(2, 1, 3, 9, 9)
     expected = torch.stack([guided_upsample(*pair) for pair in zip(soft_labels, images, strict=True)])
     torch.testing.assert_close(torch.func.vmap(guided_upsample)(soft_labels, images), expected)
-    traced = make_fx(guided_upsample)(soft_labels[0], images[0])
+    traced = make_fx(lambda soft, pixels: guided_upsample(soft, pixels))(soft_labels[0], images[0])
     torch.testing.assert_close(traced(soft_labels[1], images[1]), expected[1])

@@ -9,7 +9,7 @@ from broken_files import answer
 from PIL import Image
 from test_refine_masks import command, files_of, folders, refine_masks  # noqa: F401 (a fixture)
 
-predictions = pytest.importorskip("segmentation.predictions")
+from graphcorrect.files.arrays import is_channels_last
 
 
 def save(root, kind, change, names=("a", "b", "city/c")):
@@ -62,7 +62,7 @@ def test_features_whose_channels_come_last_are_told_by_their_proportions(folders
     ],
 )
 def test_proportions(shape, size, is_last):
-    assert predictions.is_channels_last(shape, size) == is_last
+    assert is_channels_last(shape, size) == is_last
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from graphcorrect.pixel_features import pixel_features
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 refine_masks = pytest.importorskip("refine_masks")
 changes = pytest.importorskip("segmentation.changes")
-predictions = pytest.importorskip("segmentation.predictions")
 datasets = pytest.importorskip("segmentation.datasets")
 metrics = pytest.importorskip("graphcorrect").metrics
 
@@ -42,7 +43,7 @@ def folders(tmp_path):
     """Predictions, images, features, and true masks of three images, one of them in a folder of its own."""
     for number, name in enumerate(NAMES):
         image, labels, predicted, probabilities = scene(number)
-        features = predictions.pixel_features(torch.from_numpy(image).permute(2, 0, 1))
+        features = pixel_features(torch.from_numpy(image).permute(2, 0, 1))
         for kind in ("probabilities", "masks", "images", "features", "truth"):
             (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / "probabilities" / f"{name}.npy", probabilities.numpy().astype(np.float16))
@@ -90,7 +91,7 @@ def test_features_may_be_coarser_than_predictions(folders):
         predicted = labels.clone()
         predicted[2:6, 2:6] = 2
         np.save(folders / "probabilities" / f"{name}.npy", 0.1 + 0.7 * F.one_hot(predicted, 3).permute(2, 0, 1).numpy())
-        features = predictions.pixel_features(torch.from_numpy(image).permute(2, 0, 1), position_weight=0.0)
+        features = pixel_features(torch.from_numpy(image).permute(2, 0, 1), position_weight=0.0)
         np.savez(folders / "features" / f"{name}.npz", features[:, ::2, ::2].numpy())
     refine_masks.run(command(folders, keys="features"))
     for number, name in enumerate(NAMES):
@@ -314,11 +315,11 @@ def test_a_bad_option_is_named(folders, more, message, capsys, monkeypatch):
 def test_pixel_features_are_alike_where_pixels_are():
     image = torch.zeros(3, 12, 20, dtype=torch.uint8)
     image[:, :, 10:] = 220
-    features = predictions.pixel_features(image, position_weight=0.0)
+    features = pixel_features(image, position_weight=0.0)
     unit = F.normalize(features.flatten(1), dim=0).reshape(features.shape)
     torch.testing.assert_close(unit.norm(dim=0), torch.ones(12, 20))
     assert float(unit[:, 2, 3] @ unit[:, 9, 5]) == pytest.approx(1.0, abs=1e-5)
     assert float(unit[:, 2, 3] @ unit[:, 2, 16]) < 0  # dark and bright grey, which a plain cosine takes for the same
-    placed = F.normalize(predictions.pixel_features(image).flatten(1), dim=0).reshape(features.shape)
+    placed = F.normalize(pixel_features(image).flatten(1), dim=0).reshape(features.shape)
     near, far = placed[:, 5, 2] @ placed[:, 5, 3], placed[:, 5, 2] @ placed[:, 11, 2]
     assert far < near < 1

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from graphcorrect.files.palette import voc_palette
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 digits = pytest.importorskip("segmentation.digits")
@@ -86,7 +88,7 @@ def write_voc(folder, train=8, val=3, augmented=0, size=(40, 48)):
         Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg")
         mask[::10] = 255
         picture = Image.fromarray(mask, mode="P")
-        picture.putpalette(digits.voc_palette())
+        picture.putpalette(voc_palette())
         if name in more:
             (folder / "SegmentationClassAug").mkdir(exist_ok=True)
             Image.fromarray(mask).save(folder / "SegmentationClassAug" / f"{name}.png")  # grey, as it is published

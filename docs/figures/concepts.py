@@ -18,11 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
-from segmentation.datasets import read_image, read_mask
-from segmentation.digits import CLASS_NAMES, voc_palette, write_digit_scenes
-from segmentation.predictions import pixel_features
+from segmentation.datasets import read_mask
+from segmentation.digits import CLASS_NAMES, write_digit_scenes
 
 from graphcorrect import ClassConsistencyGraph, DualGraphRefiner, KNNAffinity, nodes, plot
+from graphcorrect.files.images import read_image
+from graphcorrect.files.palette import voc_palette
+from graphcorrect.pixel_features import pixel_features
 
 IMAGES = Path(__file__).parents[1] / "images"
 GRID = (48, 48)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmentation.digits import voc_palette
+from graphcorrect.files.palette import voc_palette
 
 THUMBNAIL = 240  # pixels of the longer side
 

@@ -15,11 +15,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from segmentation import cityscapes, pictures
+from graphcorrect.files.faults import UnreadableFile
+from graphcorrect.files.images import read_image, read_picture
+from graphcorrect.files.masks import read_stored_mask
+from graphcorrect.files.spelling import identity, is_there
+from graphcorrect.files.text import few
+from segmentation import cityscapes
 from segmentation.contents import faults_of_all, notes_on
-from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData, read_image
-from segmentation.spelling import identity, is_there
-from segmentation.text import few
+from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData
 
 SHOWN = 50
 ROLES = ("labeled", "unlabeled", "test", "held_out")
@@ -111,9 +114,9 @@ def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
     """Read one image and its mask."""
     faults, picture, size, sums = [], None, None, {}
     try:
-        picture = pictures.read_picture(sample.image)
+        picture = read_picture(sample.image)
         size, sums = (picture.rgb.height, picture.rgb.width), {sample.image: _sum(sample.image)}
-    except pictures.UnreadableFile as error:
+    except UnreadableFile as error:
         faults.append(str(error))
     seen = {"turned": picture.turned, "brightest": picture.brightest} if picture else {}
     if sample.mask is None or not is_there(sample.mask):
@@ -121,9 +124,9 @@ def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
             faults.append(f"{sample.image}: has no mask" if sample.mask is None else f"{sample.mask}: missing")
         return Found(faults, size, sums=sums, **seen)
     try:
-        mask = pictures.read_mask(sample.mask)
+        mask = read_stored_mask(sample.mask)
         sums[sample.mask] = _sum(sample.mask)
-    except pictures.UnreadableFile as error:
+    except UnreadableFile as error:
         return Found([*faults, str(error)], size, sums=sums, **seen)
     if size is not None and mask.ids.shape != size:
         stored = f", {picture.stored} before it is turned as its EXIF says" if picture.turned else ""

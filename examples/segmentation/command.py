@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from segmentation import checkpoint, cost, options, processes, speed
-from segmentation.console import steady_output
+from graphcorrect.cli.console import in_words, steady_output, unforeseen
+from graphcorrect.files.faults import check_writable, looks_like
+from graphcorrect.files.saving import write_atomically
+from segmentation import cost, options, processes, speed
 from segmentation.engine import run
-from segmentation.faults import check_writable, in_words, looks_like, unforeseen
 from segmentation.manifest import MAY_CHANGE_ON_RESUME
 from segmentation.paper import load_any, rows
 from segmentation.recipe import RECIPES, Recipe, as_dict, from_dict, is_text
@@ -162,7 +163,7 @@ def _how_to_go_on(out: Path) -> str:
 
 def write_recipe(recipe: Recipe, out: Path) -> None:
     """The whole recipe, as `--resume` and `--recipe FILE` read it."""
-    checkpoint.write_atomically(out / "recipe.yaml", yaml.safe_dump(as_dict(recipe), sort_keys=False).encode())
+    write_atomically(out / "recipe.yaml", yaml.safe_dump(as_dict(recipe), sort_keys=False).encode())
 
 
 def _overrides(given: argparse.Namespace) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphcorrect.files.text import few
 from segmentation import cityscapes
 from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData
-from segmentation.text import few
 
 if TYPE_CHECKING:
     from segmentation.checking import Found

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segmentation import cityscapes, pictures
+from graphcorrect.files.masks import read_stored_mask
+from graphcorrect.labels import IGNORE_INDEX as IGNORE_INDEX
+from segmentation import cityscapes
 
-IGNORE_INDEX = 255
-IMAGE_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOC_CLASSES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
     "pottedplant sheep sofa train tvmonitor"
@@ -65,22 +65,9 @@ class SegmentationData(NamedTuple):
         return self.layout != "digits"
 
 
-def read_image(path: Path) -> Tensor:
-    """(3, H, W) uint8, RGB, as a viewer shows it."""
-    return read_resized(path, None)
-
-
-def read_resized(path: Path, size: tuple[int, int] | None) -> Tensor:
-    """The same, brought to (height, width) if a size is given."""
-    rgb = pictures.read_picture(path).rgb
-    if size is not None and (rgb.height, rgb.width) != size:
-        rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
-
-
 def read_mask(path: Path) -> Tensor:
     """(H, W) uint8 ids as they stand in the file: of a palette image the indices, never the colors."""
-    return torch.from_numpy(pictures.read_mask(path).ids)
+    return torch.from_numpy(read_stored_mask(path).ids)
 
 
 def read_labels(sample: Sample, size: tuple[int, int] | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from segmentation.faults import words
+from graphcorrect.files.faults import words
 
 KINDS = ("cpu", "cuda", "mps", "xpu")
 

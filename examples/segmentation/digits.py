@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits
 
+from graphcorrect.files.palette import voc_palette
+
 CLASS_NAMES = ("background", *(f"digit {digit}" for digit in range(10)))
 SCENE_SIZE = 96
 TRAIN_SHEETS = 1300  # of 1797; in the order of the collection, so that most writers fall on one side
@@ -89,18 +91,6 @@ def draw_scene(drawer, rng: np.random.Generator, size: int) -> tuple[Image.Image
 
     pixels += rng.normal(0, rng.uniform(3, 14), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), labels
-
-
-def voc_palette() -> list[int]:
-    """The 256 colors of PASCAL VOC's masks, flattened: bits of the index dealt to red, green, blue in turn."""
-    colors = []
-    for index in range(256):
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        colors.extend(color)
-    return colors
 
 
 def _without_repeats(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator):

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from graphcorrect import DualGraphRefiner, metrics
-from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, read_resized
+from graphcorrect.files.images import read_image
+from segmentation.datasets import IGNORE_INDEX, Sample, read_labels
 from segmentation.keys import LabeledPixels
 from segmentation.methods import SegmentationModel, at_pixels, correct_labels
 from segmentation.networks import NetworkOutput, upsample
@@ -30,7 +31,7 @@ class WholeImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         sample = self.samples[index]
-        return read_resized(sample.image, self.resize), read_labels(sample)
+        return read_image(sample.image, self.resize), read_labels(sample)
 
 
 PIXELS = 2**22  # of a batch of whole images: 16 of VOC, 2 of Cityscapes

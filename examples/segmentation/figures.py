@@ -14,8 +14,8 @@ matplotlib.use("Agg")  # a trainer has no screen
 import matplotlib.pyplot as plt
 
 from graphcorrect import plot
+from graphcorrect.files.palette import voc_palette
 from segmentation import cityscapes
-from segmentation.digits import voc_palette
 from segmentation.report import read_log
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graphcorrect.files.class_names import read_class_names
+from graphcorrect.files.images import IMAGE_ENDINGS
+from graphcorrect.files.spelling import is_there, pictures_in, without
 from segmentation import cityscapes
-from segmentation.class_names import read_class_names
-from segmentation.datasets import IMAGE_ENDINGS, VOC_CLASSES, SegmentationData
+from segmentation.datasets import VOC_CLASSES, SegmentationData
 from segmentation.digits import write_digit_scenes
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
-from segmentation.spelling import is_there, pictures_in, without
 from segmentation.split import draw_split, list_file, write_split
 
 LISTS = Path("ImageSets/Segmentation")  # of VOC

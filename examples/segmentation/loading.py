@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from segmentation.datasets import Sample, read_labels, read_resized
-from segmentation.pictures import UnreadableFile
+from graphcorrect.files.faults import UnreadableFile
+from graphcorrect.files.images import read_image
+from segmentation.datasets import Sample, read_labels
 from segmentation.recipe import Recipe
 from segmentation.transforms import WeakView, draw_strong_view
 
@@ -83,7 +84,7 @@ class ViewsOf(Dataset):
     def views_of(self, position: int, sample: Sample) -> Views:
         """A sample as it is seen at a position."""
         rng = random.Random(f"{self.recipe.running.seed}/{'unlabeled' if self.hidden else 'labeled'}/{position}")
-        image = read_resized(sample.image, self.recipe.data.resize)
+        image = read_image(sample.image, self.recipe.data.resize)
         if self.hidden:
             labels = torch.zeros(image.shape[-2:], dtype=torch.uint8)
         else:

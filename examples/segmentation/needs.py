@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from graphcorrect.files.text import few
 from segmentation.checking import Survey
 from segmentation.datasets import IGNORE_INDEX, SegmentationData, read_labels
 from segmentation.recipe import Recipe
-from segmentation.text import few
 
 KEY_STRIDE = 4  # of the keys of anchors
 

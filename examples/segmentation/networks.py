@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphcorrect.files.faults import words
 from segmentation.backbones import LITE0, input_statistics, is_known, lite0_weights
-from segmentation.faults import words
 from segmentation.recipe import Network
 from segmentation.weights import load_encoder_weights
 

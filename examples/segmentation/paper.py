@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from segmentation.faults import read_lines
+from graphcorrect.files.faults import read_lines
 from segmentation.recipe import Recipe, load
 
 

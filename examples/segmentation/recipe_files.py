@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from segmentation.text import read_text
+from graphcorrect.files.text import read_text
 
 PATHS = ("data.folder", "data.labeled", "data.unlabeled", "data.test", "data.classes", "schedule.start",
          "network.weights")  # fmt: skip

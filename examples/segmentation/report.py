@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from segmentation.checkpoint import sync, write_atomically
+from graphcorrect.files.saving import sync, write_atomically
 
 
 class Log:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from graphcorrect import DualGraphRefiner, DynamicThreshold, EMATeacher, LabelCorrectionLoss, PrototypeBank
+from graphcorrect.files.text import few
 from segmentation.keys import KeyEncoder, LabeledPixels
 from segmentation.methods import Banks, SegmentationModel
 from segmentation.networks import SegmentationNetwork
 from segmentation.processes import synchronize_batchnorm
 from segmentation.recipe import Network, Recipe, as_dict
-from segmentation.text import few
 
 # Settings that a warm-up depends on, by section; an empty tuple stands for all keys of one.
 MADE_BY_WARMUP: dict[str, tuple[str, ...]] = {

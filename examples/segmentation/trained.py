@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from graphcorrect.files.faults import check_archive, looks_like, reading
 from segmentation import checkpoint
-from segmentation.faults import check_archive, looks_like, reading
 from segmentation.methods import SegmentationModel
 from segmentation.networks import SegmentationNetwork
 from segmentation.recipe import Recipe, from_dict

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from graphcorrect.files.arrays import is_channels_last, read_maps
+from graphcorrect.files.faults import FileFault, reading
+from graphcorrect.files.images import read_image
+from graphcorrect.files.items import MASK_ENDINGS, Item
+from graphcorrect.files.masks import read_mask
+from graphcorrect.files.probabilities import LAST, read_prediction
+from graphcorrect.labels import IGNORE_INDEX
 from graphcorrect.nodes import grid_size
-from segmentation.datasets import IGNORE_INDEX, read_image
-from segmentation.faults import FileFault, reading
-from segmentation.predictions import (
-    LAST,
-    MASK_ENDINGS,
-    Item,
-    is_channels_last,
-    read_labels,
-    read_maps,
-    read_probabilities,
-)
 
 
 class Checker:
@@ -35,7 +32,7 @@ class Checker:
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
         """Faults of a prediction and its image and features."""
         found, faults = _try(
-            item.labels, lambda: read_probabilities(item.labels, self.num_classes, mask_confidence, self.channels)
+            item.labels, lambda: read_prediction(item.labels, self.num_classes, mask_confidence, self.channels)
         )
         size = None
         if found is not None:
@@ -49,8 +46,9 @@ class Checker:
 
     def faults_of_labeled(self, item: Item) -> list[str]:
         """Faults of a true mask and its image and features."""
-        assert self.num_classes is not None
-        labels, faults = _try(item.labels, lambda: read_labels(item.labels, self.num_classes))
+        num_classes = self.num_classes
+        assert num_classes is not None
+        labels, faults = _try(item.labels, lambda: read_mask(item.labels, num_classes))
         if labels is not None:
             self._remember(item, set(labels.unique().tolist()))
         return faults + self._faults_of_keys(item, None if labels is None else tuple(labels.shape))
@@ -70,17 +68,17 @@ class Checker:
             folder = folder.parent
         self._ids.setdefault(folder, set()).update(ids)
 
-    def _faults_of_keys(self, item: Item, size: tuple[int, ...] | None) -> list[str]:
-        faults = []
+    def _faults_of_keys(self, item: Item, size: tuple[int, int] | None) -> list[str]:
+        faults: list[str] = []
         maps = [] if size is None else [size]
-        if item.image is not None:
-            image, faults = _try(item.image, lambda: read_image(item.image))
+        if (path := item.image) is not None:
+            image, faults = _try(path, partial(read_image, path))
             if image is not None and size is not None and tuple(image.shape[1:]) != size:
                 faults.append(
                     f"{item.image}: is {tuple(image.shape[1:])}, {item.labels.name} is {size} (height, width)"
                 )
-        if item.features is not None:
-            features, found = _try(item.features, lambda: read_maps(item.features, self.channels))
+        if (path := item.features) is not None:
+            features, found = _try(path, partial(read_maps, path, self.channels))
             faults += found
             if features is not None:
                 shape = tuple(features.shape)
@@ -96,9 +94,10 @@ class Checker:
                         f"{item.features}: has {len(features)} channels, the first feature map {self.feature_dim}"
                     )
         if maps:  # the graph is that of the coarsest map, pooled
-            cells = math.prod(grid_size(*min(maps, key=math.prod), self.max_nodes))
-            if cells <= self.num_neighbors and math.prod(min(maps, key=math.prod)) > 1:
-                pooled = f" of at most {self.max_nodes}" if cells < min(map(math.prod, maps)) else ""
+            height, width = min(maps, key=math.prod)
+            cells = math.prod(grid_size(height, width, self.max_nodes))
+            if cells <= self.num_neighbors and height * width > 1:
+                pooled = f" of at most {self.max_nodes}" if cells < height * width else ""
                 faults.append(f"{item.labels}: {cells} cells{pooled}, too few for {self.num_neighbors} neighbors each")
         return faults
 

@@ -88,7 +88,7 @@ def is_junk(name: str) -> bool:
 
 
 def clean(name: str) -> str:
-    """A path in a list as one below a folder: `/a/./b` and `a\\b` as `a/b`."""
+    r"""A path in a list as one below a folder: `/a/./b` and `a\b` as `a/b`."""
     return posixpath.normpath(name.replace("\\", "/").lstrip("/"))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from segmentation.faults import looks_like, words
+from graphcorrect.files.faults import looks_like, words
 
 COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")  # of a file system, beside hidden files
 
@@ -96,6 +96,7 @@ def name_below(folder: Path, path: Path) -> str:
 
 
 def is_hidden(name: str) -> bool:
+    """Whether a file is for no reader: a dot before its name, or one of a file manager's."""
     return name.startswith(".") or name.lower() in COMPANIONS
 
 

@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from segmentation.text import encoding_of, read_lines
+from graphcorrect.files.text import encoding_of, read_lines
 
 MOST_CLASSES = 255  # ids are of 8 bits, and 255 is the ignored one
 IGNORED_IDS = (255, -1)
@@ -111,7 +111,8 @@ def _row(line: str, separator: str | None) -> Row:
     first = is_number.index(False) if False in is_number else len(parts)
     last = len(parts) - is_number[::-1].index(False) if False in is_number else len(parts)
     before, behind = ([int(part.rstrip(".)")) for part in some] for some in (parts[:first], parts[last:]))
-    name = {None: " ", ",": ", "}.get(separator, separator).join(parts[first:last])
+    between = " " if separator is None else ", " if separator == "," else separator
+    name = between.join(parts[first:last])
     return Row(before, name.removeprefix("- ").strip(), behind)
 
 

@@ -7,15 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from segmentation.checkpoint import write_atomically
-from segmentation.faults import check_writable, reading, words
+from graphcorrect.files.faults import check_writable, reading, words
+from graphcorrect.files.saving import write_atomically
 
 FILE = "settings.json"  # what the results depend on; its presence says whose the folder is
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as JSON holds them, paths in full."""
-    return json.loads(json.dumps(settings, default=lambda path: str(path.resolve())))
+    plain_settings: dict[str, Any] = json.loads(json.dumps(settings, default=lambda path: str(path.resolve())))
+    return plain_settings
 
 
 def check_apart(

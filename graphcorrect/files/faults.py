@@ -1,28 +1,37 @@
 """Files and mistakes in words: whatever a library raises becomes one line that begins with the file's name.
 
-Every script opens a file inside `reading(path)` and does its work inside `in_words()`, so that nobody is shown the path
-that an error took through the code.
+Every script opens a file inside `reading(path)`, so that nobody is shown the path that an error took through the code.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import traceback
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from segmentation import text
-from segmentation.console import steady_output
+from graphcorrect.files import text
 
-TRACE = "GRAPHCORRECT_TRACE"  # set, the whole trace is shown
 LONGEST = 300  # characters of what another library says
 
 
 class FileFault(ValueError):
     """A file that could not be used; the message begins with its path."""
+
+
+class UnreadableFile(ValueError):
+    """A picture that is not what it should be; the message begins with its name."""
+
+    def __init__(self, message: str):
+        # A loading process hands on its whole trace as the message; a person needs its last line.
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with the file, without its name, for whoever names it himself."""
+        said = str(self).partition(": ")[2]
+        return said.removeprefix("unreadable (").removesuffix(")") if said.startswith("unreadable (") else said
 
 
 @contextlib.contextmanager
@@ -43,7 +52,7 @@ def reading(path: Path | str, expected: str = "") -> Iterator[None]:
     except Exception as error:  # Pillow, numpy, torch, SciPy and YAML have types of their own for each kind of fault
         wanted = f"expected {expected}; " if expected else ""
         said = words(error).removeprefix(f"{path}: ")
-        if said.startswith("unreadable (") and said.endswith(")"):  # as `pictures` says it
+        if said.startswith("unreadable (") and said.endswith(")"):  # as pictures are said to be
             said = said.removeprefix("unreadable (").removesuffix(")")
         raise FileFault(f"{path}: {wanted}{looks_like(Path(path)) or said}") from error
 
@@ -142,51 +151,3 @@ def check_writable(folder: Path, option: str = "--out") -> None:
 def as_bytes(content: str) -> bytes:
     """UTF-8; of a file's name that is none, the odd bytes in backslashes, so that no result is lost for a name."""
     return content.encode("utf-8", "backslashreplace")
-
-
-@contextlib.contextmanager
-def in_words(
-    *, interrupted: str = "interrupted", failed: str = "", note: Callable[[], str] = lambda: ""
-) -> Iterator[None]:
-    """End the program with one message for whatever is raised inside: 130 for Ctrl-C, else 1.
-
-    Args:
-        interrupted: what to say of Ctrl-C.
-        failed: what to say first of an error that no check foresaw.
-        note: called for a line to add, such as how to go on.
-    """
-    try:
-        with steady_output():  # that a print fails must not cost the results of a night
-            yield
-    except KeyboardInterrupt:
-        said = f"{interrupted}{note()}"
-        print(said, file=sys.stderr)
-        stopped = SystemExit(said)
-        stopped.code = 130  # as the shell says it
-        raise stopped from None
-    except Exception as error:
-        if os.environ.get(TRACE):
-            raise
-        # A lost connection is one to another process of ours.
-        if isinstance(error, (ValueError, OSError, ImportError)) and not isinstance(error, ConnectionError):
-            sys.exit(f"error: {error}{note()}")  # what the user can mend
-        if failed:
-            print(f"{failed}{note()}", file=sys.stderr)
-        sys.exit(f"error: {unforeseen(error)}")  # of the machine or the code
-
-
-def unforeseen(error: Exception) -> str:
-    """An error that no check foresaw, in one line, with where it was raised."""
-    if is_out_of_memory(error):
-        return f"out of memory ({words(error)}); try a smaller size or batch, or another device"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"{type(error).__name__}: {words(error)} ({Path(last.filename).name}, line {last.lineno}); "
-        f"{TRACE}=1 before the command shows the whole trace"
-    )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """torch says so by a type of its own on a GPU, and in the text of a `RuntimeError` on a CPU."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said

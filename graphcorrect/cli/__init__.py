@@ -1,0 +1,1 @@
+"""What a command needs that is run in a terminal."""

@@ -1,0 +1,1 @@
+"""Images, masks, probabilities and names of classes as people's tools write them."""

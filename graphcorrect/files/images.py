@@ -1,0 +1,68 @@
+"""Images as a viewer shows them, whatever wrote the file.
+
+A file that cannot be read ends in `UnreadableFile`, whose message begins with the file's name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcorrect.files._pictures import DEEP, Image, named, refuse_frames, upright
+
+IMAGE_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Picture(NamedTuple):
+    """An image as a viewer shows it.
+
+    Attributes:
+        rgb: of 8 bits a channel.
+        stored: (height, width) in the file, which EXIF may say is to be turned.
+        turned: whether it was.
+        brightest: of a file of 16 bits, the largest value; else None.
+    """
+
+    rgb: Image.Image
+    stored: tuple[int, int]
+    turned: bool
+    brightest: int | None
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """(3, H, W) uint8, RGB, as a viewer shows it; brought to (height, width), bilinear, if a `size` is given.
+
+    Raises:
+        UnreadableFile: it cannot be read; the message names it.
+    """
+    rgb = read_picture(path).rgb
+    if size is not None and (rgb.height, rgb.width) != size:
+        rgb = rgb.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def read_picture(path: Path) -> Picture:
+    """An image: turned as EXIF says, 16 bits scaled to 8, transparency dropped."""
+    with named(path), Image.open(path) as file:
+        file.load()
+        refuse_frames(file)
+        picture, turned = upright(file)
+        brightest = int(np.asarray(picture).max()) if picture.mode in DEEP else None
+        return Picture(_as_rgb(picture), (file.height, file.width), turned, brightest)
+
+
+def _as_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode in DEEP:  # PIL would cut at 255: all white
+        values = np.asarray(picture).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"expected 8 or 16 bits a channel, got values from {values.min()} to {values.max()}")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise ValueError("expected 8 or 16 bits a channel, got floating point: save it as PNG")
+    if picture.mode in ("P", "PA") and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")

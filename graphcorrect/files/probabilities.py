@@ -1,0 +1,73 @@
+"""Class probabilities out of a file, or out of a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
+from graphcorrect.files.masks import read_mask
+from graphcorrect.labels import IGNORE_INDEX
+
+LAST = "--channels last reads such files"
+
+
+def read_prediction(
+    path: Path, num_classes: int | None, mask_confidence: float, channels: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Class probabilities (C, H, W) float32 and where there is a prediction at all, (H, W) bool.
+
+    A mask becomes probabilities: `mask_confidence` for its class, the rest shared by the others, and none where it
+    holds 255.
+
+    Raises:
+        ValueError: the file holds something else; the message does not name the file.
+    """
+    if path.suffix.lower() in ARRAY_ENDINGS:
+        probabilities = read_probabilities(path, num_classes, channels)
+        return probabilities, torch.ones_like(probabilities[0], dtype=torch.bool)
+    if num_classes is None:
+        raise ValueError("expected `--classes` where predictions are masks, got none")
+    labels = read_mask(path, num_classes)
+    known = labels != IGNORE_INDEX
+    rest = (1 - mask_confidence) / max(1, num_classes - 1)
+    probabilities = torch.full((num_classes, *labels.shape), rest)
+    probabilities.scatter_(0, torch.where(known, labels, 0)[None], mask_confidence)
+    return torch.where(known, probabilities, 1 / num_classes), known
+
+
+def read_probabilities(path: Path, num_classes: int | None = None, channels: str | None = None) -> Tensor:
+    """Class probabilities (C, H, W) float32, of sum 1 along C.
+
+    Args:
+        path: saved as (C, H, W), or (H, W, C) with `channels="last"`.
+        num_classes: C, if it is known.
+        channels: "first" or "last"; None: first, and what is plainly last is refused.
+
+    Raises:
+        ValueError: the file holds something else; the message does not name the file.
+    """
+    probabilities = read_maps(path, channels)
+    if channels is None and not _sum_to_one(probabilities, 0) and _sum_to_one(probabilities, -1):
+        raise ValueError(f"expected (classes, height, width), got classes last, {tuple(probabilities.shape)}; {LAST}")
+    if len(probabilities) == 1 or (channels is None and probabilities.shape[-1] == 1):
+        raise ValueError(
+            "expected probabilities of each class, got one channel; of a sigmoid save both classes, "
+            "np.concatenate([1 - p, p])"
+        )
+    if num_classes is not None and len(probabilities) != num_classes:
+        raise ValueError(f"expected {num_classes} classes, got shape {tuple(probabilities.shape)}")
+    total = probabilities.sum(0)
+    if not _sum_to_one(probabilities, 0):
+        raise ValueError(
+            f"expected probabilities, at least 0 and with the sum 1, got {probabilities.amin():.3g} at least and "
+            f"sums from {total.amin():.3g} to {total.amax():.3g}; save the softmax of logits"
+        )
+    return probabilities / total
+
+
+def _sum_to_one(maps: Tensor, dim: int) -> bool:
+    """Whether these are probabilities along a dimension. Half precision rounds each of C numbers by up to 5e-4."""
+    return bool(maps.amin() >= 0 and (maps.sum(dim) - 1).abs().amax() <= 0.02)
