@@ -1,5 +1,6 @@
 """The mixin of `huggingface_hub` for modules, or what says how to get it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
 
         @classmethod
         def _from_pretrained(cls, **kwargs: Any) -> Any: ...
+
+        @classmethod
+        def from_pretrained(cls, name: str | Path, **kwargs: Any) -> Any: ...
+
+        def save_pretrained(self, folder: str | Path, **kwargs: Any) -> str | None: ...
+
+        def push_to_hub(self, repository: str, **kwargs: Any) -> str: ...
 
 else:
     try:

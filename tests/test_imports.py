@@ -33,7 +33,8 @@ _missing pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
 files.text files.faults files.saving files.results files.spelling files.folders files.class_names files.palette
 files._pictures files.images files.masks files.arrays files.probabilities files.items files.checker
-cli.console
+cli.console cli.devices cli.digits cli.changes cli.scores cli.shares cli.models cli.correcting cli.refine
+__main__
 """.split()
 
 FILES = sorted(

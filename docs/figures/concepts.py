@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 from segmentation.datasets import read_mask
-from segmentation.digits import CLASS_NAMES, write_digit_scenes
+from graphcorrect.cli.digits import CLASS_NAMES, write_digit_scenes
 
 from graphcorrect import ClassConsistencyGraph, DualGraphRefiner, KNNAffinity, nodes, plot
 from graphcorrect.files.images import read_image
