@@ -28,7 +28,7 @@ goes on when the same command is given again; several processes share the work (
 
 def add_to(parser: Parser) -> None:
     """Adds the options."""
-    parser.description = DESCRIPTION
+    parser.usage, parser.description = "%(prog)s --out FOLDER [options]", DESCRIPTION
     add = parser.add_argument_group("what is corrected").add_argument
     add("--predictions", type=Path, metavar="FOLDER", help="probabilities or masks")
     add(

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,9 @@ def _from_file(path: Path, device: torch.device) -> Callable[[Tensor], Any]:
         module: nn.Module = exported.module()
         return module.to(device)
     try:
-        scripted: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():  # newer versions of torch advise against what older files are
+            warnings.simplefilter("ignore")
+            scripted: nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise ValueError(
             "is no TorchScript; weights alone are no model: save torch.jit.script(model), torch.export.save(...), or "
