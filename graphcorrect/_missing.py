@@ -16,7 +16,7 @@ def split_labels(y: ArrayLike, missing_label: Any) -> tuple[NDArray[Any], NDArra
     counts too: NumPy writes -1 among names as "-1", and NaN as "nan".
 
     Raises:
-        ValueError: a label is nothing and `missing_label` does not say so; the message names both.
+        ValueError: a label is nothing and `missing_label` does not say so, or labels are numbers and text mixed.
     """
     labels = _as_array(y)
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -30,7 +30,7 @@ def split_labels(y: ArrayLike, missing_label: Any) -> tuple[NDArray[Any], NDArra
             f"NaN, None or the like, and `missing_label={missing_label!r}`"
         )
     if missing_label is None:
-        return labels, ~nothing
+        return _of_one_kind(labels, ~nothing), ~nothing
     given = ~(nothing | _where(labels, lambda label: _stands_for(label, missing_label)))
     return _of_one_kind(labels, given), given
 
@@ -86,14 +86,19 @@ def dense_rows(name: str, values: Any) -> Any:
 
 
 def _of_one_kind(labels: NDArray[Any], given: NDArray[np.bool_]) -> NDArray[Any]:
-    """Objects whose given ones are all numbers, or all texts, as an array of that type, with any value in the holes."""
+    """Objects whose given ones are all numbers, or all texts, as an array of that type, with any value in the holes.
+
+    Raises:
+        ValueError: they are of several kinds, which no order of classes can hold.
+    """
     if labels.dtype != object or not given.any():
         return labels
     kept = list(labels[given])
-    if not (
-        all(isinstance(label, str) for label in kept)
-        or all(np.isscalar(label) and not isinstance(label, str) for label in kept)
-    ):
+    examples = {"text" if isinstance(label, str) else "numbers": label for label in kept if np.isscalar(label)}
+    if len(examples) > 1:
+        shown = " and ".join(f"{kind} such as {label!r}" for kind, label in sorted(examples.items()))
+        raise ValueError(f"expected `y` with labels of one kind, all numbers or all text, got {shown}")
+    if not all(np.isscalar(label) for label in kept):
         return labels
     values = np.asarray(kept)
     whole = np.full(len(labels), values[0], dtype=values.dtype)

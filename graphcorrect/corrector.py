@@ -252,13 +252,18 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             "levels": self.key_encoder.levels,
             "magnifications": self.key_encoder.magnifications,
             "preset": self.preset,
-            "bank": self._bank_settings,
+            "bank": self._bank_settings | self._calibrated(),
             "refiner": self._refiner_settings,
             "guided": self.guided,
             "ignore_index": self.ignore_index,
             "anchors": None if self.bank_ is None else list(self.bank_.features.shape[1:]),
         }
         return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
+
+    def _calibrated(self) -> dict[str, float]:
+        """Settings of the bank that :func:`graphcorrect.calibrate` may have chosen."""
+        chosen = ("strength", "eps", "balance", "temperature")
+        return {} if self.bank_ is None else {name: getattr(self.bank_, name) for name in chosen}
 
     def set_extra_state(self, state: Tensor) -> None:
         """Takes the settings over, and makes room for the bank that comes with them.

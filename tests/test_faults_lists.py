@@ -95,6 +95,35 @@ def test_what_is_no_list_is_named(voc, tmp_path):
         assert fault in str(caught.value)
 
 
+@pytest.mark.parametrize("layout", ["voc", "camvid"])
+def test_a_name_may_begin_as_a_comment_does(tmp_path, layout):
+    folder = (write_voc if layout == "voc" else write_camvid)(tmp_path / "data")
+    places = ("JPEGImages", "SegmentationClass") if layout == "voc" else ("train", "trainannot")
+    images, masks = (sorted((folder / place).iterdir()) for place in places)
+    names = [path.stem for path in images[:3]]
+    for file in (images[0], masks[0]):
+        file.rename(file.with_name(f"#first{file.suffix}"))
+    path = write(tmp_path / "labeled.txt", "\n".join(["# a comment", "#", "#first", f"#{names[1]}", names[2]]))
+    if layout == "voc":
+        (folder / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(["#first", *names[1:]]))
+    (tmp_path / "out").mkdir()
+    for goes_on in (False, True):
+        data = layouts.open_data(
+            recipes.Data(folder=str(folder), labeled=str(path), layout=layout), 0, tmp_path / "out", goes_on=goes_on
+        )
+        assert stems(data.labeled) == ["#first", names[2]]
+        assert stems(data.labeled + data.unlabeled).count("#first") == 1
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n", ""])
+def test_lists_that_hold_no_images_are_named(voc, tmp_path, end):
+    of_classes = "\n".join(f"{name}  {said}" for name, said in zip(NAMES, (1, -1, 0), strict=False))
+    with pytest.raises(ValueError, match=r"dog_train\.txt to name images, and masks .*ImageSets/Segmentation"):
+        opened(voc, tmp_path, labeled=str(write(tmp_path / "dog_train.txt", of_classes + end)))
+    with pytest.raises(ValueError, match=r"out\.txt to name images, one a line, got comments alone"):
+        opened(voc, tmp_path, labeled=str(write(tmp_path / "out.txt", "#2007_gone\n#2008_gone" + end)))
+
+
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
 @pytest.mark.parametrize("listed", ["NFC", "NFD"])
 @pytest.mark.parametrize("ending", [".jpg", ".JPG", ".JPEG", ".png"])

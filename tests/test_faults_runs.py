@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_labels_too_sparse_for_anchors_are_said_before_the_first_step(tmp_path, 
         ids[10:12, 10:13], ids[30, 30] = 1, 2
         for path in (folder / "SegmentationClass").iterdir():
             Image.fromarray(ids).save(path)
-    said = refused(small(folder, anchors__use=True), tmp_path)
+    said = refused(small(folder, methods=("mllc+anchors",)), tmp_path)
     assert "the labels are too sparse for anchors" in said
     assert "SegmentationClass/2007_0" in said
     recipe = small(folder)
@@ -85,22 +86,24 @@ def test_the_rule_for_sparse_labels_is_that_of_the_bank(share):
         assert needs._has_majority(labels[0], [4, 5]) == bool(bank.counts.any())
 
 
-@pytest.mark.parametrize("method", ["supervised", "mllc"])
+@pytest.mark.parametrize("method", ["supervised", "mllc+anchors"])
 @pytest.mark.parametrize("what", ["the loss", "a weight"])
 def test_a_run_that_diverges_stops_in_words_and_spoils_no_checkpoint(tmp_path, monkeypatch, method, what):
-    recipe = small(write_voc(tmp_path / "voc"), methods=(method,), schedule__steps=4, anchors__use=True)
+    recipe = small(write_voc(tmp_path / "voc"), methods=(method,), schedule__steps=4)
     step = engine.optimize
 
-    def spoiling(name, student, built, *more):
-        parts = step(name, student, built, *more)
-        if name == method and built.step == 3:
+    def spoiling(name, student, built, *more, **span):
+        parts = step(name, student, built, *more, **span)
+        if str(name) == method and built.step == 3:
             parts = parts | {"supervised": torch.tensor(float("nan"))} if what == "the loss" else parts
             if what == "a weight":
                 next(built.model.parameters()).data[:] = torch.inf
         return parts
 
     monkeypatch.setattr(engine, "optimize", spoiling)
-    with pytest.raises(ValueError, match=f"{method} has diverged: .* at step 3; .*--learning-rate below 0.001"):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(method)} has diverged: .* at step 3; .*--learning-rate below 0.001"
+    ):
         engine.run(recipe, tmp_path / "out")
     saved = checkpoint.load(tmp_path / "out/resume.pt")
     assert saved["state"]["step"] == 2
@@ -203,3 +206,41 @@ def test_the_table_at_the_end_of_a_run_survives_a_closed_pipe(tmp_path, monkeypa
     assert "supervised" in json.loads((tmp_path / "out/results.json").read_text())["methods"]
     assert not (tmp_path / "out/resume.pt").exists()
     assert isinstance(sys.stdout, Closed)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with (
+        saving.alone_in(tmp_path),
+        pytest.raises(ValueError, match="--out to be a folder that no other run writes to"),
+        saving.alone_in(tmp_path),
+    ):
+        pass
+    with saving.alone_in(tmp_path):  # the first is gone
+        assert (tmp_path / ".lock").exists()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".lock").touch()  # of a run that was killed
+    with saving.alone_in(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("error", [OSError("no locks available"), NotImplementedError("FileSystem does not appear to")])
+def test_drives_without_locks_are_written_to(tmp_path, monkeypatch, error):
+    import filelock
+
+    def acquire(self, *args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with saving.alone_in(tmp_path):
+        (tmp_path / "result").touch()
+    assert (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("place", ["JPEGImages", "JPEGImages/run", "SegmentationClass/a/b", "./run/../JPEGImages/run"])
+def test_results_do_not_go_among_the_images(tmp_path, place):
+    folder = write_voc(tmp_path / "voc")
+    with pytest.raises(ValueError, match="--out beside the images of `data.folder`"):
+        command.expect_beside_data(folder / place, str(folder))
+    for beside in (folder / "run", tmp_path / "run", folder / "ImageSets" / "run"):
+        command.expect_beside_data(beside, str(folder))
+    command.expect_beside_data(folder / place, None)

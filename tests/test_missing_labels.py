@@ -124,3 +124,26 @@ def test_tensors_are_taken_and_sparse_ones_refused_by_name():
 @pytest.mark.parametrize("value", [0, "", "nan", False, -1, datetime.date(2024, 1, 1), [], np.float32(3)])
 def test_what_is_something_is_not_nothing(value):
     assert not missing.is_nothing(value)
+
+
+@pytest.mark.parametrize("missing_label", [None, -1, np.nan])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["cat", 1] * 6,
+        [1, "cat"] * 6,
+        np.array(["0", 1.0] * 6, dtype=object),
+        np.array([True, "yes"] * 6, dtype=object),
+        [1, "1"] * 6,
+    ],
+)
+def test_numbers_and_text_are_not_mixed(labels, missing_label):
+    with pytest.raises(ValueError, match="`y` with labels of one kind.* got numbers such as .* and text such as"):
+        LabelCorrector(n_neighbors=3).fit(FEATURES, labels)
+
+
+@pytest.mark.parametrize("labels", [np.array([2, 1.5] * 6, dtype=object), np.array([1, True] * 6, dtype=object)])
+def test_objects_that_are_all_numbers_are_numbers(labels):
+    split, given = missing.split_labels(labels, None)
+    assert split.dtype != object
+    assert given.all()

@@ -12,7 +12,8 @@ import yaml
 
 from graphcorrect.cli.console import in_words, steady_output, unforeseen
 from graphcorrect.files.faults import check_writable, looks_like
-from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.images import IMAGE_ENDINGS
+from graphcorrect.files.saving import alone_in, write_atomically
 from segmentation import cost, options, processes, speed
 from segmentation.engine import run
 from segmentation.manifest import MAY_CHANGE_ON_RESUME
@@ -22,7 +23,7 @@ from segmentation.recipe_files import placed, read_recipe_file
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
-    ("--method", "methods", "+", "supervised, self_training, fixmatch, mllc, or compare: all four"),
+    ("--method", "methods", "+", "TEACHING[+anchors][+graphs], such as fixmatch+anchors+graphs; compare: the recipe's"),
     ("--data", "data.folder", None, "folder in the layout of VOC, Cityscapes or CamVid (camvid:FOLDER says which)"),
     ("--labeled", "data.labeled", None, "split list, or how many labeled images to draw, or a share such as 1/8"),
     ("--held-out", "data.held_out", None, "training images that no method sees, scored beside the test images"),
@@ -50,7 +51,7 @@ FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
     ("--weight-decay", "optimizer.weight_decay", None, ""),
     ("--optimizer", "optimizer.name", None, "sgd, adamw"),
     ("--ema", "teacher.momentum", None, "share of its old weights the teacher keeps at a step"),
-    ("--confidence", "teacher.confidence", None, "what fixmatch asks of a pixel"),
+    ("--confidence", "teacher.confidence", None, "what fixmatch and unimatch ask of a pixel"),
     ("--rounds", "refiner.rounds", None, "rounds of correction, K"),
     ("--neighbors", "refiner.neighbors", None, "neighbors of a pixel in the semantic-level graph, k"),
     ("--max-nodes", "refiner.max_nodes", None, "most nodes of a graph; larger maps are pooled"),
@@ -100,7 +101,6 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     )
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
-    parser.add_argument("--anchors", action=argparse.BooleanOptionalAction, help="mllc looks up labeled pixels too")
     for flag, keys, count, text in FLAGS:
         parser.add_argument(flag, nargs=count, metavar=keys.split(".")[-1].upper(), help=text or None)
     given = parser.parse_args(arguments)
@@ -148,12 +148,33 @@ def work(command: Command) -> None:
         if processes.is_first():
             print(json.dumps(found, indent=2))
         return
-    if processes.is_first():
-        check_writable(command.out)
-    if not command.resume and processes.is_first():
-        (command.out / "resume.pt").unlink(missing_ok=True)
-        write_recipe(command.recipe, command.out)
-    run(command.recipe, command.out, resume=command.resume)
+    if not processes.is_first():
+        run(command.recipe, command.out, resume=command.resume)
+        return
+    expect_beside_data(command.out, command.recipe.data.folder)
+    check_writable(command.out)
+    with alone_in(command.out):
+        if not command.resume:
+            (command.out / "resume.pt").unlink(missing_ok=True)
+            write_recipe(command.recipe, command.out)
+        run(command.recipe, command.out, resume=command.resume)
+
+
+def expect_beside_data(out: Path, data: str | None) -> None:
+    """Results do not go among the images and masks of the data set, which would take their pictures for its own.
+
+    Raises:
+        ValueError: a folder between the data set's and `out`, or `out` itself, holds pictures that no run has written.
+    """
+    top, inner = Path(data or os.devnull).resolve(), out.resolve()
+    between = [folder for folder in (inner, *inner.parents) if top in folder.parents]
+    for folder in between:
+        is_a_run = (folder / "recipe.yaml").is_file()
+        pictures = [] if is_a_run or not folder.is_dir() else folder.iterdir()
+        if any(path.suffix.lower() in IMAGE_ENDINGS for path in pictures):
+            raise ValueError(
+                f"expected --out beside the images of `data.folder`, got {str(out)!r} among those of {folder}"
+            )
 
 
 def _how_to_go_on(out: Path) -> str:
@@ -181,8 +202,6 @@ def _overrides(given: argparse.Namespace) -> dict[str, Any]:
         found |= {"data.folder": folder.removeprefix("camvid:"), "data.layout": "camvid"}
     if given.no_flip:
         found["views.flip"] = False
-    if given.anchors is not None:
-        found["anchors.use"] = given.anchors
     return found | values_of(given.set)
 
 

@@ -108,7 +108,9 @@ def _camvid(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]
     for split in ("train", "test"):
         listed = folder / f"{split}.txt"
         names = read_list(listed) if is_there(listed) else pictures_in(folder / split, IMAGE_ENDINGS)
-        lines = [name if "/" in name else f"{split}/{without(name, IMAGE_ENDINGS)}" for name in names]
+        lines = [
+            name if "/" in name or name.startswith("#") else f"{split}/{without(name, IMAGE_ENDINGS)}" for name in names
+        ]
         found.append(samples.of(lines, str(listed if is_there(listed) else folder / split), first=split))
     return found[0], found[1]
 

@@ -20,6 +20,7 @@ MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat", ".jpg", ".jpeg"
 CITYSCAPES_MASKS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")
 VOC_MASKS = ("SegmentationClass", "SegmentationClassAug", "cls")  # VOC's own mask goes before SBD's
 IMAGE_FOLDERS = {"voc": "JPEGImages", "digits": "JPEGImages", "cityscapes": "leftImg8bit", "camvid": ""}
+OF_CLASSES = re.compile(r"\s-?[01]$")  # a line of VOC's ImageSets/Main/CLASS_train.txt
 
 
 class Listed(NamedTuple):
@@ -32,10 +33,13 @@ class Listed(NamedTuple):
 def read_list(path: Path) -> list[str]:
     """The lines of a list; what file managers leave among the images is left out.
 
+    `#` and a blank begin a comment. A name may begin with `#` too, and `Samples` knows whether there is such an image.
+
     Raises:
         ValueError: there are none.
     """
-    lines = [line for line in read_lines(path) if not is_junk(re.split(r"[/\\]", line.split("\t")[0])[-1])]
+    read = read_lines(path, comment="# ")
+    lines = [line for line in read if not is_junk(re.split(r"[/\\]", line.split("\t")[0])[-1])]
     if not lines:
         raise ValueError(f"expected {path} to name images, one a line, got an empty list")
     return lines
@@ -55,8 +59,21 @@ class Samples:
         self.origin: dict[Path, str] = {}
 
     def read(self, path: Path) -> list[Listed]:
-        """All samples of a list."""
-        return self.of(read_list(path), str(path), first=path.stem)
+        """All samples of a list.
+
+        Raises:
+            ValueError: it names no image, or says of images which classes they show, as VOC's ImageSets/Main does.
+        """
+        lines = read_list(path)
+        if all(OF_CLASSES.search(line) for line in lines):
+            raise ValueError(
+                f"expected {path} to name images, and masks if any, got a list that says of images whether they show a "
+                f"class ({lines[0]!r}), as VOC's ImageSets/Main has them; those of ImageSets/Segmentation are for masks"
+            )
+        found = self.of(lines, str(path), first=path.stem)
+        if not found and not self.faults:
+            raise ValueError(f"expected {path} to name images, one a line, got comments alone")
+        return found
 
     def of(self, lines: list[str], source: str, first: str = "train") -> list[Listed]:
         """All samples of lines; of splits in which a name is found twice, that of `first` is meant."""
@@ -66,6 +83,8 @@ class Samples:
                 sample = self._sample(line, first)
             except AmbiguousName as error:
                 self.faults.append(f"{source}, line {number}: {error}")
+                continue
+            if sample is None and line.startswith("#"):
                 continue
             if sample is None:
                 sample = self._missing(line)

@@ -38,8 +38,8 @@ def join(device: str) -> torch.device:
 def leave() -> None:
     """Part from the others.
 
-    DDP keeps gloo's threads alive beyond the end of the process group. One that is still freeing the tensors of the last
-    exchange while the interpreter ends aborts the process, so they are given a moment.
+    DDP keeps gloo's threads alive beyond the end of the process group. One that is still freeing the tensors of the
+    last exchange while the interpreter ends aborts the process, so they are given a moment.
     """
     if distributed():
         dist.destroy_process_group()
@@ -77,8 +77,8 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     return convert_sync_batchnorm(model) if device.type == "cuda" else convert_batchnorm(model)
 
 
-def shell(model: nn.Module) -> nn.Module:
-    """What averages gradients over processes."""
+def wrap_ddp(model: nn.Module) -> nn.Module:
+    """The model in what averages gradients over processes."""
     # The embedding and the refiner have no gradient in some methods.
     return DistributedDataParallel(model, find_unused_parameters=True) if distributed() else model
 

@@ -103,7 +103,7 @@ def write_split(split: Split, out: Path, *, goes_on: bool) -> None:
     for name in ("labeled", "unlabeled"):
         path, lines = out / f"{name}.txt", [entry.line for entry in getattr(split, name)]
         if goes_on and path.is_file():
-            began = set(read_lines(path))
+            began = set(read_lines(path, comment=None))
             if began != set(lines):
                 added, gone = sorted(set(lines) - began), sorted(began - set(lines))
                 raise ValueError(

@@ -31,10 +31,10 @@ from graphcorrect.files.faults import as_bytes, looks_like, reading, refuse
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
-from graphcorrect.files.masks import read_stored_mask
 from graphcorrect.files.palette import voc_palette
 from graphcorrect.files.probabilities import read_prediction
 from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.files.text import few
 from graphcorrect.labels import IGNORE_INDEX
 
@@ -308,7 +308,7 @@ def examples(
         if args.model is not None:
             path = args.out / "before" / f"{item.name}.png"
             with reading(path):
-                before = torch.from_numpy(read_stored_mask(path).ids)
+                before = torch.from_numpy(read_ids(path).ids)
         else:
             with reading(item.labels):
                 count = None if args.names is None else len(args.names)
@@ -319,7 +319,7 @@ def examples(
             with reading(item.image):
                 image = read_image(item.image)
         with reading(mask):
-            after = torch.from_numpy(read_stored_mask(mask).ids)
+            after = torch.from_numpy(read_ids(mask).ids)
         yield changes.Example(entry, image, before, after)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
+from graphcorrect import _checks
+from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps, write_array
 from graphcorrect.files.masks import read_mask
 from graphcorrect.labels import IGNORE_INDEX
 
@@ -66,6 +67,28 @@ def read_probabilities(path: Path, num_classes: int | None = None, channels: str
             f"sums from {total.amin():.3g} to {total.amax():.3g}; save the softmax of logits"
         )
     return probabilities / total
+
+
+def write_probabilities(path: Path, probabilities: Tensor, *, dtype: torch.dtype = torch.float32) -> None:
+    """Writes class probabilities (C, H, W) as `.npy`, `.npz` or `.safetensors`, by the ending.
+
+    Args:
+        path: where; :func:`read_probabilities` reads it.
+        probabilities: at least 0, of sum 1 along C.
+        dtype: `torch.float16` halves the file and keeps each number to 5e-4.
+
+    Raises:
+        ValueError: these are no probabilities, or `dtype` or the ending is another.
+        TypeError: `probabilities` is not floating point.
+        OSError: it cannot be written.
+    """
+    _checks.floating("probabilities", probabilities)
+    _checks.ndim("probabilities", probabilities, (3,), "(C, H, W)")
+    if dtype not in (torch.float16, torch.float32, torch.float64):
+        raise ValueError(f"expected `dtype` to be torch.float16, float32 or float64, got {dtype}")
+    if not _sum_to_one(probabilities.float(), 0):
+        raise ValueError("expected `probabilities` of at least 0 and of sum 1 along C, got others; pass the softmax")
+    write_array(path, probabilities.to(dtype), "probabilities")
 
 
 def _sum_to_one(maps: Tensor, dim: int) -> bool:
