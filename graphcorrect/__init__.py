@@ -15,6 +15,7 @@ from graphcorrect.graphs import (
     KNNAffinity,
     NeighborOperator,
 )
+from graphcorrect.label_issues import ImageIssues, LabelIssues, label_issues
 from graphcorrect.losses import CLGLoss, CorrectionLoss, LabelCorrectionLoss, SLGLoss, clg_loss, slg_loss
 from graphcorrect.ops.knn import Neighbors, knn
 from graphcorrect.refine import DualGraphRefiner
@@ -45,8 +46,10 @@ __all__ = [
     "DynamicThreshold",
     "EMATeacher",
     "GraphOperator",
+    "ImageIssues",
     "KNNAffinity",
     "LabelCorrectionLoss",
+    "LabelIssues",
     "NeighborOperator",
     "Neighbors",
     "PrototypeBank",
@@ -57,6 +60,7 @@ __all__ = [
     "explain_backends",
     "guided_upsample",
     "knn",
+    "label_issues",
     "metrics",
     "pool_labels",
     "propagate",

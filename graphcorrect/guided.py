@@ -83,9 +83,9 @@ def guided_upsample(
     with full_precision(soft_labels):
         values = F.interpolate(widen(soft_labels), size=size, mode="bilinear")
         if steps:
-            weights = _window_weights(widen(images).to(values.dtype), radius, color_scale, distance_scale)
+            weights = window_weights(widen(images).to(values.dtype), radius, color_scale, distance_scale)
             for _ in range(steps):
-                values = own_share * values + (1 - own_share) * _window_mean(values, weights, radius)
+                values = own_share * values + (1 - own_share) * window_mean(values, weights, radius)
         return values.to(soft_labels.dtype)
 
 
@@ -105,7 +105,7 @@ def _shifted(maps: Tensor, radius: int) -> list[Tensor]:
     ]
 
 
-def _window_weights(images: Tensor, radius: int, color_scale: float, distance_scale: float) -> Tensor:
+def window_weights(images: Tensor, radius: int, color_scale: float, distance_scale: float) -> Tensor:
     """Weights w of each pixel and offset, (B, O, H, W), summing to one over the offsets."""
     exponents = torch.stack(
         [
@@ -118,7 +118,7 @@ def _window_weights(images: Tensor, radius: int, color_scale: float, distance_sc
     return exponents.softmax(1)
 
 
-def _window_mean(values: Tensor, weights: Tensor, radius: int) -> Tensor:
+def window_mean(values: Tensor, weights: Tensor, radius: int) -> Tensor:
     """Weighted mean over the window, without a copy of `values` (B, C, H, W) for each offset."""
     total = torch.zeros_like(values)
     for neighbor, weight in zip(_shifted(values, radius), weights.unbind(1), strict=True):
