@@ -9,7 +9,8 @@ from graphcorrect_cli.parser import Parser
 
 def add_to(parser: Parser) -> None:
     """Adds the options."""
+    parser.description = "Versions, devices, and what serves each operation on this machine, and why nothing else does."
 
 
 def check(parser: Parser, args: argparse.Namespace) -> None:
-    """Refuses what does not go together."""
+    """There is nothing to refuse."""

@@ -48,15 +48,18 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+MOST = 2**31
+
+
 def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
-    """A type of option: a number of at least so much."""
+    """A type of option: a number of at least so much, and no more than a count can be."""
 
     def read(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not least <= value < float("inf"):
+        if value is None or not least <= value <= MOST:
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"expected {what} of at least {least:g}, got {text!r}")
         return value

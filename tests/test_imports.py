@@ -36,7 +36,8 @@ files.text files.faults files.saving files.results files.spelling files.folders 
 files.yaml files.label_maps files._pictures files.images files.sbd files.stored_masks files.masks
 files.arrays files.probabilities files.items files.checker files.brush files.label_studio
 files.archives files.pairs files.dataset_yaml files.datasets
-cli.console cli.devices cli.digits cli.changes cli.scores cli.shares cli.models cli.correcting cli.refine
+cli.console cli.devices cli.digits cli.changes cli.masks cli.scores cli.shares cli.models cli.correcting cli.refine
+cli.issues cli.bench cli.info cli.demo
 __main__
 """.split()
 

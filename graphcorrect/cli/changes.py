@@ -79,7 +79,11 @@ class Example(NamedTuple):
 
 
 def changes_page(
-    all_changes: list[Changes], examples: Iterable[Example], class_names: list[str], score: str = ""
+    all_changes: list[Changes],
+    examples: Iterable[Example],
+    class_names: list[str],
+    score: str = "",
+    title: str = "What changed",
 ) -> str:
     """A page that needs no other file: totals, the most frequent changes, and thumbnails of the given examples.
 
@@ -100,6 +104,7 @@ def changes_page(
         for (before, after), count in flows.most_common(20)
     )
     return _PAGE.format(
+        title=html.escape(title),
         images=f"{len(all_changes):,}",
         touched=f"{sum(entry.changed > 0 for entry in all_changes):,}",
         changed=f"{changed:,}",
@@ -160,7 +165,7 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>What changed</title>
+<title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; --line: light-dark(#ddd, #444); --faint: light-dark(#666, #aaa); }}
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }}
@@ -175,7 +180,7 @@ section div {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(150
 figure {{ margin: 0; }}
 img {{ width: 100%; image-rendering: pixelated; display: block; border-radius: 3px; }}
 </style>
-<h1>What changed</h1>
+<h1>{title}</h1>
 <p>{changed} pixels, {share} % of those predicted, in {touched} of {images} images.</p>{score}
 <h2>From which class to which</h2>
 <table><tr><th>before</th><th>after</th><th>pixels</th><th>of all changes</th></tr>{rows}</table>

@@ -12,15 +12,18 @@ uses (the later writers of the collection), so a network cannot have seen them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits
+from torch import Tensor
 
 from graphcorrect.files.palette import voc_palette
 
@@ -49,14 +52,11 @@ def write_digit_scenes(
         return folder
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    digits = load_digits()
-    sheets = {"train": slice(None, TRAIN_SHEETS), "val": slice(TRAIN_SHEETS, None)}
     for split, count in (("train", num_train), ("val", num_val)):
-        rng = np.random.default_rng([seed, split == "val"])
-        drawer = _without_repeats(digits.images[sheets[split]] / 16, digits.target[sheets[split]], rng)
+        drawn = _drawn(split, seed, size)
         names = [f"{split}_{number:04d}" for number in range(count)]
         for name in names:
-            image, labels = draw_scene(drawer, rng, size)
+            image, labels = next(drawn)
             image.save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
             mask = Image.fromarray(labels, mode="P")
             mask.putpalette(voc_palette())
@@ -65,6 +65,23 @@ def write_digit_scenes(
     # Written last: its presence says that the folder is complete.
     (folder / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n")
     return folder
+
+
+def scenes(count: int, split: str, seed: int = 0, size: int = SCENE_SIZE) -> tuple[Tensor, Tensor]:
+    """The first scenes of a split, "train" or "val": images (N, 3, H, W) in [0, 1], labels (N, H, W) int64."""
+    drawn = list(itertools.islice(_drawn(split, seed, size), count))
+    images = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in drawn])
+    return images.float() / 255, torch.stack([torch.from_numpy(labels).long() for _, labels in drawn])
+
+
+def _drawn(split: str, seed: int, size: int) -> Iterator[tuple[Image.Image, Array]]:
+    """Scenes without end, the same for a seed."""
+    digits = load_digits()
+    sheets = slice(TRAIN_SHEETS, None) if split == "val" else slice(None, TRAIN_SHEETS)
+    rng = np.random.default_rng([seed, split == "val"])
+    drawer = _without_repeats(digits.images[sheets] / 16, digits.target[sheets], rng)
+    while True:
+        yield draw_scene(drawer, rng, size)
 
 
 def draw_scene(drawer: Iterator[tuple[Array, int]], rng: np.random.Generator, size: int) -> tuple[Image.Image, Array]:

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from graphcorrect.cli import changes, scores
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.correcting import Correction, correction, read_unit_image
 from graphcorrect.cli.devices import find_device
+from graphcorrect.cli.masks import class_names, png, refuse_if_many
 from graphcorrect.cli.models import Model, identity, open_model
 from graphcorrect.cli.shares import Ranks, share_of
 from graphcorrect.corrected_labels import full_size
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS
 from graphcorrect.files.checker import Checker
-from graphcorrect.files.class_names import read_class_names
-from graphcorrect.files.faults import as_bytes, looks_like, reading, refuse
+from graphcorrect.files.faults import as_bytes, reading, refuse
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
-from graphcorrect.files.palette import voc_palette
 from graphcorrect.files.probabilities import read_prediction
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.stored_masks import read_ids
@@ -53,7 +48,7 @@ NOT_SETTINGS = (
     "truths",
 )
 WRITTEN = ("masks", "records", "before")  # folders in --out
-BAR = {"unit": "image", "ncols": 79}
+BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
 
 
 class Finished(NamedTuple):
@@ -133,24 +128,6 @@ def inputs(args: argparse.Namespace) -> tuple[list[Item], list[Item], list[str]]
     return items, labeled, faults + more
 
 
-def class_names(classes: str | None) -> list[str] | None:
-    """Names of the classes: from a file, or numbers; None leaves it to the predictions."""
-    if classes is None:
-        return None
-    if classes.isdecimal() and classes.isascii() and int(classes) > 0:
-        return [str(number) for number in range(int(classes))]
-    path = Path(classes)
-    if not (path.exists() or path.is_symlink()):
-        raise ValueError(f"expected --classes as a number or a file with a name a line, got {classes!r}")
-    with reading(path, "a class name a line"):
-        if fault := looks_like(path):
-            raise ValueError(fault)
-        names, notes = read_class_names(path)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return names
-
-
 def settings_of(args: argparse.Namespace, labeled: list[Item]) -> dict[str, Any]:
     """What the results depend on, as JSON holds it; of the labeled files their fingerprint."""
     settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
@@ -181,8 +158,7 @@ def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labe
         if waiting and not any(item.name in args.truths for item in waiting):
             faults.append(f"{args.truth}: no mask with the name of an image")
     faults += checker.faults_of_all()
-    if checker.num_classes is not None and checker.num_classes > IGNORE_INDEX:
-        faults.append(f"{checker.num_classes} classes, expected at most {IGNORE_INDEX}, as masks hold 8 bits")
+    refuse_if_many(checker.num_classes, faults)
     from_file = args.classes is not None and not args.classes.isdecimal()
     refuse(
         faults,
@@ -331,12 +307,3 @@ def mask_path(out: Path, name: str) -> Path:
 def record_path(out: Path, name: str) -> Path:
     """Where it is written that an image is finished, and what was found."""
     return out / "records" / f"{name}.json"
-
-
-def png(labels: Tensor) -> bytes:
-    """A mask (H, W) as a palette PNG in VOC's colors."""
-    mask = Image.fromarray(labels.to(torch.uint8).numpy())
-    mask.putpalette(voc_palette())
-    content = io.BytesIO()
-    mask.save(content, "PNG")
-    return content.getvalue()
