@@ -90,7 +90,7 @@ def study_recipe(args: argparse.Namespace, seed: int) -> Recipe:
 
     given = {"running.seed": seed}
     if args.data is not None:
-        given |= {"data.folder": args.data, "data.labeled": 46}
+        given |= {"data.folder": args.data} | ({} if args.recipe else {"data.labeled": 46})
     if args.labeled is not None:
         given["data.labeled"] = args.labeled
     if args.smoke:
@@ -98,7 +98,7 @@ def study_recipe(args: argparse.Namespace, seed: int) -> Recipe:
         given |= {"schedule.labeled_batch": 2, "schedule.unlabeled_batch": 2}
         given |= {} if args.data else {"data.scenes": [30, 8], "data.labeled": 8, "data.held_out": 4}
     given |= {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.set)}
-    return load("camvid_small" if args.data else "digits", given)
+    return load(args.recipe or ("camvid_small" if args.data else "digits"), given)
 
 
 def frozen_teacher(args: argparse.Namespace, seed: int) -> tuple[Recipe, Any, SegmentationNetwork, KeyEncoder]:

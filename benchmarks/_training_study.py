@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from _frozen_study import study_recipe
 from _records import save_record
-from segmentation import engine
+from segmentation import engine, report
 from segmentation.layouts import read_list
 from segmentation.recipe import Recipe, as_dict
 
@@ -21,21 +22,32 @@ def main(args: argparse.Namespace) -> None:
     results = []
     for seed in args.seeds:
         recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}-training"
-        recipe.methods = tuple(method for method in args.methods if method != TRUE_LABELS)
+        methods = args.methods or [*recipe.methods, TRUE_LABELS]
+        recipe.set("methods", [method for method in methods if method != TRUE_LABELS], "--methods")
         warm = args.runs / f"seed{seed}" / "warmup.pt"
         if warm.is_file():  # the frozen study's teacher
             recipe.schedule.start = str(warm)
-        found = engine.run(recipe, folder, resume=Path(folder / "resume.pt").is_file())
-        if TRUE_LABELS in args.methods:
+        found = trained(recipe, folder)
+        if TRUE_LABELS in methods:
             found[TRUE_LABELS] = with_true_labels(recipe, folder)
         results += [{"seed": seed, "method": method} | scores for method, scores in found.items()]
     save_record(
-        "label_correction_training" + ("" if args.data else "_digits"),
+        "label_correction_training" + (f"_{args.recipe}" if args.recipe else "" if args.data else "_digits"),
         {"results": results},
         device=torch.device("cpu"),
         folder=args.out,
         recipe=as_dict(recipe),
     )
+
+
+def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Scores by method of the run in a folder: of one that is done as they are, else trained from where it stopped."""
+    results = folder / "results.json"
+    is_begun = (folder / "resume.pt").is_file()
+    if not is_begun and set(recipe.methods) <= report.methods_done(results):
+        found = json.loads(results.read_text(encoding="utf-8"))["methods"]
+        return {method: found[method] for method in recipe.methods}
+    return engine.run(recipe, folder, resume=is_begun)
 
 
 def with_true_labels(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -51,6 +63,6 @@ def with_true_labels(recipe: Recipe, folder: Path) -> dict[str, Any]:
     bound.methods, bound.schedule.start = ("supervised",), str(folder / "warmup.pt")
     bound.data.labeled, bound.data.unlabeled, bound.data.held_out = str(out / "all.txt"), str(out / "one.txt"), 0
     bound.schedule.labeled_batch += bound.schedule.unlabeled_batch
-    scores = engine.run(bound, out)["supervised"]
+    scores = trained(bound, out)["supervised"]
     del scores["pseudo_labels"]  # of that one image
     return scores

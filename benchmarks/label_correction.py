@@ -2,7 +2,8 @@
 
     python benchmarks/label_correction.py noise                        # labels corrupted on purpose; minutes
     python benchmarks/label_correction.py frozen --data CamVid         # one teacher, corrected in many ways
-    python benchmarks/label_correction.py training --data CamVid       # four methods, three seeds; hours on a CPU
+    python benchmarks/label_correction.py training --data CamVid       # pairs of methods, three seeds; hours on a CPU
+    python benchmarks/label_correction.py training --data acdc --recipe acdc_3 --seeds 0 1 2
     python benchmarks/label_correction.py anchors --data CamVid        # the same teacher, faster look-ups
     python benchmarks/label_correction.py --smoke                      # all four at their smallest
 
@@ -49,9 +50,10 @@ def main() -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=["supervised", "self_training", "fixmatch", "mllc", "true_labels"],
-        help="methods of the trainer; true_labels: supervised, with the unlabeled images' true labels: a bound",
+        help="methods of the trainer, and true_labels: supervised, with the unlabeled images' true labels: a bound; "
+        "default: those of the recipe, and that",
     )
+    parser.add_argument("--recipe", help="of the trainer; default: camvid_small with --data, else digits")
     parser.add_argument("--threads", type=int, default=None, help="of torch; one, to time a core")
     parser.add_argument("--every", type=int, default=1, help="of anchors: judge every so many images of a split")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over the trainer's recipe")

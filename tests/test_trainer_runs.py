@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from trainer_data import TINY, tiny, write_camvid, write_cityscapes, write_voc
+from trainer_data import TINY, tiny, write_camvid, write_cityscapes, write_voc, write_volumes
 
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 engine = pytest.importorskip("segmentation.engine")
@@ -17,7 +17,7 @@ report = pytest.importorskip("segmentation.report")
 split = pytest.importorskip("segmentation.split")
 state = pytest.importorskip("segmentation.state")
 
-WRITERS = {"voc": write_voc, "cityscapes": write_cityscapes, "camvid": write_camvid}
+WRITERS = {"voc": write_voc, "cityscapes": write_cityscapes, "camvid": write_camvid, "pairs": write_volumes}
 # The recipe's own architecture on the smallest backbone of its kind: test_examples.py builds the real ones.
 SMALL = {"resnet101": "resnet18", "tu-resnet101": "tu-resnet18", "mit_b2": "mit_b0"}
 METHODS = ("supervised", "self_training", "fixmatch", "mllc+anchors")

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainer_data import tiny
+from trainer_data import tiny, write_volumes
 
 datasets = pytest.importorskip("segmentation.datasets")
+engine = pytest.importorskip("segmentation.engine")
 networks = pytest.importorskip("segmentation.networks")
 recipes = pytest.importorskip("segmentation.recipe")
+report = pytest.importorskip("segmentation.report")
 scores = pytest.importorskip("segmentation.scores")
 state = pytest.importorskip("segmentation.state")
 teaching = pytest.importorskip("segmentation.teaching")
@@ -100,3 +102,27 @@ def test_a_unet_is_corrected_at_the_size_of_the_image(keys):
     assert (found.labels[:, 28:] == 255).all()
     plain = teaching.pseudo_label(teaching.Method("fixmatch"), built.teacher, images, inside, built.banks)
     assert (plain.probabilities - found.probabilities).abs().max() > 0.01
+
+
+@pytest.mark.slow
+def test_hearts_are_trained_and_scored_by_volume(tmp_path, capsys):
+    """Slices of two sizes, lists in the data set's folder, patients that are held out, a loss with Dice."""
+    pytest.importorskip("monai")
+    folder = write_volumes(tmp_path / "hearts")
+    recipe = tiny(
+        "acdc_3", methods=("supervised", "unimatch+anchors+graphs"), data__folder=str(folder), network__width=4,
+        teacher__confidence=0.1, evaluation__deployed=True, evaluation__times=2,
+    )  # fmt: skip
+    found = engine.run(recipe, tmp_path / "out")["unimatch+anchors+graphs"]
+    for name in ("student", "teacher", "held_out_student"):
+        assert 0 <= found[f"{name}_dice"] <= 1
+        by_class = found[f"{name}_dice_by_class"]
+        assert list(by_class) == ["background", "right ventricle", "myocardium", "left ventricle"]
+        assert found[f"{name}_dice"] == pytest.approx(sum(list(by_class.values())[1:]) / 3, abs=1e-4)
+    assert found["deployed"]["plain"]["dice"] == pytest.approx(found["student_dice"], abs=1e-6)
+    assert found["pseudo_labels"]["corrected"]["dice"] >= 0
+    log = report.read_log(tmp_path / "out/log.jsonl")
+    assert sum("teacher_dice" in entry for entry in log) == 4
+    assert all(entry["dice"] >= 0 for entry in log if "unlabeled" in entry)
+    assert "Dice test" in capsys.readouterr().out
+    assert (tmp_path / "out/curves.png").stat().st_size > 5000

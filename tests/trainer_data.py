@@ -13,7 +13,7 @@ from graphcorrect.files.palette import voc_palette
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-digits = pytest.importorskip("segmentation.digits")
+digits = pytest.importorskip("graphcorrect.cli.digits")
 cityscapes = pytest.importorskip("segmentation.cityscapes")
 recipes = pytest.importorskip("segmentation.recipe")
 
@@ -123,3 +123,27 @@ def write_camvid(folder, train=8, test=3, size=(48, 64)):
             Image.fromarray(mask).save(folder / f"{split}annot" / f"{number:04d}.png")
     (folder / "classes.txt").write_text("\n".join(f"{number} class {number}" for number in range(11)) + "\n255 void\n")
     return folder
+
+
+def write_volumes(folder, sizes=((40, 48), (40, 48), (48, 36))):
+    """Grey slices of volumes in the layout `pairs`, as ACDC's are: lists of patients, names of four classes."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    lists = {"train": range(5), "val": range(5, 7), "test": range(7, 9)}
+    for split, patients in lists.items():
+        names = [f"patient{patient:03d}_frame01_slice{number:02d}" for patient in patients for number in range(2)]
+        for number, name in enumerate(names):
+            size = sizes[number // 2 % len(sizes)]
+            image, mask = next(pictures(1, size, 4, seed=hash_of(name)))
+            Image.fromarray(image).convert("L").save(folder / "images" / f"{name}.png")
+            Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+        (folder / f"{split}.txt").write_text("\n".join(names))
+        if split == "train":
+            (folder / "labeled_3cases.txt").write_text("\n".join(names[:4]))
+    (folder / "classes.txt").write_text("0 background\n1 right ventricle\n2 myocardium\n3 left ventricle\n")
+    return folder
+
+
+def hash_of(name):
+    """A seed that is the same in every process."""
+    return sum(name.encode())

@@ -141,6 +141,12 @@ def first_corrected(run: Run) -> int:
     return run.recipe.schedule.warmup + run.recipe.correct.after
 
 
+def share_of_correction(run: Run, step: int) -> float:
+    """What is left of the anchors' strength at a step, in [0, 1]; at 0 no label is corrected."""
+    done, fade = step - first_corrected(run), run.recipe.correct.fade
+    return 0.0 if done < 0 else 1.0 if fade is None else max(0.0, 1 - done / fade)
+
+
 def begin_span(
     method: Method, state: State, run: Run, number: int, first: int, last: int
 ) -> tuple[Iterator[Views], Iterator[Views | None]]:
@@ -151,7 +157,7 @@ def begin_span(
     if method.teaching != "rounds":
         return labeled, run.batches(state.step, last, unlabeled=True)
     if state.step == first:
-        correct = bool(method.correct) and state.step >= first_corrected(run)
+        correct = bool(method.correct) and share_of_correction(run, state.step) > 0
         anchors = measuring.fresh_anchors(state, run) if method.uses_anchors and correct else None
         rounds.begin(run, method, number, state, anchors, correct=correct)
     return labeled, run.batches(state.step, last, unlabeled=True, samples=rounds.labeled_by_round(run, method, number))
@@ -201,25 +207,26 @@ def losses_of(
     correction: nn.Module | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses of one batch by name, and what else goes to the log."""
-    recipe, (images, labels, _) = run.recipe, on_device(labeled, run)
+    recipe, (images, labels, _, places) = run.recipe, on_device(labeled, run)
     if weak is None:
         return training_loss(method, student, (images, labels), [], state.banks, recipe), {}
-    weak_images, blank, draws = on_device(weak, run)
+    weak_images, blank, draws, weak_places = on_device(weak, run)
     if method.teaching == "rounds":  # the labels are those of the round's teacher
         mixed = mix(strong_view(weak_images, draws[:, 0]), draws[:, 0], blank, kind=recipe.views.mix)
         return training_loss(method, student, (images, labels), [Stream(*mixed)], state.banks, recipe), {}
-    is_corrected = bool(method.correct) and state.step >= first_corrected(run)
-    if is_corrected and method.uses_anchors:
-        update_anchors(state.teacher, images, labels, state.banks.anchors)
+    share = share_of_correction(run, state.step) if method.correct else 0.0
+    if share > 0 and method.uses_anchors:
+        state.banks.anchors.strength = recipe.anchors.strength * share
+        update_anchors(state.teacher, images, labels, state.banks.anchors, places)
     inside, guided = blank != IGNORE_INDEX, recipe.refiner.guided
-    asked = method if is_corrected else Method(method.teaching)
-    pseudo = pseudo_label(asked, state.teacher, weak_images, inside, state.banks, guided=guided)
+    asked = method if share > 0 else Method(method.teaching)
+    pseudo = pseudo_label(asked, state.teacher, weak_images, inside, state.banks, places=weak_places, guided=guided)
     streams = streams_of(method, weak_images, draws, pseudo, recipe, state.model.network.widths)
     losses = training_loss(method, student, (images, labels), streams, state.banks, recipe, correction)
     return losses, {"confidence": pseudo.probabilities.amax(1).mean(), "changed": pseudo.changed}
 
 
-def on_device(views: Views, run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """Images in [0, 1], labels, and what the strong views are to do."""
-    images, labels, draws = (tensor.to(run.device, non_blocking=True) for tensor in views)
-    return images.to(dtype_of(run.recipe)) / 255, labels.long(), draws
+def on_device(views: Views, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images in [0, 1], labels, what the strong views are to do, and where in their images the views lie."""
+    images, labels, draws, places = (tensor.to(run.device, non_blocking=True) for tensor in views)
+    return images.to(dtype_of(run.recipe)) / 255, labels.long(), draws, places

@@ -116,6 +116,7 @@ def fresh_anchors(state: State, run: Run, model: nn.Module | None = None) -> Lab
         return None
     seen_by = state.teacher if model is None else model.eval()
     anchors, ranks, device = state.banks.anchors.fresh(), rank_and_ranks()[1], run.device
+    anchors.strength = run.recipe.anchors.strength  # whatever training has left of it
     own_share = evaluation.batches(run.data.labeled, run.recipe, device, limit=1)
     for _ in range(-(-len(run.data.labeled) // ranks)):
         batch = next(own_share, None)
