@@ -14,10 +14,11 @@ from graphcorrect.cli.console import in_words, steady_output, unforeseen
 from graphcorrect.files.faults import check_writable, looks_like
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.saving import alone_in, write_atomically
-from segmentation import cost, options, processes, speed
+from segmentation import options, processes
 from segmentation.engine import run
+from segmentation.extras import cost, speed
+from segmentation.extras.paper import load_any, rows
 from segmentation.manifest import MAY_CHANGE_ON_RESUME
-from segmentation.paper import load_any, rows
 from segmentation.recipe import RECIPES, Recipe, as_dict, from_dict, is_text
 from segmentation.recipe_files import placed, read_recipe_file
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from graphcorrect import AnchorBank
 from segmentation.networks import NetworkOutput, SegmentationNetwork
 
-
 SETTINGS = ("capacity_per_class", "num_neighbors", "temperature", "strength", "eps", "balance", "decay",
             "quota_per_image")  # fmt: skip
 
