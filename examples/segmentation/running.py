@@ -62,6 +62,11 @@ class Run:
         """Steps of the warm-up and of a method."""
         return self.recipe.schedule.warmup + self.steps
 
+    @property
+    def first_corrected(self) -> int:
+        """The first step whose labels are corrected, of methods that correct."""
+        return self.recipe.schedule.warmup + self.recipe.correct.after
+
     def spans(self, phase: str, method: Method) -> list[tuple[int, int]]:
         """First and last step of a phase; of `rounds` one span a round, which share the steps of a method."""
         first, parts = self.recipe.schedule.warmup, self.recipe.schedule.rounds
