@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from graphcorrect import EMATeacher, LabelCorrectionLoss, PrototypeBank, RefinedLabels
 from segmentation.datasets import IGNORE_INDEX
 from segmentation.keys import LabeledPixels
-from segmentation.losses import cross_entropy, dice, mean_count
+from segmentation.losses import cross_entropy, dice, mean_count, wide
 from segmentation.method import Method
 from segmentation.model import corrected_probabilities
 from segmentation.networks import upsample
@@ -79,6 +79,7 @@ def pseudo_label(
 ) -> PseudoLabels:
     """Label the weak views (B, 3, H, W) of unlabeled images, `inside` (B, H, W) which are real pixels."""
     output, _ = teacher(images)
+    output = output._replace(logits=wide(output.logits))  # a confidence of 0.95 is none in bf16
     before = after = upsample(output.logits.softmax(1), images.shape[-2:])
     if method.correct:
         options = {"anchors": banks.anchors, "inside": inside, "guided": guided}
