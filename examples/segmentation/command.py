@@ -62,7 +62,7 @@ FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
     ("--neighbors", "refiner.neighbors", None, "neighbors of a pixel in the semantic-level graph, k"),
     ("--max-nodes", "refiner.max_nodes", None, "most nodes of a graph; larger maps are pooled"),
     ("--slg-weight", "loss.slg_weight", None, "weight of the contrastive loss in mllc"),
-    ("--anchor-capacity", "anchors.capacity", None, "most labeled pixels of a class to remember"),
+    ("--anchor-capacity", "anchors.capacity", None, "most labeled pixels of a class"),
     ("--evaluations", "evaluation.times", None, "how often a method is tested on its way, the end included"),
     ("--judged", "evaluation.judged", None, "unlabeled images on which pseudo-labels are judged"),
     ("--log-every", "running.log_every", None, ""),

@@ -37,7 +37,7 @@ from segmentation.transforms import kept_channels, mix, strong_view
 
 
 class Banks(nn.Module):
-    """What a run remembers beside its weights: prototypes for the loss, anchors for the teacher; None without them."""
+    """What a run keeps beside its weights: prototypes for the loss, anchors for the teacher; None without them."""
 
     def __init__(self, prototypes: PrototypeBank | None, anchors: LabeledPixels | None):
         super().__init__()
