@@ -15,6 +15,7 @@ from graphcorrect.graphs import (
     KNNAffinity,
     NeighborOperator,
 )
+from graphcorrect.label_issues import ImageIssues, LabelIssues, label_issues
 from graphcorrect.losses import CLGLoss, CorrectionLoss, LabelCorrectionLoss, SLGLoss, clg_loss, slg_loss
 from graphcorrect.ops.knn import Neighbors, knn
 from graphcorrect.refine import DualGraphRefiner
@@ -27,6 +28,7 @@ __version__ = "0.2.0"
 # name -> module, whose optional packages (torch-geometric, scikit-learn, ...) are imported when it is asked for
 _LAZY = {
     "LabelCorrector": "graphcorrect.sklearn",
+    "SegmentationCorrector": "graphcorrect.corrector",
     "files": "graphcorrect.files",
     "plot": "graphcorrect.plot",
     "pyg": "graphcorrect.pyg",
@@ -44,8 +46,10 @@ __all__ = [
     "DynamicThreshold",
     "EMATeacher",
     "GraphOperator",
+    "ImageIssues",
     "KNNAffinity",
     "LabelCorrectionLoss",
+    "LabelIssues",
     "NeighborOperator",
     "Neighbors",
     "PrototypeBank",
@@ -56,6 +60,7 @@ __all__ = [
     "explain_backends",
     "guided_upsample",
     "knn",
+    "label_issues",
     "metrics",
     "pool_labels",
     "propagate",

@@ -78,6 +78,26 @@ def per_class_iou(confusion: Tensor) -> Tensor:
     return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
 
 
+def per_class_dice(confusion: Tensor) -> Tensor:
+    """Dice of each class, twice the intersection over the sum of both sizes, (..., C) float64 in [0, 1].
+
+    NaN for a class neither present nor predicted, so that `nanmean` over volumes leaves it out where it is not there.
+
+    Args:
+        confusion: (..., C, C) counts of :func:`confusion_matrix`, one of each volume or of all pixels.
+
+    Raises:
+        ValueError: the last two dimensions differ.
+        TypeError: not numbers.
+
+    Example:
+        >>> per_class_dice(torch.tensor([[3, 1], [0, 4]]))
+        tensor([0.8571, 0.8889], dtype=torch.float64)
+    """
+    counts = _checked_confusion(confusion, batched=True)
+    return 2 * counts.diagonal(dim1=-2, dim2=-1) / (counts.sum(-1) + counts.sum(-2))
+
+
 def mean_iou(confusion: Tensor) -> float:
     """Mean of the classes' intersection over union, in [0, 1], absent classes left out; NaN if all are absent.
 
@@ -135,11 +155,14 @@ def correction_counts(
     )
 
 
-def _checked_confusion(confusion: Tensor) -> Tensor:
+def _checked_confusion(confusion: Tensor, *, batched: bool = False) -> Tensor:
     if isinstance(confusion, Tensor) and not confusion.is_floating_point():
         _checks.integral("confusion", confusion)
     _checks.is_tensor("confusion", confusion)
     _checks.has_values("confusion", confusion)
-    _checks.ndim("confusion", confusion, (2,), "(C, C)")
-    _checks.size("confusion", confusion, 1, confusion.shape[0], "columns")
+    if batched:
+        _checks.at_least_2d("confusion", confusion, "(..., C, C)")
+    else:
+        _checks.ndim("confusion", confusion, (2,), "(C, C)")
+    _checks.size("confusion", confusion, confusion.ndim - 1, confusion.shape[-2], "columns")
     return confusion.double()

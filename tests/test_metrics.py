@@ -38,6 +38,33 @@ def test_worked_by_hand():
     assert metrics.accuracy(confusion) == pytest.approx(3 / 5)
 
 
+def test_dice_of_volumes_is_scikit_learns():
+    sklearn_metrics = pytest.importorskip("sklearn.metrics")
+    labels, predictions = random_labels(600, num_classes=5, ignored=0.2), random_labels(600, num_classes=5, seed=8)
+    labels[:200][labels[:200] == 4], predictions[:200][predictions[:200] == 4] = 3, 3  # the first volume lacks a class
+    volumes = list(zip(predictions.split(200), labels.split(200), strict=True))
+    confusions = torch.stack([metrics.confusion_matrix(one, truth, 5) for one, truth in volumes])
+    found = metrics.per_class_dice(confusions)
+    assert found.shape == (3, 5)
+    assert found.isnan().tolist() == [[False] * 4 + [True], [False] * 5, [False] * 5]
+    for (one, truth), dice in zip(volumes, found, strict=True):
+        counted = truth != 255
+        expected = sklearn_metrics.f1_score(
+            truth[counted], one[counted], average=None, labels=range(5), zero_division=0
+        )
+        assert dice.nan_to_num().tolist() == pytest.approx(expected.tolist())
+    iou = metrics.per_class_iou(confusions.sum(0))
+    assert torch.allclose(metrics.per_class_dice(confusions.sum(0)), 2 * iou / (1 + iou))
+
+
+@pytest.mark.parametrize(
+    "confusion", [torch.zeros(3), torch.zeros(2, 3, 4), [[1]], torch.zeros(2, 2, dtype=torch.bool)]
+)
+def test_dice_of_what_are_no_counts_is_refused(confusion):
+    with pytest.raises((TypeError, ValueError), match="`confusion`"):
+        metrics.per_class_dice(confusion)
+
+
 def test_confusion_is_scikit_learns():
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     labels, predictions = random_labels(500, num_classes=5, ignored=0.2), random_labels(500, num_classes=5, seed=8)

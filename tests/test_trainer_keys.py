@@ -1,6 +1,7 @@
 """What labeled pixels are looked up by: the teacher's encoder, or the encoder as it was before any training."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from graphcorrect import AnchorBank
 engine = pytest.importorskip("segmentation.engine")
 keys = pytest.importorskip("segmentation.keys")
 state = pytest.importorskip("segmentation.state")
+transforms = pytest.importorskip("segmentation.transforms")
 
 
 def built(**settings):
@@ -88,3 +90,65 @@ def test_a_run_with_the_initial_encoder_resumes_to_the_bit(tmp_path, monkeypatch
     assert one["banks"]["anchors.features"].abs().sum() > 0
     for part in ("model", "teacher", "banks"):
         assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
+
+
+class Painted:
+    """An image of which every pixel says where it is, so that a view can be asked."""
+
+    def __init__(self, height, width):
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        self.image = torch.stack([rows, columns, torch.zeros_like(rows)]).to(torch.uint8)
+        self.labels = torch.zeros(height, width, dtype=torch.uint8)
+        self.longer = max(height, width)
+        self.middle = torch.tensor([height, width]) / 2
+
+    def place_of(self, row, column):
+        return (torch.tensor([row, column]) + 0.5 - self.middle) / (self.longer / 2)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (120, 40)])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 0.5), (2.0, 2.0)])
+@pytest.mark.parametrize("seed", range(4))
+def test_position_is_that_in_the_image_whatever_the_view(size, scale, seed):
+    """Also of flipped and padded views."""
+    painted = Painted(*size)
+    image, labels, place = transforms.WeakView((48, 56), scale)(painted.image, painted.labels, random.Random(seed))
+    found = keys.position_keys(place[None], (48, 56))[0] * 2**0.5
+    torch.testing.assert_close(found.norm(dim=0), torch.full((48, 56), 2**0.5))
+    where = torch.stack([torch.atan2(found[1], found[0]), torch.atan2(found[3], found[2])]) / keys.TURN
+    inside = (labels != 255).nonzero()
+    within = 2.5 / scale[0]  # pixels, as resizing rounds
+    for row, column in inside[:: max(1, len(inside) // 50)].tolist():
+        expected = painted.place_of(*image[:2, row, column].tolist())
+        assert ((where[:, row, column] - expected).abs() * painted.longer / 2).max() < within
+
+
+def test_a_whole_image_is_a_view_of_itself():
+    painted = Painted(64, 96)
+    _, _, place = transforms.WeakView((64, 96), (1.0, 1.0), flip=False)(painted.image, painted.labels, random.Random(0))
+    torch.testing.assert_close(place, torch.tensor(transforms.whole_image(64, 96)))
+
+
+def test_position_and_levels_are_parts_of_the_keys_and_weigh_what_was_asked():
+    given = {"methods": ("fixmatch+anchors",), "anchors__levels": (2, 4), "anchors__position": 3.0}
+    made = state.build(tiny(**given), 10, torch.device("cpu"))
+    widths = made.model.network.encoder.out_channels[2:5]
+    bank, image = made.banks.anchors, torch.rand(2, 3, 32, 48)
+    output = made.teacher(image)[0]
+    found = bank.keys(image, output)
+    assert found.shape[1] == bank.feature_dim == widths[0] + widths[2] + 4
+    torch.testing.assert_close(found[:, : widths[0]], output.middle[:, : widths[0]])
+    torch.testing.assert_close(found[:, widths[0] : -4], output.middle[:, -widths[2] :])
+    torch.testing.assert_close(found[:, -4:].norm(dim=1), torch.full((2, 8, 12), 3.0))
+    elsewhere = bank.keys(image, output, torch.tensor([[0.0, 0.0, 0.5, 0.5]] * 2))
+    assert not torch.equal(elsewhere[:, -4:], found[:, -4:])
+    assert torch.equal(elsewhere[:, :-4], found[:, :-4])
+    bank.update(found, torch.randint(10, (2, 32, 48)))
+    assert torch.equal(bank.fresh().keys(image, output), found)
+
+
+@pytest.mark.parametrize("chosen", ["trained", "initial"])
+def test_a_run_looks_up_by_position(tmp_path, chosen):
+    asked = {"anchors__position": 2.0, "anchors__levels": (2, 3), "anchors__keys": chosen}
+    results = engine.run(tiny(methods=("fixmatch+anchors+graphs",), **asked), tmp_path / "out")
+    assert 0 <= results["fixmatch+anchors+graphs"]["student_miou"] <= 1

@@ -293,6 +293,23 @@ def test_correction_starts_when_it_is_told_to(tmp_path):
 
 
 @pytest.mark.slow
+def test_correction_fades_when_it_is_told_to(tmp_path, monkeypatch):
+    strengths, original = [], engine.pseudo_label
+
+    def watch(method, teacher, images, inside, banks, **options):
+        strengths.append(banks.anchors.strength if method.correct else 0.0)
+        return original(method, teacher, images, inside, banks, **options)
+
+    monkeypatch.setattr(engine, "pseudo_label", watch)
+    name = "self_training+anchors+graphs"
+    settings = {"schedule__steps": 6, "correct__after": 1, "correct__fade": 4, "anchors__strength": 2.0}
+    results = engine.run(with_both_halves(tmp_path, methods=(name,), **settings), tmp_path / "out")
+    assert strengths == [0.0, 2.0, 1.5, 1.0, 0.5, 0.0]
+    judged = results[name]["pseudo_labels"]  # by anchors of full strength, whatever is left of them
+    assert judged["corrected"]["fixed"] > 0
+
+
+@pytest.mark.slow
 def test_each_round_begins_at_the_warm_up_with_labels_of_the_last_teacher(tmp_path, monkeypatch):
     began, original = [], rounds.begin
 

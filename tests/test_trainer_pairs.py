@@ -140,6 +140,11 @@ def test_without_a_list_all_other_images_are_trained_on(tmp_path):
     assert sorted(names(data.labeled + data.unlabeled)) == NAMES[:9]
     (folder / "test.txt").rename(folder / "val.txt")
     assert names(opened(folder, tmp_path).test) == NAMES[9:]
+    (folder / "val.txt").rename(folder / "mine.txt")
+    data = opened(folder, tmp_path, test="mine.txt")
+    assert (names(data.test), sorted(names(data.labeled + data.unlabeled))) == (NAMES[9:], NAMES[:9])
+    with pytest.raises(ValueError, match="no test images"):
+        checking.check(opened(folder, tmp_path))
 
 
 def no_names(folder):

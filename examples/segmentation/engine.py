@@ -146,7 +146,7 @@ def begin_span(
     if method.teaching != "rounds":
         return labeled, run.batches(state.step, last, unlabeled=True)
     if state.step == first:
-        correct = bool(method.correct) and state.step >= run.first_corrected
+        correct = bool(method.correct) and run.share_of_correction(state.step) > 0
         anchors = measuring.fresh_anchors(state, run) if method.uses_anchors and correct else None
         rounds.begin(run, method, number, state, anchors, correct=correct)
     return labeled, run.batches(state.step, last, unlabeled=True, samples=rounds.labeled_by_round(run, method, number))
@@ -196,25 +196,26 @@ def losses_of(
     correction: nn.Module | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses of one batch by name, and what else goes to the log."""
-    recipe, (images, labels, _) = run.recipe, on_device(labeled, run)
+    recipe, (images, labels, _, places) = run.recipe, on_device(labeled, run)
     if weak is None:
         return training_loss(method, student, (images, labels), [], state.banks, recipe), {}
-    weak_images, blank, draws = on_device(weak, run)
+    weak_images, blank, draws, weak_places = on_device(weak, run)
     if method.teaching == "rounds":  # the labels are those of the round's teacher
         mixed = mix(strong_view(weak_images, draws[:, 0]), draws[:, 0], blank, kind=recipe.views.mix)
         return training_loss(method, student, (images, labels), [Stream(*mixed)], state.banks, recipe), {}
-    is_corrected = bool(method.correct) and state.step >= run.first_corrected
-    if is_corrected and method.uses_anchors:
-        update_anchors(state.teacher, images, labels, state.banks.anchors)
+    share = run.share_of_correction(state.step) if method.correct else 0.0
+    if share > 0 and method.uses_anchors:
+        state.banks.anchors.strength = recipe.anchors.strength * share
+        update_anchors(state.teacher, images, labels, state.banks.anchors, places)
     inside, guided = blank != IGNORE_INDEX, recipe.refiner.guided
-    asked = method if is_corrected else Method(method.teaching)
-    pseudo = pseudo_label(asked, state.teacher, weak_images, inside, state.banks, guided=guided)
+    asked = method if share > 0 else Method(method.teaching)
+    pseudo = pseudo_label(asked, state.teacher, weak_images, inside, state.banks, places=weak_places, guided=guided)
     streams = streams_of(method, weak_images, draws, pseudo, recipe, state.model.network.widths)
     losses = training_loss(method, student, (images, labels), streams, state.banks, recipe, correction)
     return losses, {"confidence": pseudo.probabilities.amax(1).mean(), "changed": pseudo.changed}
 
 
-def on_device(views: Views, run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """Images in [0, 1], labels, and what the strong views are to do."""
-    images, labels, draws = (tensor.to(run.device, non_blocking=True) for tensor in views)
-    return images.to(dtype_of(run.recipe)) / 255, labels.long(), draws
+def on_device(views: Views, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images in [0, 1], labels, what the strong views are to do, and where in their images the views lie."""
+    images, labels, draws, places = (tensor.to(run.device, non_blocking=True) for tensor in views)
+    return images.to(dtype_of(run.recipe)) / 255, labels.long(), draws, places

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from graphcorrect import AnchorBank
 from segmentation.networks import NetworkOutput, SegmentationNetwork
+from segmentation.transforms import whole_image
 
+POSITION_DIM, TURN = 4, 1.5  # radians from the middle of an image to the end of its longer side
 SETTINGS = ("capacity_per_class", "num_neighbors", "temperature", "strength", "eps", "balance", "decay",
             "quota_per_image")  # fmt: skip
 
@@ -56,22 +58,66 @@ class LabeledPixels(AnchorBank):
     """An anchor bank with its keys: those of a `KeyEncoder`, or without one those of the network that answers.
 
     No checkpoint holds the encoder, which is built anew from the weights that the recipe names.
+
+    Args:
+        num_classes: C.
+        key_dim: entries of a key, those of `position` apart.
+        encoder: what keys are made by.
+        parts: without an encoder, the first and last channel of each part of `NetworkOutput.middle` that is a key.
+        position: weight of four entries that say where in its image a cell lies; 0 leaves them out.
+        settings: of the bank.
     """
 
-    def __init__(self, num_classes: int, key_dim: int, *, encoder: KeyEncoder | None = None, **settings: Any):
-        super().__init__(num_classes, key_dim, **settings)
+    def __init__(
+        self,
+        num_classes: int,
+        key_dim: int,
+        *,
+        encoder: KeyEncoder | None = None,
+        parts: tuple[tuple[int, int], ...] | None = None,
+        position: float = 0.0,
+        **settings: Any,
+    ):
+        super().__init__(num_classes, key_dim + (POSITION_DIM if position else 0), **settings)
         self._encoder = (encoder,)  # in a tuple: no part of this module
+        self.parts, self.position = parts, position
 
     @property
     def has_key_encoder(self) -> bool:
         """Whether keys need no answer of a network."""
         return self._encoder[0] is not None
 
-    def keys(self, images: Tensor, output: NetworkOutput | None) -> Tensor:
-        """Keys (B, M, h, w) of images (B, 3, H, W), of which a network says `output`."""
-        return self._encoder[0](images) if self.has_key_encoder else output.middle
+    def keys(self, images: Tensor, output: NetworkOutput | None, places: Tensor | None = None) -> Tensor:
+        """Keys (B, M, h, w) of images (B, 3, H, W), of which a network says `output`.
+
+        `places` (B, 4) are those of :class:`WeakView`; None: the images are whole.
+        """
+        if self.has_key_encoder:
+            found = self._encoder[0](images)
+        elif self.parts is None:
+            found = output.middle
+        else:
+            found = torch.cat([output.middle[:, first:last] for first, last in self.parts], dim=1)
+        if not self.position:
+            return found
+        if places is None:
+            places = images.new_tensor(whole_image(*images.shape[-2:])).expand(len(images), 4)
+        return torch.cat([found, self.position * position_keys(places.to(found), found.shape[-2:])], dim=1)
 
     def fresh(self) -> LabeledPixels:
         """One that looks at images in the same way and has seen none yet."""
         settings = {name: getattr(self, name) for name in SETTINGS}
-        return LabeledPixels(self.num_classes, self.feature_dim, encoder=self._encoder[0], **settings).to(self.features)
+        dim = self.feature_dim - (POSITION_DIM if self.position else 0)
+        settings |= {"encoder": self._encoder[0], "parts": self.parts, "position": self.position}
+        return LabeledPixels(self.num_classes, dim, **settings).to(self.features)
+
+
+def position_keys(places: Tensor, size: tuple[int, int]) -> Tensor:
+    """Unit vectors (B, 4, h, w) that say where in its image each cell of a view lies, given its `places` (B, 4)."""
+    angles = []
+    for axis, cells in enumerate(size):
+        first, last = places[:, axis, None], places[:, axis + 2, None]
+        share = (torch.arange(cells, device=places.device) + 0.5) / cells
+        angles.append(TURN * (first + (last - first) * share))  # (B, cells)
+    down, across = angles[0][:, :, None].expand(-1, *size), angles[1][:, None, :].expand(-1, *size)
+    return torch.stack([down.cos(), down.sin(), across.cos(), across.sin()], dim=1) / 2**0.5

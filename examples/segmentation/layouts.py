@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graphcorrect.cli.digits import write_digit_scenes
 from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.label_maps import LabelMap, find_label_map, read_label_map
 from graphcorrect.files.spelling import is_there, pictures_in, without
 from segmentation import cityscapes
 from segmentation.datasets import VOC_CLASSES, SegmentationData
-from segmentation.digits import write_digit_scenes
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
 from segmentation.split import draw_split, list_file, write_split
@@ -31,9 +31,9 @@ def open_data(settings: Data, seed: int, out: Path, *, write: bool = True, goes_
     """
     folder, layout = find_folder(settings, seed, out)
     samples = Samples(folder, layout)
-    train, test = LAYOUTS[layout](folder, samples)
-    if settings.test is not None:
-        test = samples.read(list_file("data.test", settings.test, folder))
+    named = [] if settings.test is None else samples.read(list_file("data.test", settings.test, folder))
+    train, test = _pairs(folder, samples, named) if layout == "pairs" else LAYOUTS[layout](folder, samples)
+    test = named or test
     split = draw_split(settings, train, seed, samples)
     if samples.faults:
         raise ValueError("\n  ".join(["a name may stand for several images:", *samples.faults]))
@@ -123,10 +123,10 @@ def _camvid(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]
     return found[0], found[1]
 
 
-def _pairs(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]:
+def _pairs(folder: Path, samples: Samples, named: list[Listed]) -> tuple[list[Listed], list[Listed]]:
     """`train.txt` and `test.txt` (else `val.txt`), or folders of these names in `images`.
 
-    Without a list of training images these are all that no other list names.
+    Without a list of training images these are all that no other list names, nor the one in the settings (`named`).
     """
     found: dict[str, list[Listed]] = {}
     for split in ("train", "val", "test"):
@@ -138,13 +138,13 @@ def _pairs(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]:
             found[split] = samples.of(lines, str(inside), first=split)
     if "train" not in found:
         lines = [f"images/{name}" for name in pictures_in(folder / "images", IMAGE_ENDINGS)]
-        taken = {listed.sample.image for part in found.values() for listed in part}
+        taken = {listed.sample.image for part in (*found.values(), named) for listed in part}
         every = samples.of(lines, str(folder / "images"))
         found["train"] = [listed for listed in every if listed.sample.image not in taken]
     return found["train"], found.get("test", found.get("val", []))
 
 
-LAYOUTS = {"digits": _voc, "voc": _voc, "cityscapes": _cityscapes, "camvid": _camvid, "pairs": _pairs}
+LAYOUTS = {"digits": _voc, "voc": _voc, "cityscapes": _cityscapes, "camvid": _camvid}
 
 
 def _classes(folder: Path, layout: str, class_file: str | None) -> tuple[LabelMap, str, list[str]]:

@@ -29,11 +29,13 @@ class Views(NamedTuple):
         images: (B, 3, h, w) uint8, weak views.
         labels: (B, h, w) uint8: true labels, 255 where there is none; of unlabeled images 0, and 255 where padded.
         draws: (B, 2, K) float64, what `strong_view` and `mix` are to do for each of two strong views.
+        places: (B, 4) float32, where in its image each view lies, see :class:`WeakView`.
     """
 
     images: Tensor
     labels: Tensor
     draws: Tensor
+    places: Tensor
 
 
 class PositionSampler(Sampler[tuple[int, int]]):
@@ -103,12 +105,12 @@ class ViewsOf(Dataset):
             labels = torch.zeros(image.shape[-2:], dtype=torch.uint8)
         else:
             labels = read_labels(sample, size=image.shape[-2:])
-        image, labels = self.view(image, labels, rng)
+        image, labels, place = self.view(image, labels, rng)
         views = self.recipe.views
         odds = {"jitter": views.jitter, "grey": views.grey, "blurred": views.blurred, "blur": views.blur}
         second = random.Random(f"{self.recipe.running.seed}/second/{position}")
         draws = [draw_strong_view(each, self.crop, mixed=views.mixed, **odds) for each in (rng, second)]
-        return Views(image, labels, torch.stack(draws))
+        return Views(image, labels, torch.stack(draws), place)
 
 
 def batches(

@@ -56,7 +56,7 @@ def headline(recipe: Recipe) -> str:
 def pseudo_label_quality(method: Method, state: State, run: Run) -> dict[str, float]:
     """Scores of the teacher's labels, before and after correction, as training makes them now: for the log."""
     correctors = {}
-    if method.correct and method.teaching != "rounds" and state.step > run.first_corrected:
+    if method.correct and method.teaching != "rounds" and run.share_of_correction(state.step - 1) > 0:
         refiner = evaluation.on_its_own(state.teacher.module.refiner)
         correctors["after"] = evaluation.Corrector(method.correct, refiner, state.banks.anchors)
     judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
@@ -116,6 +116,7 @@ def fresh_anchors(state: State, run: Run, model: nn.Module | None = None) -> Lab
         return None
     seen_by = state.teacher if model is None else model.eval()
     anchors, ranks, device = state.banks.anchors.fresh(), rank_and_ranks()[1], run.device
+    anchors.strength = run.recipe.anchors.strength  # whatever training has left of it
     own_share = evaluation.batches(run.data.labeled, run.recipe, device, limit=1)
     for _ in range(-(-len(run.data.labeled) // ranks)):
         batch = next(own_share, None)

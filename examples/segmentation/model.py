@@ -58,6 +58,7 @@ def corrected_probabilities(
     *,
     anchors: LabeledPixels | None = None,
     inside: Tensor | None = None,
+    places: Tensor | None = None,
     guided: bool = True,
 ) -> Tensor:
     """Class probabilities of every pixel of images (B, 3, H, W), (B, C, H, W), corrected.
@@ -68,10 +69,11 @@ def corrected_probabilities(
         output: what a network says of the images.
         anchors: labeled pixels, if they are asked for.
         inside: (B, H, W) bool, real pixels.
+        places: (B, 4), where in their images these lie, see `WeakView`; None: they are whole.
         guided: the edges of a map smaller than the images go where those have some, rather than interpolated.
     """
     bank = anchors if "anchors" in correct else None
-    keys = None if bank is None else bank.keys(images, output)
+    keys = None if bank is None else bank.keys(images, output, places)
     if "graphs" in correct:
         found = refine(refiner, output, inside=inside, anchors=bank, keys=keys).soft_labels
     else:

@@ -204,8 +204,9 @@ def _check_together(recipe: Recipe) -> None:
         )
     anchors, network = recipe.anchors, recipe.network
     depth = {"deeplabv3plus": network.encoder_depth, "unet": 4}.get(network.architecture, 5)
-    if anchors.keys == "initial" and max(anchors.levels) > depth:
-        raise ValueError(f"expected `anchors.levels` among the encoder's {depth}, got {list(anchors.levels)}")
+    deepest = depth if anchors.keys == "initial" else 4
+    if anchors.levels is not None and max(anchors.levels) > deepest:
+        raise ValueError(f"expected `anchors.levels` among the encoder's {deepest}, got {list(anchors.levels)}")
     loss, methods = recipe.loss, [parse(name) for name in recipe.methods]
     if loss.labels != "hard" and any(method.teaching == "rounds" for method in methods):
         raise ValueError(f"expected `loss.labels` hard beside rounds, whose labels are files, got {loss.labels}")

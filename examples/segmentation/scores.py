@@ -65,16 +65,10 @@ def scores_of(confusions: Tensor, class_names: list[str], dice: str) -> dict[str
     iou = metrics.per_class_iou(confusions.sum(0))
     found: dict[str, Any] = {"miou": float(iou.nanmean()), "iou": _by_class(iou, class_names)}
     if dice != "none":
-        each = dice_of_groups(confusions).nanmean(0)
+        each = metrics.per_class_dice(confusions).nanmean(0)
         found["dice"] = float(each[1:].nanmean())
         found["dice_by_class"] = _by_class(each, class_names)
     return found
-
-
-def dice_of_groups(confusions: Tensor) -> Tensor:
-    """Dice of each group and class, (G, C) float64; NaN for a class neither present nor predicted."""
-    counts = confusions.double()
-    return 2 * counts.diagonal(dim1=1, dim2=2) / (counts.sum(1) + counts.sum(2))
 
 
 def _by_class(values: Tensor, class_names: list[str]) -> dict[str, float]:

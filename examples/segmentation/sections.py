@@ -96,6 +96,7 @@ class Correct:
     """How methods correct labels, beside `refiner` and `anchors`; whether they do, their names say."""
 
     after: int = ranged(0, 0)  # steps of a method before the first label is corrected
+    fade: int | None = ranged(None, 1)  # steps from there over which anchors lose all strength; then no correction
 
 
 @dataclass
@@ -126,7 +127,8 @@ class Anchors:
     eps: float = ranged(0.1, above=0, high=1)  # no class is less likely to them
     balance: float = ranged(1.0, 0, 1)  # 1: classes are alike beforehand; 0: as frequent as in the labeled images
     keys: Literal["trained", "initial"] = "trained"  # of the teacher's encoder, or of the encoder before all training
-    levels: tuple[int, ...] = ranged((3, 4), 2, 5)  # initial: of the encoder, 2 being the one at 1/4
+    levels: tuple[int, ...] | None = ranged(None, 2, 5)  # of the encoder; None: 3, 4 if initial, and if trained 2, 3, 4
+    position: float = ranged(0.0, 0)  # weight of a pixel's place in the image among its keys, where images lie alike
     magnifications: tuple[float, ...] = ranged((1.0,), above=0)  # initial: of the image, to be looked at
 
 

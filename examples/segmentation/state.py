@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -136,16 +137,22 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
 
     It forgets: an anchor of 100 steps ago weighs a third at a decay of 0.99.
     """
-    settings, encoder, dim = recipe.anchors, None, network.middle_dim
+    settings, encoder, parts, dim = recipe.anchors, None, None, network.middle_dim
     if not any(parse(name).uses_anchors for name in recipe.methods):
         return None
     if settings.keys == "initial":
-        encoder = KeyEncoder(network, settings.levels, settings.magnifications)
+        encoder = KeyEncoder(network, settings.levels or (3, 4), settings.magnifications)
         dim = encoder.dim
+    elif settings.levels is not None:
+        ends = list(itertools.accumulate(network.encoder.out_channels[2:5], initial=0))
+        parts = tuple((ends[level - 2], ends[level - 1]) for level in settings.levels)
+        dim = sum(last - first for first, last in parts)
     return LabeledPixels(
         num_classes,
         dim,
         encoder=encoder,
+        parts=parts,
+        position=settings.position,
         capacity_per_class=settings.capacity,
         num_neighbors=settings.neighbors,
         temperature=settings.temperature,

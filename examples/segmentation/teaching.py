@@ -75,14 +75,21 @@ class Stream(NamedTuple):
 
 @torch.no_grad()
 def pseudo_label(
-    method: Method, teacher: EMATeacher, images: Tensor, inside: Tensor, banks: Banks, *, guided: bool = True
+    method: Method,
+    teacher: EMATeacher,
+    images: Tensor,
+    inside: Tensor,
+    banks: Banks,
+    *,
+    places: Tensor | None = None,
+    guided: bool = True,
 ) -> PseudoLabels:
-    """Label the weak views (B, 3, H, W) of unlabeled images, `inside` (B, H, W) which are real pixels."""
+    """Label the weak views (B, 3, H, W) of unlabeled images; `inside` (B, H, W) marks real pixels, see `places`."""
     output, _ = teacher(images)
     output = output._replace(logits=wide(output.logits))  # a confidence of 0.95 is none in bf16
     before = after = upsample(output.logits.softmax(1), images.shape[-2:])
     if method.correct:
-        options = {"anchors": banks.anchors, "inside": inside, "guided": guided}
+        options = {"anchors": banks.anchors, "inside": inside, "places": places, "guided": guided}
         after = corrected_probabilities(method.correct, teacher.module.refiner, output, images, **options)
     labels = after.argmax(1)
     kept = labels == before.argmax(1)
@@ -91,10 +98,12 @@ def pseudo_label(
 
 
 @torch.no_grad()
-def update_anchors(model: nn.Module, images: Tensor, labels: Tensor, anchors: LabeledPixels) -> None:
+def update_anchors(
+    model: nn.Module, images: Tensor, labels: Tensor, anchors: LabeledPixels, places: Tensor | None = None
+) -> None:
     """Show labeled images (B, 3, H, W) with labels (B, H, W) to the anchors, if need be as a teacher sees them."""
     output = None if anchors.has_key_encoder else model(images)[0]
-    anchors.update(anchors.keys(images, output), labels)
+    anchors.update(anchors.keys(images, output, places), labels)
 
 
 def streams_of(

@@ -54,7 +54,8 @@ class WeakView:
             rare class is then seen as often as a frequent one.
 
     Shapes:
-        image (3, H, W) uint8, labels (H, W) uint8 -> image (3, h, w) uint8, labels (h, w) uint8 with 255 as padding
+        image (3, H, W) uint8, labels (H, W) uint8 -> image (3, h, w) uint8, labels (h, w) uint8 with 255 as padding,
+        and (4,) float32: top, left, bottom and right of the view within the image, as :func:`whole_image` counts
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class WeakView:
     ):
         self.size, self.scale, self.flip, self.balanced = size, scale, flip, balanced
 
-    def __call__(self, image: Tensor, labels: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Tensor, labels: Tensor, rng: random.Random) -> tuple[Tensor, Tensor, Tensor]:
         factor = rng.uniform(*self.scale)
         window, scaled = [], []
         about = _drawn_pixel(labels, rng) if self.balanced > 0 and rng.random() < self.balanced else (None, None)
@@ -74,6 +75,13 @@ class WeakView:
             window += [rng.randint(first, last), taken]
             scaled.append(min(wanted, max(1, round(taken * factor))))
         top, height, left, width = window
+        # Padding goes on beyond the window
+        bottom, right = (
+            start + taken * wanted / used
+            for start, taken, wanted, used in zip((top, left), (height, width), self.size, scaled, strict=True)
+        )
+        middle, unit = [side / 2 for side in image.shape[-2:]], max(image.shape[-2:]) / 2
+        place = [(edge - middle[number % 2]) / unit for number, edge in enumerate((top, left, bottom, right))]
         image = functional.resize(functional.crop(image, top, left, height, width), scaled, antialias=True)
         labels = functional.crop(labels[None], top, left, height, width)
         labels = functional.resize(labels, scaled, InterpolationMode.NEAREST_EXACT)
@@ -82,7 +90,14 @@ class WeakView:
         labels = functional.pad(labels, padding, fill=IGNORE_INDEX)
         if self.flip and rng.random() < 0.5:
             image, labels = functional.horizontal_flip(image), functional.horizontal_flip(labels)
-        return image, labels[0]
+            place = [place[0], place[3], place[2], place[1]]
+        return image, labels[0], torch.tensor(place)
+
+
+def whole_image(height: int, width: int) -> tuple[float, float, float, float]:
+    """Top, left, bottom and right of an image, from its middle, in halves of its longer side."""
+    longer = max(height, width)
+    return -height / longer, -width / longer, height / longer, width / longer
 
 
 def _drawn_pixel(labels: Tensor, rng: random.Random) -> tuple[int | None, int | None]:

@@ -71,7 +71,7 @@ def _cost_of_anchors(
         return 0.0, 0.0
     if recipe.anchors.keys == "trained":  # the teacher's, which has seen the unlabeled images anyway
         return forward, 0.0
-    encoder = KeyEncoder(network, recipe.anchors.levels, recipe.anchors.magnifications)
+    encoder = KeyEncoder(network, recipe.anchors.levels or (3, 4), recipe.anchors.magnifications)
     with FlopCounterMode(display=False) as counter:
         encoder(image)
     return (counter.get_total_flops() / 1e9,) * 2

@@ -42,7 +42,7 @@ def measure(recipe: Recipe, out: Path, steps: int) -> dict[str, Any]:
     labeled, unlabeled = (itertools.cycle([next(loader)]) for loader in _loaders(run, 1))  # steps without loading
     nothing = itertools.repeat(None)
     samples: dict[str, list[float]] = {str(method): [] for method in methods}
-    recipe.correct.after = 0
+    recipe.correct.after, recipe.correct.fade = 0, None
     for _ in range(steps + 2):
         for method in methods:
             state.step = schedule.warmup

@@ -1,0 +1,185 @@
+"""Labels, probabilities, images and features of many images, read side by side, an image at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphcorrect import _checks
+
+# An array or tensor of all images, an iterable of images or batches, or a function that returns an iterator
+Images: TypeAlias = Any
+FORMS = {"labels": "(H, W)", "probabilities": "(C, h, w)", "images": "(3, H, W)", "features": "(D, h, w)"}
+
+
+class LabeledImage(NamedTuple):
+    """One image, on the device of its probabilities.
+
+    Attributes:
+        place: among all, from 0.
+        labels: (H, W), integers.
+        probabilities: (C, h, w) float32 or wider.
+        image: (3, H, W) floating point in [0, 1], or None.
+        features: (D, h', w') floating point, or None.
+        as_tensors: whether the labels came as a tensor.
+    """
+
+    place: int
+    labels: Tensor
+    probabilities: Tensor
+    image: Tensor | None
+    features: Tensor | None
+    as_tensors: bool
+
+
+class ImageSources:
+    """What :func:`graphcorrect.label_issues` was given, checked as it is read.
+
+    Args:
+        labels, probabilities, images, features: as there; the last two may be None.
+        ignore_index: the label that is no class.
+
+    Raises:
+        TypeError: one is missing or no iterable, or an iterator would have to be read twice.
+    """
+
+    def __init__(
+        self, labels: Images, probabilities: Images, images: Images | None, features: Images | None, ignore_index: int
+    ) -> None:
+        sources = {"labels": labels, "probabilities": probabilities, "images": images, "features": features}
+        optional = ("images", "features")
+        self._sources = {name: each for name, each in sources.items() if each is not None or name not in optional}
+        self.ignore_index = ignore_index
+        self.as_tensors = False  # of the labels that were read last
+        self._once = [name for name, each in self._sources.items() if isinstance(each, Iterator)]
+        self._was_read = False
+        for name, each in self._sources.items():
+            if isinstance(each, str | bytes) or not (isinstance(each, Iterable) or callable(each)):
+                raise TypeError(
+                    f"expected `{name}` to be an array of all images, an iterable, or a function that returns an "
+                    f"iterator, got {type(each).__name__}"
+                )
+        if self._once and features is not None:
+            raise TypeError(
+                f"expected `{self._once[0]}` that can be read twice, since `features` are compared across images, got "
+                "an iterator; pass a list, or a function that returns a new iterator"
+            )
+
+    def __iter__(self) -> Iterator[LabeledImage]:
+        if self._once and self._was_read:
+            raise RuntimeError(
+                f"expected `{self._once[0]}` that can be read again, got an iterator that has been read; keep its "
+                "results, or pass a list, or a function that returns a new iterator"
+            )
+        self._was_read = True
+        streams = {name: _each(name, source) for name, source in self._sources.items()}
+        num_classes, place = None, 0
+        while True:
+            values = {name: next(stream, None) for name, stream in streams.items()}
+            ended = [name for name, value in values.items() if value is None]
+            if ended:
+                if len(ended) < len(values):
+                    going_on = next(name for name in values if name not in ended)
+                    raise ValueError(
+                        f"expected `{ended[0]}` of as many images as `{going_on}`, got {place} and more than {place}"
+                    )
+                return
+            item = self._checked(place, values)
+            num_classes = num_classes or len(item.probabilities)
+            where = f"probabilities (image {place})"
+            _checks.size(where, item.probabilities, 0, num_classes, "classes")
+            yield item
+            place += 1
+
+    def count(self) -> int:
+        """The number of images, for which labels are read through where nothing tells it.
+
+        Raises:
+            TypeError: the labels are an iterator that ends.
+        """
+        labels = self._sources["labels"]
+        if hasattr(labels, "shape"):
+            return len(labels)
+        if "labels" in self._once:
+            raise TypeError("expected `labels` whose images can be counted, got an iterator; pass a list or a function")
+        return sum(1 for _ in _each("labels", labels))
+
+    def _checked(self, place: int, values: dict[str, Any]) -> LabeledImage:
+        """One image's values as tensors that fit each other."""
+        named = {name: f"{name} (image {place})" for name in values}
+        tensors = {name: _tensor(named[name], value) for name, value in values.items()}
+        for name, tensor in tensors.items():
+            _checks.ndim(named[name], tensor, (len(FORMS[name].split(",")),), FORMS[name])
+        labels, probabilities = tensors["labels"], tensors["probabilities"]
+        labels, probabilities = labels.to(probabilities.device), _real(named["probabilities"], probabilities)
+        _checks.integral(named["labels"], labels)
+        # int64: torch compares no uint16, which masks of 16 bits are
+        _checks.labels_in_range(named["labels"], labels.long(), len(probabilities), self.ignore_index)
+        _expect_simplex(named["probabilities"], probabilities)
+        size = tuple(labels.shape)
+        if any(small > large for small, large in zip(probabilities.shape[1:], size, strict=True)):
+            raise ValueError(
+                f"expected `{named['probabilities']}` no larger than its labels, {size}, "
+                f"got {tuple(probabilities.shape[1:])}"
+            )
+        image, features = tensors.get("images"), tensors.get("features")
+        if image is not None:
+            if tuple(image.shape[1:]) != size:
+                raise ValueError(
+                    f"expected `{named['images']}` of the size of its labels, {size}, got {tuple(image.shape[1:])}"
+                )
+            image = image.float() / 255 if image.dtype == torch.uint8 else image
+            image = _real(named["images"], image).to(probabilities.device)
+            if image.numel() and (float(image.min()) < 0 or float(image.max()) > 1):
+                raise ValueError(
+                    f"expected `{named['images']}` in [0, 1] or uint8, got values from {float(image.min()):g} to "
+                    f"{float(image.max()):g}"
+                )
+        if features is not None:
+            features = _real(named["features"], features).to(probabilities.device)
+        self.as_tensors = isinstance(values["labels"], Tensor)
+        return LabeledImage(place, labels, probabilities, image, features, self.as_tensors)
+
+
+def _each(name: str, source: Images) -> Iterator[Any]:
+    """Images one by one, of whatever holds them; batches are taken apart."""
+    single = len(FORMS[name].split(","))
+    for item in source() if callable(source) and not isinstance(source, Tensor) else source:
+        if getattr(item, "ndim", single) == single + 1:
+            yield from item
+        else:
+            yield item
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """Numpy's arrays as tensors that share their memory where torch can."""
+    if isinstance(value, np.ndarray):
+        if not value.flags.writeable or any(step < 0 for step in value.strides):
+            value = value.copy()
+        value = torch.from_numpy(value)
+    _checks.is_tensor(name, value)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+def _real(name: str, tensor: Tensor) -> Tensor:
+    """Floating point of at least float32, finite."""
+    _checks.floating(name, tensor)
+    _checks.finite(name, tensor)
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _expect_simplex(name: str, probabilities: Tensor) -> None:
+    """Refuses logits, and percentages."""
+    if probabilities.numel() == 0:
+        raise ValueError(f"expected `{name}` of at least one class and pixel, got {_checks.shape_of(probabilities)}")
+    least, far = float(probabilities.min()), float((probabilities.sum(0) - 1).abs().max())
+    if least < -1e-4 or far > 0.02:
+        raise ValueError(
+            f"expected `{name}` on the simplex (at least 0, and 1 in sum over classes), got values down to {least:g} "
+            f"and sums up to {far:.3g} from 1; logits become probabilities with softmax(0)"
+        )

@@ -1,0 +1,99 @@
+"""Three opinions of a pixel's label: the model's, that of similar pixels of other images, that of the labels around."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graphcorrect import _checks
+from graphcorrect._image_sources import ImageSources, LabeledImage
+from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.guided import window_mean, window_weights
+
+# Exponents and floors, chosen on training frames of CamVid with wrong annotations of four kinds: docs/evidence.md
+MODEL, OTHERS, AROUND = 0.9, 0.6, 0.08
+MODEL_FLOOR, OTHERS_FLOOR, AROUND_FLOOR = 1e-3, 0.03, 0.02
+BEYOND_THE_RATE = 0.6  # what a given label is worth beyond the odds that the rate of errors gives it, in log odds
+STEPS, RADIUS, COLOR_SCALE, DISTANCE_SCALE, OWN_SHARE = 2, 2, 0.07, 3.0, 0.2  # those of guided_upsample
+
+
+def trust(error_rate: float) -> float:
+    """The log odds of a given label before anything is seen."""
+    return BEYOND_THE_RATE + math.log((1 - error_rate) / error_rate)
+
+
+def posterior(item: LabeledImage, others: Tensor | None, trust: float) -> Tensor:
+    """Probabilities of each pixel's true class, (C, H, W).
+
+    Args:
+        item: the image.
+        others: (C, h, w), what similar pixels of other images are labeled; None where nobody was asked.
+        trust: log odds of the given label.
+    """
+    size = item.labels.shape
+    classes = torch.arange(len(item.probabilities), device=item.labels.device)
+    given = (item.labels.long() == classes[:, None, None]).to(item.probabilities.dtype)  # void: no class
+    model = F.interpolate(item.probabilities[None], size=size, mode="bilinear")
+    colors = item.probabilities.new_zeros(1, 1, *size) if item.image is None else item.image[None].to(model.dtype)
+    weights = window_weights(colors, RADIUS, COLOR_SCALE, DISTANCE_SCALE)
+    for _ in range(STEPS if item.image is not None else 0):  # without colors it would blur the model's edges
+        model = OWN_SHARE * model + (1 - OWN_SHARE) * window_mean(model, weights, RADIUS)
+    around = window_mean(given[None], weights, RADIUS)
+    log_odds = MODEL * (model[0] + MODEL_FLOOR).log() + trust * given
+    # A pixel among ignored ones: its neighbors have no opinion
+    share = around[0] / around[0].sum(0).clamp_min(1e-6)
+    log_odds += AROUND * (share + AROUND_FLOOR).log()
+    if others is not None:
+        log_odds += OTHERS * (F.interpolate(others[None], size=size, mode="bilinear")[0] + OTHERS_FLOOR).log()
+    return log_odds.softmax(0)
+
+
+class OtherImages:
+    """Pixels of two halves of the images, by turns, with the labels that they were given: each half asks the other.
+
+    Args:
+        ignore_index, capacity_per_class, quota_per_image, seed: of the two banks.
+    """
+
+    def __init__(self, ignore_index: int, capacity_per_class: int, quota_per_image: int, seed: int) -> None:
+        self._settings: dict[str, Any] = {"ignore_index": ignore_index, "capacity_per_class": capacity_per_class}
+        self._settings |= {"quota_per_image": quota_per_image, "seed": seed}
+        self._banks: list[AnchorBank] = []
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether all images have been read."""
+        return bool(self._banks)
+
+    def fill(self, sources: ImageSources) -> None:
+        """Reads all images once; the halves are those at even and at odd places.
+
+        Raises:
+            ValueError: features of two images differ in width.
+        """
+        banks: list[AnchorBank] = []
+        for item in sources:
+            assert item.features is not None
+            if not banks:
+                shape = len(item.probabilities), len(item.features)
+                banks = [AnchorBank(*shape, **self._settings).to(item.features.device) for _ in range(2)]
+            self._expect_width(banks, item)
+            banks[item.place % 2].update(item.features[None], item.labels[None].long())
+        self._banks = banks
+
+    def posterior(self, item: LabeledImage) -> Tensor | None:
+        """(C, h, w) of an image's features; None where the other half holds no labeled pixel."""
+        assert item.features is not None
+        self._expect_width(self._banks, item)
+        bank = self._banks[1 - item.place % 2]
+        return bank(item.features[None])[0] if bool(bank.counts.any()) else None
+
+    @staticmethod
+    def _expect_width(banks: list[AnchorBank], item: LabeledImage) -> None:
+        assert item.features is not None
+        width = banks[0].feature_dim
+        _checks.size(f"features (image {item.place})", item.features, 0, width, "entries, as the first image has")

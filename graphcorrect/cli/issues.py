@@ -1,0 +1,168 @@
+"""`graphcorrect issues`: annotations that look wrong, in tables, masks and a page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from graphcorrect.cli import changes
+from graphcorrect.cli.console import in_words
+from graphcorrect.cli.masks import class_names, png, refuse_if_many
+from graphcorrect.files import results
+from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
+from graphcorrect.files.faults import FileFault, as_bytes, reading, refuse
+from graphcorrect.files.folders import Folder
+from graphcorrect.files.images import read_image
+from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
+from graphcorrect.files.masks import read_mask
+from graphcorrect.files.probabilities import read_probabilities
+from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.stored_masks import read_ids
+from graphcorrect.label_issues import label_issues
+from graphcorrect.labels import IGNORE_INDEX
+
+WRITTEN = ("masks", "issues")  # folders in --out
+NOT_SETTINGS = ("out", "report_images", "command", "version")
+BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
+
+
+class Judged(NamedTuple):
+    """One image: its score in [0, 1], low where labels look wrong, and from which class to which they should go."""
+
+    score: float
+    changes: changes.Changes
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command."""
+    with in_words(interrupted="interrupted; the same command begins again"):
+        main(args)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check, judge, report."""
+    searched = {"--masks": args.masks}
+    others = {"--probabilities": args.probabilities, "--images": args.images, "--features": args.features}
+    results.check_apart(args.out, WRITTEN, searched=searched, others=others)
+    names = class_names(args.classes)
+    items, faults = find_items(args.masks, MASK_ENDINGS, args.images, args.features)
+    said = Folder(args.probabilities, ARRAY_ENDINGS)
+    faults += said.faults_of({item.name: item.labels for item in items})
+    faults += [f"{item.labels}: no probabilities of that name in {said.folder}" for item in items
+               if item.name not in said.files]  # fmt: skip
+    items = [item for item in items if item.name in said.files]
+    settings = results.plain({key: value for key, value in vars(args).items() if key not in NOT_SETTINGS})
+    results.check_settings(args.out, settings, WRITTEN)
+    num_classes = check(args, items, said.files, None if names is None else len(names), faults)
+    results.begin(args.out, settings)
+    results.clear(args.out, WRITTEN)
+    report(args, items, list(judge(args, items, said.files, num_classes)), names)
+
+
+def check(
+    args: argparse.Namespace, items: list[Item], said: dict[str, Path], count: int | None, faults: list[str]
+) -> int:
+    """The number of classes; one `ValueError` that lists every fault of every file."""
+    for item in tqdm(items, "checking", **BAR):
+        probabilities = tried(
+            said[item.name], partial(read_probabilities, num_classes=count, channels=args.channels), faults
+        )
+        if probabilities is None:
+            continue
+        count = len(probabilities)
+        labels = tried(item.labels, partial(read_mask, classes=count), faults)
+        if item.features is not None:
+            tried(item.features, partial(read_maps, channels=args.channels), faults)
+        if labels is None:
+            continue
+        size = tuple(labels.shape)
+        if any(small > large for small, large in zip(probabilities.shape[1:], size, strict=True)):
+            shape = tuple(probabilities.shape[1:])
+            faults.append(f"{said[item.name]}: is {shape}, larger than {item.labels.name}, {size} (height, width)")
+        if item.image is not None:
+            image = tried(item.image, read_image, faults)
+            if image is not None and tuple(image.shape[1:]) != size:
+                shape = tuple(image.shape[1:])
+                faults.append(f"{item.image}: is {shape}, {item.labels.name} is {size} (height, width)")
+    refuse_if_many(count, faults)
+    refuse(faults, "the folders have")
+    return count or 0
+
+
+def tried(path: Path, read: Callable[[Path], Tensor], faults: list[str]) -> Tensor | None:
+    """What `read` makes of a file, or None, and its fault among the others."""
+    try:
+        with reading(path):
+            return read(path)
+    except FileFault as fault:
+        faults.append(str(fault))
+        return None
+
+
+def judge(args: argparse.Namespace, items: list[Item], said: dict[str, Path], num_classes: int) -> Iterator[Judged]:
+    """Writes the masks of each image as it is judged."""
+
+    def each(read: Callable[[Item], Tensor]) -> Callable[[], Iterator[Tensor]]:
+        return lambda: (read(item) for item in items)
+
+    found = label_issues(
+        each(lambda item: read_mask(item.labels, num_classes)),
+        each(lambda item: read_probabilities(said[item.name], num_classes, args.channels)),
+        None if args.images is None else each(lambda item: read_image(_there(item.image))),
+        features=None if args.features is None else each(lambda item: read_maps(_there(item.features), args.channels)),
+        error_rate=args.error_rate,
+    )
+    for item, image in zip(tqdm(items, "judging", **BAR), found, strict=True):
+        given = torch.where(image.issues, read_mask(item.labels, num_classes), image.corrected)
+        known = given != IGNORE_INDEX
+        write_atomically(args.out / "masks" / f"{item.name}.png", png(image.corrected))
+        white = torch.where(image.issues, 255, 0)
+        write_atomically(args.out / "issues" / f"{item.name}.png", png(white, palette=False))
+        yield Judged(image.image_score, changes.count_changes(item.name, given, image.corrected, known))
+
+
+def _there(path: Path | None) -> Path:
+    assert path is not None
+    return path
+
+
+def report(args: argparse.Namespace, items: list[Item], judged: list[Judged], names: list[str] | None) -> None:
+    """The CSV files and the page, the worst images first."""
+    ordered = sorted(judged, key=lambda each: (each.score, each.changes.name))
+    rows = [(each.changes.name, f"{each.score:.5f}", each.changes.pixels, each.changes.changed,
+             f"{each.changes.share:.6f}") for each in ordered]  # fmt: skip
+    header = ("image", "score", "pixels", "issues", "share")
+    write_atomically(args.out / "images.csv", as_bytes(changes.as_csv(header, rows)))
+    found = [each.changes for each in ordered]
+    most = max((max(pair) for entry in found for pair in entry.flows), default=-1)
+    names = names or [str(number) for number in range(most + 1)]
+    write_atomically(args.out / "flows.csv", as_bytes(changes.flows_csv(found, names)))
+    by_name = {item.name: item for item in items}
+    worst = [entry for entry in found if entry.changed][: args.report_images]
+    page = changes.changes_page(found, examples(args, worst, by_name), names, title="Labels that look wrong")
+    write_atomically(args.out / "report.html", as_bytes(page))
+    wrong, pixels = sum(entry.changed for entry in found), sum(entry.pixels for entry in found)
+    share = 100 * wrong / max(1, pixels)
+    print(f"{len(found)} images, {wrong:,} labels look wrong ({share:.2f} %): {args.out}")
+    if worst:
+        print(f"the worst: {', '.join(entry.name for entry in worst[:5])}")
+    print(f"open {args.out / 'report.html'}")
+
+
+def examples(
+    args: argparse.Namespace, entries: list[changes.Changes], items: dict[str, Item]
+) -> Iterator[changes.Example]:
+    """The images of the page, read one at a time."""
+    for entry in entries:
+        item = items[entry.name]
+        before = read_ids(item.labels).ids
+        after = read_ids(args.out / "masks" / f"{item.name}.png").ids
+        image = None if item.image is None else read_image(item.image)
+        yield changes.Example(entry, image, torch.from_numpy(before), torch.from_numpy(after))

@@ -1,0 +1,47 @@
+"""Options of `graphcorrect issues`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from graphcorrect_cli.parser import Parser, at_least
+
+DESCRIPTION = """\
+Find annotations that look wrong, and what they should be.
+
+  graphcorrect issues --masks annotations --probabilities predicted --images photos --out issues
+
+The probabilities, .npy or .npz of shape (C, H, W) or smaller, are those of a model that was not trained on these
+masks: predict each half of the images by a model trained on the other half. Files belong together by name.
+
+The folder of results gets images.csv (the worst image first), masks/ (corrected, in palette colors), issues/ (white
+where a label looks wrong) and report.html."""
+
+
+def add_to(parser: Parser) -> None:
+    """Adds the options."""
+    parser.usage = "%(prog)s --masks FOLDER --probabilities FOLDER --out FOLDER [options]"
+    parser.description = DESCRIPTION
+    add = parser.add_argument_group("what is judged").add_argument
+    add("--masks", type=Path, required=True, metavar="FOLDER", help="annotations, masks of class ids, 255 for none")
+    add("--probabilities", type=Path, required=True, metavar="FOLDER", help="what a model says of the same images")
+    add("--images", type=Path, metavar="FOLDER", help="the images: issues then end at their edges; for the report")
+    add("--features", type=Path, metavar="FOLDER", help="feature maps (D, h, w): pixels are compared across images")
+    add("--classes", metavar="C|FILE", help="number of classes, or a file with a name a line; for the tables")
+    add("--channels", choices=["first", "last"], help="where arrays have classes or channels; default: first, checked")
+    add = parser.add_argument_group("how").add_argument
+    add("--error-rate", type=float, default=0.1, metavar="R", help="share of labels expected to be wrong, in (0, 1)")
+    add = parser.add_argument_group("results").add_argument
+    add("--out", type=Path, required=True, metavar="FOLDER", help="where they go; a folder of its own")
+    add("--report-images", type=at_least(0), default=60, metavar="N", help="images in the report, the worst")
+
+
+def check(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses what does not go together."""
+    for key in ("masks", "probabilities", "images", "features"):
+        folder = getattr(args, key)
+        if folder is not None and not folder.is_dir():
+            parser.error(f"expected --{key} to be a folder, got {str(folder)!r}")
+    if not 0 < args.error_rate < 1:
+        parser.error(f"expected --error-rate in (0, 1), got {args.error_rate:g}")
