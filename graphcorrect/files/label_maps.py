@@ -17,7 +17,8 @@ from graphcorrect.files.text import read_text
 from graphcorrect.files.yaml import load_yaml
 from graphcorrect.labels import IGNORE_INDEX
 
-STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv")
+STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv",
+                  "classes.json", "data.yaml", "dataset.yaml")  # fmt: skip
 
 
 @dataclass(frozen=True)
