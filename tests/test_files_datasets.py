@@ -24,6 +24,7 @@ from graphcorrect.files import (
     write_label_map,
     write_mask,
 )
+from graphcorrect.files.archives import with_one_color_each
 
 MAP = LabelMap(("background", "road", "car"))
 COLORED = LabelMap(MAP.names, {(0, 0, 0): 0, (128, 64, 128): 1, (0, 0, 142): 2})
@@ -197,19 +198,25 @@ def test_cvat_exports_without_images(tmp_path):
         assert torch.equal(read_mask(pair.mask, data.label_map), labels)
 
 
-@pytest.mark.parametrize(
-    "label_map", [MAP, COLORED, LabelMap(("road", "car", "sky")), LabelMap(("road", "car", "sky"), {(9, 9, 9): 2})]
-)
+@pytest.mark.parametrize("label_map", [MAP, COLORED, LabelMap(("road", "car", "sky"), {(9, 9, 9): 2})])
 @pytest.mark.parametrize("has_void", [False, True])
 def test_an_archive_for_cvat_is_read_as_it_was_written(tmp_path, label_map, has_void):
-    """Black is what CVAT takes for no class, unless a class is black."""
+    """Black is what CVAT calls background: where no class is black, one of that name is added behind them."""
     labels = labels_of("a").masked_fill(labels_of("a") == 255, 255 if has_void else 0)
     write_cvat_zip(tmp_path / "export.zip", [("a", labels)], label_map)
     data = open_dataset(tmp_path / "export.zip", unpack_to=tmp_path / "unpacked")
-    assert data.label_map.names == label_map.names
-    assert torch.equal(read_mask(data.pairs[0].mask, data.label_map), labels)
-    listed = (tmp_path / "unpacked/labelmap.txt").read_text()
-    assert ("void" in listed) == (has_void and label_map.names[0] == "background")
+    found = read_mask(data.pairs[0].mask, data.label_map)
+    listed = (tmp_path / "unpacked/labelmap.txt").read_text().splitlines()
+    if label_map.names[0] == "background":
+        assert data.label_map.names == label_map.names
+        assert found.equal(labels)
+        assert any(line.startswith("void:") for line in listed) == has_void
+    else:
+        assert data.label_map.names == (*label_map.names, "background")
+        assert found.equal(labels.masked_fill(labels == 255, 3))
+        assert listed[-1] == "background:0,0,0::"
+    own = with_one_color_each(label_map)  # by which the labels are what they were, also where there is none
+    assert read_mask(data.pairs[0].mask, own).equal(labels)
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "", "a"])

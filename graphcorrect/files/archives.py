@@ -116,8 +116,9 @@ def write_cvat_zip(
         label_map: names, and their colors where there are some, else those of VOC.
         subset: name of the list of images.
 
-    CVAT takes black for background. Where no class is black, pixels without a class are; else they get a color of
-    their own, and a label called void is needed in CVAT.
+    CVAT has no pixels without a class: black is `background` there. Where no class is black, they become that, listed
+    behind the classes, whose labels stay as they are; else they get a color of their own, and a label called void is
+    needed in CVAT.
 
     Raises:
         ValueError: a name stands twice or leads out of the archive, or a label is outside the classes.
@@ -130,7 +131,8 @@ def write_cvat_zip(
         'a'
     """
     painted = with_one_color_each(label_map)
-    titles = {**dict(enumerate(painted.names)), IGNORE_INDEX: "void"}
+    is_black = painted.colors.get((0, 0, 0)) == IGNORE_INDEX
+    titles = {**dict(enumerate(painted.names)), IGNORE_INDEX: "background" if is_black else "void"}
     names: list[str] = []
 
     def write(file: IO[bytes]) -> None:
@@ -143,8 +145,7 @@ def write_cvat_zip(
                 names.append(name)
                 has_void = has_void or bool((labels == IGNORE_INDEX).any())
                 archive.writestr(f"SegmentationClass/{name}.png", mask_bytes(encode_mask(labels, painted, "rgb")))
-            # CVAT knows black, and would ask for a label called void
-            held = [(c, label) for c, label in painted.colors.items() if label < IGNORE_INDEX or has_void and any(c)]
+            held = [(c, label) for c, label in painted.colors.items() if label < IGNORE_INDEX or has_void or is_black]
             lines = [f"{titles[label]}:{','.join(map(str, color))}::" for color, label in held]
             archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
             archive.writestr(f"ImageSets/Segmentation/{subset}.txt", "".join(f"{name}\n" for name in names))

@@ -34,10 +34,10 @@ def open_dataset(path: Path, *, unpack_to: Path | None = None) -> Dataset:
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
-        >>> write_cvat_zip(folder / "export.zip", [("a", torch.tensor([[0, 1]]))], LabelMap(("road", "car")))
+        >>> write_cvat_zip(folder / "export.zip", [("a", torch.tensor([[0, 1]]))], LabelMap(("background", "car")))
         >>> data = open_dataset(folder / "export.zip", unpack_to=folder / "export")
         >>> data.label_map.names, list(data.splits)
-        (('road', 'car'), ['default'])
+        (('background', 'car'), ['default'])
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() in YAML_ENDINGS:

@@ -231,7 +231,7 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
         writer.writerows((label, name, *color) for label, name, color in rows)
         text = content.getvalue()
     elif path.stem.lower() in ("labelmap", "label_map"):
-        lines = [f"{name}:{','.join(map(str, color))}::" for label, name, color in rows if label < 255 or any(color)]
+        lines = [f"{name}:{','.join(map(str, color))}::" for _, name, color in rows]
         text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
     else:
         between = "," if label_map.colors else " "
