@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from _outcomes import Outcomes
 from _records import save_record
-from segmentation import engine, paper
+from segmentation import engine
 from segmentation.datasets import IGNORE_INDEX, Sample, read_labels, with_masks
+from segmentation.extras import paper
 from segmentation.keys import KeyEncoder
 from segmentation.layouts import open_data
 from segmentation.networks import SegmentationNetwork, upsample

@@ -31,6 +31,7 @@ from segmentation.contents import faults_of_all
 from segmentation.datasets import Sample, SegmentationData, read_labels
 from segmentation.layouts import open_data
 from segmentation.model import refine
+from segmentation.scores import Confusions, groups_of, scores_of
 from segmentation.trained import Trained, open_checkpoint, titles
 from torch import Tensor
 from tqdm import tqdm
@@ -106,19 +107,22 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
     results.clear(out, WRITTEN)
 
     num_classes = len(trained.class_names)
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    counted = Confusions(groups_of(samples, settings.dice), num_classes, torch.device("cpu"))
     for sample, name in zip(tqdm(samples, "predicting"), names, strict=True):
         labels = predict_labels(trained, sample, device)
         if not given.no_masks:
             write_masks(labels, sample, name, trained.layout, out)
         if sample.mask is not None:
             with reading(sample.mask):
-                confusion += metrics.confusion_matrix(labels, read_labels(sample).long(), num_classes)
+                counted.add(labels[None], read_labels(sample)[None].long())
+    confusion = counted.counts.sum(0)
     scores: dict[str, Any] = {"checkpoint": str(given.checkpoint), "step": trained.step, "images": len(samples)}
     if confusion.sum() > 0:
         iou = metrics.per_class_iou(confusion)
         scores |= {"miou": float(iou.nanmean()), "accuracy": metrics.accuracy(confusion)}
         scores["classes"] = dict(zip(trained.class_names, iou.tolist(), strict=True))
+        found = scores_of(counted.counts, trained.class_names, settings.dice)
+        scores |= {key: value for key, value in found.items() if key.startswith("dice")}
     scores |= {"mode": settings.mode, "scales": list(settings.scales), "flip": settings.flip}
     report.save_results(scores, out / "scores.json")  # before anything is printed or drawn, which may fail
     if confusion.sum() > 0:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from segmentation import figures, report
 from segmentation.command import Command, main, resumed, values_of
-from segmentation.paper import Row, find_list, rows
+from segmentation.extras.paper import Row, find_list, rows
 
 from graphcorrect.cli.console import in_words
 from graphcorrect.files.faults import as_bytes, check_writable, reading, words

@@ -8,7 +8,7 @@ from broken_files import FORMS, answer, check, spoiled
 from test_reproduce import SET
 from trainer_data import write_cityscapes
 
-paper = pytest.importorskip("segmentation.paper")
+paper = pytest.importorskip("segmentation.extras.paper")
 command = pytest.importorskip("segmentation.command")
 reproduce = pytest.importorskip("reproduce")
 recipes = pytest.importorskip("segmentation.recipe")

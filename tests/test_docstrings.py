@@ -3,6 +3,9 @@
 import doctest
 import importlib.util
 import inspect
+import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +34,8 @@ def entries():
     for module in (*MODULES, *(name for name, needs in OPTIONAL.items() if importlib.util.find_spec(needs))):
         found = importlib.import_module(f"graphcorrect.{module}")
         yield from ((module, name) for name in vars(found) if is_entry(found, name))
+    if importlib.util.find_spec("PIL"):
+        yield from (("files", name) for name in graphcorrect.files.__all__)
 
 
 @pytest.mark.parametrize(("module", "name"), sorted(set(entries())))
@@ -41,6 +46,7 @@ def test_the_example_of_an_entry_runs(module, name):
         "torch": torch,
         "graphcorrect": graphcorrect,
     }
+    names |= {"json": json, "tempfile": tempfile, "Path": Path}
     names |= {each: getattr(home, each) for each in dir(home) if not each.startswith("_")}
     example = doctest.DocTestParser().get_doctest(inspect.getdoc(entry) or "", names, name, None, 0)
     assert example.examples, f"{home.__name__}.{name} has no example"

@@ -45,7 +45,7 @@ def test_every_form_is_read_as_it_was_written(tmp_path, form, ending):
 def test_another_program_sees_the_form(tmp_path, form, mode):
     write_mask(tmp_path / "mask.png", LABELS, MAP, form=form)
     with Image.open(tmp_path / "mask.png") as picture:
-        assert picture.mode == mode
+        assert picture.mode == mode or mode == "I;16" and picture.mode == "I"  # as Pillow 9 opens 16 bits
         if form in ("palette", "rgb", "rgba"):
             assert picture.convert("RGB").getpixel((1, 0)) == (128, 64, 128)
         if form in ("palette", "grey", "grey16"):

@@ -8,7 +8,7 @@ from trainer_data import TINY, write_cityscapes
 
 command = pytest.importorskip("segmentation.command")
 engine = pytest.importorskip("segmentation.engine")
-paper = pytest.importorskip("segmentation.paper")
+paper = pytest.importorskip("segmentation.extras.paper")
 reproduce = pytest.importorskip("reproduce")
 
 SMALL = TINY | {

@@ -280,8 +280,12 @@ def test_a_pair_sees_the_same_batches(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_correction_starts_when_it_is_told_to(tmp_path):
     settings = {"methods": ("self_training+anchors", "self_training"), "schedule__steps": 4, "correct__after": 2}
+    settings["evaluation__times"] = 4  # also before anything is corrected
     engine.run(with_both_halves(tmp_path, **settings), tmp_path / "out")
-    log = [entry for entry in report.read_log(tmp_path / "out/log.jsonl") if "changed" in entry]
+    log = report.read_log(tmp_path / "out/log.jsonl")
+    tested = [entry for entry in log if "teacher_miou" in entry and entry["method"] == settings["methods"][0]]
+    assert ["pseudo_after_miou" in entry for entry in tested] == [False, False, True, True]
+    log = [entry for entry in log if "changed" in entry]
     corrected, plain = ([entry for entry in log if entry["method"] == name] for name in settings["methods"])
     assert [entry["changed"] > 0 for entry in corrected] == [False, False, True, True]
     for entry, other in zip(corrected[:2], plain[:2], strict=True):

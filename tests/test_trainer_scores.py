@@ -126,3 +126,8 @@ def test_hearts_are_trained_and_scored_by_volume(tmp_path, capsys):
     assert all(entry["dice"] >= 0 for entry in log if "unlabeled" in entry)
     assert "Dice test" in capsys.readouterr().out
     assert (tmp_path / "out/curves.png").stat().st_size > 5000
+    evaluate = pytest.importorskip("evaluate")
+    checkpoint = str(tmp_path / "out/unimatch+anchors+graphs/last.pt")
+    scores_again = evaluate.main(evaluate.parse([checkpoint, "--pictures", "0", "--device", "cpu"]))
+    assert scores_again["dice"] == pytest.approx(found["student_dice"], abs=1e-6)
+    assert scores_again["dice_by_class"] == found["student_dice_by_class"]

@@ -14,10 +14,11 @@ from graphcorrect.cli.console import in_words, steady_output, unforeseen
 from graphcorrect.files.faults import check_writable, looks_like
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.saving import alone_in, write_atomically
-from segmentation import cost, options, processes, speed
+from segmentation import options, processes
 from segmentation.engine import run
+from segmentation.extras import cost, speed
+from segmentation.extras.paper import load_any, rows
 from segmentation.manifest import MAY_CHANGE_ON_RESUME
-from segmentation.paper import load_any, rows
 from segmentation.recipe import RECIPES, Recipe, as_dict, from_dict, is_text
 from segmentation.recipe_files import placed, read_recipe_file
 
@@ -61,7 +62,7 @@ FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
     ("--neighbors", "refiner.neighbors", None, "neighbors of a pixel in the semantic-level graph, k"),
     ("--max-nodes", "refiner.max_nodes", None, "most nodes of a graph; larger maps are pooled"),
     ("--slg-weight", "loss.slg_weight", None, "weight of the contrastive loss in mllc"),
-    ("--anchor-capacity", "anchors.capacity", None, "most labeled pixels of a class to remember"),
+    ("--anchor-capacity", "anchors.capacity", None, "most labeled pixels of a class"),
     ("--evaluations", "evaluation.times", None, "how often a method is tested on its way, the end included"),
     ("--judged", "evaluation.judged", None, "unlabeled images on which pseudo-labels are judged"),
     ("--log-every", "running.log_every", None, ""),

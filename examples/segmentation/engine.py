@@ -69,7 +69,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
             train(WARM_UP, Method(), warm, run, saved)
         if rank == 0:
             made_by = {"recipe": as_dict(recipe), "class_names": list(data.class_names)}
-            checkpoint.save(warm.state_dict() | made_by, out / "warmup.pt")
+            checkpoint.save(warm.state_dict(banks=False) | made_by, out / "warmup.pt")
         processes.barrier()  # rounds begin with that file
     else:
         load_warmup(warm, checkpoint.load(out / "warmup.pt", device), recipe, data.class_names, str(out / "warmup.pt"))
@@ -113,7 +113,7 @@ def train(phase: str, method: Method, state: State, run: Run, saved: dict[str, A
         started = time.perf_counter()
         labeled, unlabeled = begin_span(method, state, run, number, first, last)
         for _ in range(state.step, last):
-            if method.uses_anchors and state.step == first_corrected(run):
+            if method.uses_anchors and method.teaching != "rounds" and state.step == run.first_corrected:
                 state.banks.anchors = measuring.fresh_anchors(state, run)
             parts = optimize(method, student, state, run, labeled, unlabeled, correction, span=(first, last))
             is_kept = state.step in stops or state.step == last or state.step % recipe.running.checkpoint_every == 0
@@ -136,17 +136,6 @@ def train(phase: str, method: Method, state: State, run: Run, saved: dict[str, A
     bar.close()
 
 
-def first_corrected(run: Run) -> int:
-    """The first step whose labels are corrected, of methods that correct."""
-    return run.recipe.schedule.warmup + run.recipe.correct.after
-
-
-def share_of_correction(run: Run, step: int) -> float:
-    """What is left of the anchors' strength at a step, in [0, 1]; at 0 no label is corrected."""
-    done, fade = step - first_corrected(run), run.recipe.correct.fade
-    return 0.0 if done < 0 else 1.0 if fade is None else max(0.0, 1 - done / fade)
-
-
 def begin_span(
     method: Method, state: State, run: Run, number: int, first: int, last: int
 ) -> tuple[Iterator[Views], Iterator[Views | None]]:
@@ -157,7 +146,7 @@ def begin_span(
     if method.teaching != "rounds":
         return labeled, run.batches(state.step, last, unlabeled=True)
     if state.step == first:
-        correct = bool(method.correct) and share_of_correction(run, state.step) > 0
+        correct = bool(method.correct) and run.share_of_correction(state.step) > 0
         anchors = measuring.fresh_anchors(state, run) if method.uses_anchors and correct else None
         rounds.begin(run, method, number, state, anchors, correct=correct)
     return labeled, run.batches(state.step, last, unlabeled=True, samples=rounds.labeled_by_round(run, method, number))
@@ -214,7 +203,7 @@ def losses_of(
     if method.teaching == "rounds":  # the labels are those of the round's teacher
         mixed = mix(strong_view(weak_images, draws[:, 0]), draws[:, 0], blank, kind=recipe.views.mix)
         return training_loss(method, student, (images, labels), [Stream(*mixed)], state.banks, recipe), {}
-    share = share_of_correction(run, state.step) if method.correct else 0.0
+    share = run.share_of_correction(state.step) if method.correct else 0.0
     if share > 0 and method.uses_anchors:
         state.banks.anchors.strength = recipe.anchors.strength * share
         update_anchors(state.teacher, images, labels, state.banks.anchors, places)

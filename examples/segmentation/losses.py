@@ -23,11 +23,11 @@ def cross_entropy(
 
     With `targets` (B, C, H, W), probabilities, those are what is learned, and labels say only what is ignored.
     """
-    wide, known = _wide(logits), labels != IGNORE_INDEX
+    logits, known = wide(logits), labels != IGNORE_INDEX
     if targets is None:
-        each = F.cross_entropy(wide, labels, ignore_index=IGNORE_INDEX, reduction="none")
+        each = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
     else:
-        each = F.cross_entropy(wide, targets.to(wide.dtype), reduction="none") * known
+        each = F.cross_entropy(logits, targets.to(logits.dtype), reduction="none") * known
     return (each if weight is None else each * weight).sum() / mean_count(known)
 
 
@@ -39,7 +39,7 @@ def dice(logits: Tensor, labels: Tensor, weight: Tensor | None = None, *, target
     Squared in the denominator, s = 1e-5, the background a class like the others: as the field's code for ACDC has it.
     Ignored pixels have no weight, and `weight` (B, H, W) is that of the others; `targets` as in `cross_entropy`.
     """
-    probabilities, known = _wide(logits).softmax(1), labels != IGNORE_INDEX
+    probabilities, known = wide(logits).softmax(1), labels != IGNORE_INDEX
     if targets is None:
         targets = torch.zeros_like(probabilities).scatter_(1, labels.masked_fill(~known, 0)[:, None], 1.0)
     share = (known if weight is None else known * weight)[:, None].to(probabilities.dtype)
@@ -60,5 +60,6 @@ def _sum_with_gradient(values: Tensor) -> Tensor:
     return own + (sum_over_ranks(values) - own).detach()
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
+    """In float32 or better."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -54,9 +54,9 @@ def headline(recipe: Recipe) -> str:
 
 
 def pseudo_label_quality(method: Method, state: State, run: Run) -> dict[str, float]:
-    """mIoU of the teacher's labels as training uses them now, before and after the method's correction, for the log."""
+    """Scores of the teacher's labels, before and after correction, as training makes them now: for the log."""
     correctors = {}
-    if method.correct:
+    if method.correct and method.teaching != "rounds" and run.share_of_correction(state.step - 1) > 0:
         refiner = evaluation.on_its_own(state.teacher.module.refiner)
         correctors["after"] = evaluation.Corrector(method.correct, refiner, state.banks.anchors)
     judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]

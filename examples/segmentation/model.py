@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from graphcorrect import DualGraphRefiner, RefinedLabels, guided_upsample
 from graphcorrect.nodes import grid_size, resize_maps
 from segmentation.keys import LabeledPixels
+from segmentation.losses import wide
 from segmentation.networks import NetworkOutput, SegmentationNetwork, upsample
 
 
@@ -85,7 +86,7 @@ def _looked_up(
     anchors: LabeledPixels, keys: Tensor, output: NetworkOutput, mask: Tensor | None, max_nodes: int
 ) -> Tensor:
     """Probabilities (B, C, h, w) that anchors alone correct: on a grid, as in the refiner, whose changes are added."""
-    probabilities = output.logits.to(torch.promote_types(output.logits.dtype, torch.float32)).softmax(1)
+    probabilities = wide(output.logits).softmax(1)
     size = probabilities.shape[-2:]
     grid = grid_size(*size, max_nodes)
     coarse = resize_maps(probabilities, grid, mask)

@@ -136,7 +136,7 @@ def print_table(results: dict[str, dict], title: str) -> None:
     """One line a method; scores in percent. Every number of the table is in results.json too."""
     key, score = score_of(results)
     table = Table(title=title, title_justify="left")
-    columns = ("teacher", "pseudo-labels", "corrected", "change", "fixed", "broken", "ratio")
+    columns = ("teacher", "pseudo-labels", "corrected", "change", "fixed / broken", "ratio")
     for name in ("method", f"{score} test", *columns):
         table.add_column(name, justify="left" if name == "method" else "right")
     table.add_column("seconds", justify="right")
@@ -149,8 +149,7 @@ def print_table(results: dict[str, dict], title: str) -> None:
             f"{100 * before:.2f}",
             f"{100 * after[key]:.2f}" + ("" if result["refiner_trained"] else " *"),
             f"{100 * (after[key] - before):+.2f}",
-            f"{after['fixed']:,}",
-            f"{after['broken']:,}",
+            f"{after['fixed']:,} / {after['broken']:,}",
             f"{after['fixed'] / max(1, after['broken']):.2f}",
             f"{result['seconds']:.0f}",
         )

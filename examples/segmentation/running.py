@@ -62,6 +62,16 @@ class Run:
         """Steps of the warm-up and of a method."""
         return self.recipe.schedule.warmup + self.steps
 
+    @property
+    def first_corrected(self) -> int:
+        """The first step whose labels are corrected, of methods that correct."""
+        return self.recipe.schedule.warmup + self.recipe.correct.after
+
+    def share_of_correction(self, step: int) -> float:
+        """What is left of the anchors' strength at a step, in [0, 1]; at 0 no label is corrected."""
+        done, fade = step - self.first_corrected, self.recipe.correct.fade
+        return 0.0 if done < 0 else 1.0 if fade is None else max(0.0, 1 - done / fade)
+
     def spans(self, phase: str, method: Method) -> list[tuple[int, int]]:
         """First and last step of a phase; of `rounds` one span a round, which share the steps of a method."""
         first, parts = self.recipe.schedule.warmup, self.recipe.schedule.rounds

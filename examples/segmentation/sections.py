@@ -118,7 +118,7 @@ class Refiner:
 class Anchors:
     """Labeled pixels to look up, in methods with +anchors. Beyond the paper."""
 
-    capacity: int = ranged(3000, 1)  # most labeled pixels of a class to remember
+    capacity: int = ranged(3000, 1)  # most labeled pixels of a class
     decay: float = ranged(0.99, above=0, high=1)  # odds of an older anchor to stay, a step
     quota: int | None = ranged(None, 1)  # most labeled pixels of a class that one image offers at a time
     neighbors: int = ranged(20, 1)  # anchors that a pixel is compared with

@@ -20,7 +20,7 @@ from segmentation.teaching import Banks
 
 @dataclass
 class State:
-    """What a run changes; `state_dict` is all of it."""
+    """What a run changes; `state_dict` is all of it, or all that a warm-up makes."""
 
     model: SegmentationModel
     teacher: EMATeacher
@@ -29,8 +29,8 @@ class State:
     scaler: torch.amp.GradScaler
     step: int = 0
 
-    def state_dict(self) -> dict:
-        names = ("model", "teacher", "banks", "optimizer", "scaler")
+    def state_dict(self, *, banks: bool = True) -> dict:
+        names = ("model", "teacher", *(("banks",) if banks else ()), "optimizer", "scaler")
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in names}}
 
     def load_state_dict(self, state: dict) -> None:

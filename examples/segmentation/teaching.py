@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from graphcorrect import EMATeacher, LabelCorrectionLoss, PrototypeBank, RefinedLabels
 from segmentation.datasets import IGNORE_INDEX
 from segmentation.keys import LabeledPixels
-from segmentation.losses import cross_entropy, dice, mean_count
+from segmentation.losses import cross_entropy, dice, mean_count, wide
 from segmentation.method import Method
 from segmentation.model import corrected_probabilities
 from segmentation.networks import upsample
@@ -37,7 +37,7 @@ from segmentation.transforms import kept_channels, mix, strong_view
 
 
 class Banks(nn.Module):
-    """What a run remembers beside its weights: prototypes for the loss, anchors for the teacher; None without them."""
+    """What a run keeps beside its weights: prototypes for the loss, anchors for the teacher; None without them."""
 
     def __init__(self, prototypes: PrototypeBank | None, anchors: LabeledPixels | None):
         super().__init__()
@@ -86,6 +86,7 @@ def pseudo_label(
 ) -> PseudoLabels:
     """Label the weak views (B, 3, H, W) of unlabeled images; `inside` (B, H, W) marks real pixels, see `places`."""
     output, _ = teacher(images)
+    output = output._replace(logits=wide(output.logits))  # a confidence of 0.95 is none in bf16
     before = after = upsample(output.logits.softmax(1), images.shape[-2:])
     if method.correct:
         options = {"anchors": banks.anchors, "inside": inside, "places": places, "guided": guided}

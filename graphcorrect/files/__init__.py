@@ -1,7 +1,7 @@
 """Images, masks, probabilities and data sets as people's tools write them: read, corrected, and written back.
 
 A file that cannot be used is named, and where there are many of them all are listed at once. What a format needs is
-imported when it is met; `pip install "graphcorrect[cli]"` brings it.
+imported when it is met; the extra `cli` brings it all.
 """
 
 from typing import Any

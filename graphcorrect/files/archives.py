@@ -37,6 +37,12 @@ def unpack(archive: Path, folder: Path) -> Path:
         ValueError: a name in it leads out of the folder, is a link, stands twice or unpacks to far more than it takes,
             all of them listed; or the folder holds other files. Nothing is written then.
         OSError: it cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_cvat_zip(folder / "export.zip", [("a", torch.tensor([[0, 1]]))], LabelMap(("road", "car")))
+        >>> sorted(path.name for path in unpack(folder / "export.zip", folder / "export").iterdir())[1:]
+        ['ImageSets', 'SegmentationClass', 'labelmap.txt']
     """
     archive, folder = Path(archive), Path(folder)
     with reading(archive, "a zip archive"):
@@ -116,6 +122,12 @@ def write_cvat_zip(
     Raises:
         ValueError: a name stands twice or leads out of the archive, or a label is outside the classes.
         OSError: it cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_cvat_zip(folder / "export.zip", [("a", torch.tensor([[0, 1]]))], LabelMap(("road", "car")))
+        >>> open_dataset(folder / "export.zip", unpack_to=folder / "export").pairs[0].name
+        'a'
     """
     painted = with_one_color_each(label_map)
     titles = {**dict(enumerate(painted.names)), IGNORE_INDEX: "void"}

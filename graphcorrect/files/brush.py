@@ -48,6 +48,10 @@ def decode_brush(rle: Sequence[int], height: int, width: int) -> Tensor:
 
     Raises:
         ValueError: these are no such bytes, or they are of an image of another size.
+
+    Example:
+        >>> decode_brush(encode_brush(torch.tensor([[True, False]])), 1, 2)
+        tensor([[ True, False]])
     """
     _checks.image_size("(height, width)", (height, width))
     if height * width > MOST_PIXELS:
@@ -85,6 +89,10 @@ def encode_brush(painted: Tensor) -> list[int]:
     Raises:
         TypeError: `painted` is not bool.
         ValueError: it is no image.
+
+    Example:
+        >>> encode_brush(torch.tensor([[True, False]]))[:4]  # the number of values, 4 a pixel
+        [0, 0, 0, 8]
     """
     _checks.boolean("painted", painted)
     _checks.ndim("painted", painted, (2,), "(H, W)")

@@ -108,6 +108,14 @@ def write_dataset_yaml(
     Raises:
         ValueError: the form has no place for what the map holds.
         OSError: it cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_dataset_yaml(folder / "data.yaml", LabelMap(("road", "car")), {"train": "images/train"})
+        >>> print((folder / "data.yaml").read_text().split("names")[0].strip())
+        path: .
+        train: images/train
+        masks_dir: masks
     """
     names = dict(enumerate(label_map.names))
     content: dict[str, Any] = {"path": "."} if form == "ultralytics" else {}

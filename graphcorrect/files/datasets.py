@@ -31,6 +31,13 @@ def open_dataset(path: Path, *, unpack_to: Path | None = None) -> Dataset:
     Raises:
         ValueError: it is none of these; or files that are missing, stand twice or cannot be opened, all of them listed.
         FileFault: the YAML, the label map or the archive cannot be read; the message names it.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_cvat_zip(folder / "export.zip", [("a", torch.tensor([[0, 1]]))], LabelMap(("road", "car")))
+        >>> data = open_dataset(folder / "export.zip", unpack_to=folder / "export")
+        >>> data.label_map.names, list(data.splits)
+        (('road', 'car'), ['default'])
     """
     path = Path(path)
     if path.is_file() and path.suffix.lower() in YAML_ENDINGS:
@@ -93,6 +100,15 @@ def check_pairs(pairs: Iterable[Pair], label_map: LabelMap | int) -> None:
     Raises:
         ValueError: files that cannot be read, values that stand for nothing, masks of another size than their image;
             every one of them listed.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_mask(folder / "a.png", torch.tensor([[0, 7]]), 8)
+        >>> try:
+        ...     check_pairs([Pair("a", None, folder / "a.png")], 2)
+        ... except ValueError as error:
+        ...     print(str(error).split(": ")[-1])
+        expected ids 0 to 1 or 255, got [7]
     """
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # decoding holds no lock
         found = list(pool.map(lambda pair: _faults_of(pair, label_map), pairs))

@@ -17,11 +17,27 @@ LONGEST = 300  # characters of what another library says
 
 
 class FileFault(ValueError):
-    """A file that could not be used; the message begins with its path."""
+    """A file that could not be used; the message begins with its path.
+
+    Example:
+        >>> try:
+        ...     read_label_map(Path("nowhere.txt"))
+        ... except FileFault as fault:
+        ...     print(str(fault).split("; ")[-1])
+        is missing
+    """
 
 
 class UnreadableFile(ValueError):
-    """A picture that is not what it should be; the message begins with its name."""
+    """A picture that is not what it should be; the message begins with its name.
+
+    Example:
+        >>> try:
+        ...     read_image(Path("nowhere.png"))
+        ... except UnreadableFile as fault:
+        ...     print(fault)
+        nowhere.png: missing
+    """
 
     def __init__(self, message: str):
         # A loading process hands on its whole trace as the message; a person needs its last line.

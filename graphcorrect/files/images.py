@@ -38,6 +38,12 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
 
     Raises:
         UnreadableFile: it cannot be read; the message names it.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_mask(folder / "a.png", torch.zeros(4, 6, dtype=torch.int64), 2)
+        >>> read_image(folder / "a.png").shape
+        torch.Size([3, 4, 6])
     """
     rgb = read_picture(path).rgb
     if size is not None and (rgb.height, rgb.width) != size:

@@ -84,12 +84,18 @@ def numbered(num_classes: int) -> LabelMap:
 
 
 def read_label_map(path: Path) -> LabelMap:
-    """CVAT's `labelmap.txt`, a list of classes (`classes.txt`), a table (`name,r,g,b`), or a data set's YAML or JSON.
+    r"""CVAT's `labelmap.txt`, a list of classes (`classes.txt`), a table (`name,r,g,b`), or a data set's YAML or JSON.
 
     A last line `void`, or one with the id 255, stands for ignored pixels, and so does its color.
 
     Raises:
         ValueError: it is none of these, or leaves it open which class an id or a color stands for; it names the file.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "labelmap.txt").write_text("road:128,64,128::\ncar:0,0,142::\n")
+        >>> read_label_map(folder / "labelmap.txt").names
+        ('road', 'car')
     """
     path = Path(path)
     with reading(path, "names of classes, with their colors where masks hold colors"):
@@ -190,6 +196,14 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
 
     Raises:
         ValueError: the form has no place for what the map holds; the message says what.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_label_map(folder / "classes.csv", LabelMap(("road", "car"), {(128, 64, 128): 0, (0, 0, 142): 1}))
+        >>> print((folder / "classes.csv").read_text().strip())
+        id,name,r,g,b
+        0,road,128,64,128
+        1,car,0,0,142
     """
     path = Path(path)
     if label_map.ids:

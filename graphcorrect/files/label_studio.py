@@ -29,6 +29,11 @@ class BrushMask(NamedTuple):
         name: of the task's image, without folder and ending.
         labels: (H, W) int64, 255 where nothing is painted (unless a background is named).
         task: the task as it stands in the file, to write corrections beside its annotations.
+
+    Example:
+        >>> mask = BrushMask("a", torch.tensor([[0, 1]]), {"id": 7})
+        >>> mask._replace(labels=torch.tensor([[1, 1]])).labels
+        tensor([[1, 1]])
     """
 
     name: str
@@ -49,6 +54,15 @@ def read_brush_masks(path: Path, label_map: LabelMap, *, background: str | None 
     Raises:
         FileFault: it is no such export; the message names it.
         ValueError: regions that cannot be read, all of them listed, each with the file and its task.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> label_map = LabelMap(("road", "car"))
+        >>> results = brush_results(torch.tensor([[0, 1]]), label_map)
+        >>> task = {"id": 7, "data": {"image": "/data/a.jpg"}, "annotations": [{"result": results}]}
+        >>> _ = (folder / "export.json").write_text(json.dumps([task]))
+        >>> read_brush_masks(folder / "export.json", label_map)[0].labels
+        tensor([[0, 1]])
     """
     path = Path(path)
     rest = IGNORE_INDEX if background is None else _label_of(background, label_map)
@@ -119,6 +133,11 @@ def brush_results(
     Raises:
         ValueError: a label is outside the classes.
         TypeError: labels are not integers.
+
+    Example:
+        >>> results = brush_results(torch.tensor([[0, 1, 1]]), LabelMap(("road", "car")))
+        >>> [result["value"]["brushlabels"] for result in results]
+        [['road'], ['car']]
     """
     _checks.integral("labels", labels)
     _checks.ndim("labels", labels, (2,), "(H, W)")
@@ -158,6 +177,15 @@ def write_brush_masks(
     Raises:
         ValueError: a label is outside the classes.
         OSError: it cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> label_map = LabelMap(("road", "car"))
+        >>> results = brush_results(torch.tensor([[0, 1]]), label_map)
+        >>> task = {"id": 7, "data": {"image": "/data/a.jpg"}, "annotations": [{"result": results}]}
+        >>> write_brush_masks(folder / "import.json", [BrushMask("a", torch.tensor([[1, 1]]), task)], label_map)
+        >>> json.loads((folder / "import.json").read_text())[0]["predictions"][0]["model_version"]
+        'graphcorrect'
     """
     tasks, left_out = [], tuple(leave_out)
     for mask in masks:

@@ -32,6 +32,12 @@ def read_mask(path: Path, classes: LabelMap | int) -> Tensor:
     Raises:
         UnreadableFile: it cannot be read; the message names it.
         ValueError: an id or a color stands for nothing; the message names what, not the file.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_mask(folder / "a.png", torch.tensor([[0, 2, 255]]), 3)
+        >>> read_mask(folder / "a.png", 3)
+        tensor([[  0,   2, 255]])
     """
     return decode_mask(read_stored_mask(path), classes)
 
@@ -39,8 +45,22 @@ def read_mask(path: Path, classes: LabelMap | int) -> Tensor:
 def decode_mask(stored: StoredMask, classes: LabelMap | int) -> Tensor:
     """Labels (H, W) int64 of a mask as it stands in its file; see :func:`read_mask`."""
     label_map = numbered(classes) if isinstance(classes, int) else classes
-    colors = _colors_of(stored, label_map)
-    return torch.from_numpy(_of_ids(stored, label_map) if colors is None else _of_colors(colors, label_map))
+    if stored.values.ndim == 3:
+        return torch.from_numpy(_of_colors(stored.values, label_map))
+    by_color, strange = _by_color(stored, label_map), []
+    known = _by_id(label_map) if by_color is None else by_color
+    table = np.full(65536 if stored.values.dtype == np.uint16 else 256, IGNORE_INDEX, np.int64)
+    for number in _used(stored.values):
+        table[number] = known.get(number, IGNORE_INDEX)
+        if number not in known and not label_map.ignore_others:
+            strange.append(number)
+    if strange:
+        shown = strange if len(strange) <= 10 else f"{len(strange)} others such as {strange[:3]}"
+        listed = (
+            f"among {len(label_map.ids)} of the label map" if label_map.ids else f"0 to {label_map.num_classes - 1}"
+        )
+        raise ValueError(f"expected ids {listed} or {IGNORE_INDEX}, got {shown}")
+    return torch.from_numpy(table[stored.values])
 
 
 def write_mask(
@@ -66,6 +86,15 @@ def write_mask(
         ValueError: the form has nothing for a label, or labels and `like` differ in size.
         TypeError: labels are not integers.
         OSError: it cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> label_map = LabelMap(("road", "car"), {(128, 64, 128): 0, (0, 0, 142): 1})
+        >>> write_mask(folder / "before.png", torch.tensor([[0, 1]]), label_map, form="rgb")
+        >>> before = read_stored_mask(folder / "before.png")
+        >>> write_mask(folder / "after.png", torch.tensor([[1, 1]]), label_map, like=before)
+        >>> read_stored_mask(folder / "after.png").form
+        'rgb'
     """
     write_stored_mask(path, encode_mask(labels, classes, form) if like is None else encode_like(labels, classes, like))
 
@@ -74,7 +103,7 @@ def encode_mask(labels: Tensor, classes: LabelMap | int, form: Form) -> StoredMa
     """A mask as it stands in a file of that form; see :func:`write_mask`."""
     label_map = numbered(classes) if isinstance(classes, int) else classes
     array = _checked(labels, label_map)
-    table = {label: _value_of(label, label_map, form) for label in np.unique(array).tolist()}
+    table = {label: _value_of(label, label_map, form) for label in _used(array)}
     palette = None
     if form == "palette":
         known = {label_map.id_of(label): label_map.color_of(label) for label in set(label_map.colors.values())}
@@ -90,15 +119,16 @@ def encode_like(labels: Tensor, classes: LabelMap | int, like: StoredMask) -> St
         raise ValueError(f"expected `labels` of the size of `like`, {before.shape}, got {array.shape}")
     form, palette = like.form, like.palette
     table: dict[int, tuple[int, ...]] = {}
-    by_color = palette is not None and _colors_of(like, label_map) is not None
-    for label in np.unique(array).tolist():
-        same = np.argwhere(before == label)
-        if len(same):
-            table[label] = tuple(np.atleast_1d(like.values[tuple(same[0])]).tolist())
+    by_color = palette is not None and _by_color(like, label_map) is not None
+    first = np.full(IGNORE_INDEX + 1, -1)
+    first[before.ravel()[::-1]] = np.arange(before.size)[::-1]  # of a label that stands several times, the last wins
+    for label in _used(array):
+        if first[label] >= 0:
+            table[label] = tuple(np.atleast_1d(like.values[divmod(int(first[label]), before.shape[1])]).tolist())
         elif by_color and palette is not None:
-            color = _value_of(label, label_map, "rgb")
-            palette = palette if color in palette else (*palette, (color[0], color[1], color[2]))
-            table[label] = (palette.index((color[0], color[1], color[2])),)
+            red, green, blue = _value_of(label, label_map, "rgb")
+            palette = palette if (red, green, blue) in palette else (*palette, (red, green, blue))
+            table[label] = (palette.index((red, green, blue)),)
         else:
             table[label] = _value_of(label, label_map, form)
     painted = _paint(array, table, form)
@@ -139,57 +169,47 @@ def _paint(labels: NDArray[np.int64], table: dict[int, tuple[int, ...]], form: F
     return values[labels] if depth > 1 else values[labels, 0]
 
 
-def _of_ids(stored: StoredMask, label_map: LabelMap) -> NDArray[np.int64]:
-    if stored.values.ndim == 3:
-        raise ValueError("expected a mask of one channel (ids), got colors: give a label map that says what they mean")
-    counts = np.bincount(stored.values.ravel())
-    table = np.full(len(counts), IGNORE_INDEX, np.int64)
-    known = label_map.ids or {number: number for number in range(label_map.num_classes)}
-    strange = []
-    for number in np.flatnonzero(counts).tolist():
-        if number in known:
-            table[number] = known[number]
-        elif number not in (IGNORE_INDEX, 65535) and not label_map.ignore_others:
-            strange.append(number)
-    if strange:
-        shown = strange if len(strange) <= 10 else f"{len(strange)} others such as {strange[:3]}"
-        listed = f"0 to {label_map.num_classes - 1}" if not label_map.ids else f"among {len(known)} of the label map"
-        raise ValueError(f"expected ids {listed} or {IGNORE_INDEX}, got {shown}")
-    labels: NDArray[np.int64] = table[stored.values]
-    return labels
+def _used(values: NDArray[Any]) -> list[int]:
+    """The numbers that occur, in order."""
+    used: list[int] = np.flatnonzero(np.bincount(values.ravel())).tolist()
+    return used
 
 
-def _colors_of(stored: StoredMask, label_map: LabelMap) -> NDArray[np.int64] | None:
-    """Colors (H, W) as one number each, if the mask is to be read by them."""
-    if stored.values.ndim == 3:
-        if not label_map.colors:
-            return None
-        return _packed(stored.values[..., :3])
-    used = np.flatnonzero(np.bincount(stored.values.ravel())).tolist()
-    if not label_map.colors or max(used) > 255:
+def _by_id(label_map: LabelMap) -> dict[int, int]:
+    """Labels by ids, those of ignored pixels included."""
+    own = label_map.ids or {number: number for number in range(label_map.num_classes)}
+    return {IGNORE_INDEX: IGNORE_INDEX, 65535: IGNORE_INDEX, **own}
+
+
+def _by_color(stored: StoredMask, label_map: LabelMap) -> dict[int, int] | None:
+    """Labels by ids of one channel, if these are to be read by their colors: the map has the color of every one."""
+    used = _used(stored.values)
+    if not label_map.colors or used[-1] > 255:
         return None
     palette = stored.palette if stored.palette is not None else tuple((value, value, value) for value in range(256))
     shown = {number: palette[number] for number in used if number < len(palette)}
     told = {number: label_map.colors[color] for number, color in shown.items() if color in label_map.colors}
-    if len(told) < len(used) or stored.palette is None and used == [0]:  # black alone: the id 0
-        ids = {IGNORE_INDEX: IGNORE_INDEX, **(label_map.ids or {n: n for n in range(label_map.num_classes)})}
-        if stored.palette is not None and any(shown[n] != (0, 0, 0) and ids.get(n) != told[n] for n in told):
-            lacking = [color for number, color in shown.items() if number not in told and number != IGNORE_INDEX]
-            raise ValueError(f"expected palette colors of the label map, got {lacking[:4]} beside some of them")
-        return None
-    packed = np.zeros(256, np.int64)
-    packed[: len(palette)] = _packed(np.array(palette, np.uint8))
-    found: NDArray[np.int64] = packed[stored.values]
-    return found
+    if len(told) == len(used) and (stored.palette is not None or used != [0]):  # grey of black alone: the id 0
+        return told
+    by_id = _by_id(label_map)
+    if stored.palette is not None and any(shown[n] != (0, 0, 0) and by_id.get(n) != told[n] for n in told):
+        lacking = [color for number, color in shown.items() if number not in told and number != IGNORE_INDEX]
+        raise ValueError(f"expected palette colors of the label map, got {lacking[:4]} beside some of them")
+    return None
 
 
-def _packed(colors: NDArray[Any]) -> NDArray[np.int64]:
-    wide: NDArray[np.int64] = colors.astype(np.int64)
-    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+def _packed(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Colors (..., 3 or more) as one number each."""
+    packed: NDArray[np.int32] = colors[..., 0].astype(np.int32)
+    for channel in (1, 2):
+        packed = packed << 8 | colors[..., channel]
+    return packed
 
 
-def _of_colors(packed: NDArray[np.int64], label_map: LabelMap) -> NDArray[np.int64]:
-    keys = _packed(np.array(list(label_map.colors), np.uint8))
+def _of_colors(colors: NDArray[np.uint8], label_map: LabelMap) -> NDArray[np.int64]:
+    if not label_map.colors:
+        raise ValueError("expected a mask of one channel (ids), got colors: give a label map that says what they mean")
+    packed, keys = _packed(colors), _packed(np.array(list(label_map.colors), np.uint8))
     order = np.argsort(keys)
     keys, labels = keys[order], np.array(list(label_map.colors.values()), np.int64)[order]
     place = np.searchsorted(keys, packed).clip(max=len(keys) - 1)

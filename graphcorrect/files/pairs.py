@@ -21,6 +21,10 @@ class Pair(NamedTuple):
     """An image and its mask, one of which may be missing: an image without labels, a mask whose image is elsewhere.
 
     `name` is the path below the folder of masks or images, without the ending.
+
+    Example:
+        >>> Pair("a", Path("images/a.jpg"), None).mask is None
+        True
     """
 
     name: str
@@ -35,6 +39,10 @@ class Dataset(NamedTuple):
         splits: the pairs of each, in order; one called "all" where there are none.
         label_map: what masks mean; None if nothing says so.
         left_out: files that belong to nothing, by their endings.
+
+    Example:
+        >>> Dataset({"train": [Pair("a", Path("a.jpg"), None)]}, None, []).pairs[0].name
+        'a'
     """
 
     splits: dict[str, list[Pair]]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps, write_array
+from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import read_mask
 from graphcorrect.labels import IGNORE_INDEX
 
@@ -16,7 +17,7 @@ LAST = "--channels last reads such files"
 
 
 def read_prediction(
-    path: Path, num_classes: int | None, mask_confidence: float, channels: str | None = None
+    path: Path, classes: LabelMap | int | None, mask_confidence: float, channels: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Class probabilities (C, H, W) float32 and where there is a prediction at all, (H, W) bool.
 
@@ -26,12 +27,13 @@ def read_prediction(
     Raises:
         ValueError: the file holds something else; the message does not name the file.
     """
+    num_classes = classes.num_classes if isinstance(classes, LabelMap) else classes
     if path.suffix.lower() in ARRAY_ENDINGS:
         probabilities = read_probabilities(path, num_classes, channels)
         return probabilities, torch.ones_like(probabilities[0], dtype=torch.bool)
-    if num_classes is None:
+    if classes is None or num_classes is None:
         raise ValueError("expected `--classes` where predictions are masks, got none")
-    labels = read_mask(path, num_classes)
+    labels = read_mask(path, classes)
     known = labels != IGNORE_INDEX
     rest = (1 - mask_confidence) / max(1, num_classes - 1)
     probabilities = torch.full((num_classes, *labels.shape), rest)
@@ -49,6 +51,12 @@ def read_probabilities(path: Path, num_classes: int | None = None, channels: str
 
     Raises:
         ValueError: the file holds something else; the message does not name the file.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_probabilities(folder / "a.npz", torch.full((2, 4, 6), 0.5))
+        >>> read_probabilities(folder / "a.npz").shape
+        torch.Size([2, 4, 6])
     """
     probabilities = read_maps(path, channels)
     if channels is None and not _sum_to_one(probabilities, 0) and _sum_to_one(probabilities, -1):
@@ -81,6 +89,12 @@ def write_probabilities(path: Path, probabilities: Tensor, *, dtype: torch.dtype
         ValueError: these are no probabilities, or `dtype` or the ending is another.
         TypeError: `probabilities` is not floating point.
         OSError: it cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_probabilities(folder / "a.npy", torch.full((2, 4, 6), 0.5), dtype=torch.float16)
+        >>> read_probabilities(folder / "a.npy").dtype
+        torch.float32
     """
     _checks.floating("probabilities", probabilities)
     _checks.ndim("probabilities", probabilities, (3,), "(C, H, W)")

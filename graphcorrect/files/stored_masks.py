@@ -30,6 +30,11 @@ class StoredMask(NamedTuple):
     Attributes:
         values: ids (H, W) uint8 or uint16, of a palette image its indices; or colors (H, W, 3 or 4) uint8.
         palette: the colors of a palette image, by index.
+
+    Example:
+        >>> stored = StoredMask(torch.tensor([[0, 1]], dtype=torch.uint8).numpy(), ((0, 0, 0), (128, 64, 128)))
+        >>> stored.form
+        'palette'
     """
 
     values: NDArray[Any]
@@ -79,6 +84,12 @@ def read_stored_mask(path: Path) -> StoredMask:
 
     Raises:
         UnreadableFile: it cannot be read; the message names it.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_mask(folder / "a.png", torch.tensor([[0, 2, 255]]), 3, form="grey")
+        >>> read_stored_mask(folder / "a.png").values.tolist()
+        [[0, 2, 255]]
     """
     with named(path):
         return _read(path)

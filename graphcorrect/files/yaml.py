@@ -32,5 +32,5 @@ def _yaml() -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError('YAML files need PyYAML: pip install "graphcorrect[cli]"') from error
+        raise ImportError("YAML files need PyYAML: pip install pyyaml") from error
     return yaml
