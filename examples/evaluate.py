@@ -31,7 +31,7 @@ from segmentation.contents import faults_of_all
 from segmentation.datasets import Sample, SegmentationData, read_labels
 from segmentation.devices import find_device
 from segmentation.layouts import open_data
-from segmentation.methods import correct_labels
+from segmentation.model import refine
 from segmentation.trained import Trained, open_checkpoint, titles
 from torch import Tensor
 from tqdm import tqdm
@@ -269,7 +269,7 @@ def draw(
         rows.append([read_image(sample.image), read_labels(sample), *predictions])
         with torch.no_grad():
             image = read_image(sample.image, trained.recipe.data.resize)[None].to(device).float() / 255
-            refined = correct_labels(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0], image)
+            refined = refine(evaluation.on_its_own(trained.model.refiner), trained.model(image)[0])
         labels = read_labels(sample, tuple(image.shape[-2:]))[None].long()
         features.append((refined.features[0].cpu(), refined.features[-1].cpu(), labels))
     names = ["image", "truth", *titles([*given.beside, given.checkpoint])]

@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from graphcorrect import AnchorBank, DualGraphRefiner
 from graphcorrect.cli.console import in_words
+from graphcorrect.files import probabilities as saved
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS
 from graphcorrect.files.checker import Checker
@@ -42,10 +43,10 @@ from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.faults import as_bytes, looks_like, reading, refuse
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items, read_features
-from graphcorrect.files.masks import read_mask, read_stored_mask
+from graphcorrect.files.masks import read_mask
 from graphcorrect.files.palette import voc_palette
-from graphcorrect.files.probabilities import read_probabilities
 from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.files.text import few
 from graphcorrect.labels import IGNORE_INDEX
 
@@ -247,7 +248,7 @@ def correct(
 def read_prediction(args: argparse.Namespace, item: Item, num_classes: int | None) -> tuple[Tensor, Tensor]:
     """Class probabilities (C, H, W) and where there is a prediction at all, (H, W) bool."""
     with reading(item.labels):
-        return read_probabilities(item.labels, num_classes, args.mask_confidence, args.channels)
+        return saved.read_prediction(item.labels, num_classes, args.mask_confidence, args.channels)
 
 
 def finished_record(out: Path, item: Item) -> changes.Changes | None:
@@ -295,7 +296,7 @@ def examples(
             with reading(item.image):
                 image = read_image(item.image)
         with reading(mask):
-            after = torch.from_numpy(read_stored_mask(mask).ids)
+            after = torch.from_numpy(read_ids(mask).ids)
         yield changes.Example(entry, image, before, after)
 
 

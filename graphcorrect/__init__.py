@@ -6,7 +6,7 @@ imported at its first use.
 
 from graphcorrect import metrics
 from graphcorrect.backends import explain_backends
-from graphcorrect.banks import AnchorBank, PrototypeBank
+from graphcorrect.banks import AnchorBank, Calibration, PrototypeBank, calibrate
 from graphcorrect.functional import guided_upsample, pool_labels, propagate, unit_rows
 from graphcorrect.graphs import (
     ClassBlockOperator,
@@ -25,9 +25,10 @@ from graphcorrect.threshold import DynamicThreshold
 
 __version__ = "0.2.0"
 
-# name -> module, whose optional packages (torch-geometric, scikit-learn, matplotlib) are imported when it is asked for
+# name -> module, whose optional packages (torch-geometric, scikit-learn, ...) are imported when it is asked for
 _LAZY = {
     "LabelCorrector": "graphcorrect.sklearn",
+    "files": "graphcorrect.files",
     "plot": "graphcorrect.plot",
     "pyg": "graphcorrect.pyg",
     "sklearn": "graphcorrect.sklearn",
@@ -36,6 +37,7 @@ _LAZY = {
 __all__ = [
     "AnchorBank",
     "CLGLoss",
+    "Calibration",
     "ClassBlockOperator",
     "ClassConsistencyGraph",
     "CorrectionLoss",
@@ -52,6 +54,7 @@ __all__ = [
     "PrototypeBank",
     "RefinedLabels",
     "SLGLoss",
+    "calibrate",
     "clg_loss",
     "explain_backends",
     "guided_upsample",

@@ -27,6 +27,14 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
 
     Raises:
         ValueError: `alpha` is a number outside [0, 1], or shapes do not fit.
+
+    Example:
+        >>> graph = KNNAffinity(num_neighbors=1)(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]))
+        >>> propagate(graph, torch.tensor([[1.0], [0.0], [0.0], [0.0]]), alpha=0.5)
+        tensor([[0.5000],
+                [0.5000],
+                [0.0000],
+                [0.0000]])
     """
     if isinstance(alpha, Tensor):
         _checks.floating("alpha", alpha)

@@ -49,8 +49,9 @@ def guided_upsample(
     Cost: O(steps (2 radius + 1)² B C H W) time; memory O(B H W ((2 radius + 1)² + C)).
 
     Example:
-        >>> out = refiner(features, logits)  # doctest: +SKIP
-        >>> labels = guided_upsample(out.soft_labels, images).argmax(1)  # (B, H, W)
+        >>> soft_labels, images = torch.rand(2, 5, 12, 20).softmax(1), torch.rand(2, 3, 48, 80)
+        >>> guided_upsample(soft_labels, images).argmax(1).shape
+        torch.Size([2, 48, 80])
     """
     _checks.floating("soft_labels", soft_labels)
     _checks.floating("images", images)

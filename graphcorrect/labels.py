@@ -17,6 +17,11 @@ def one_hot(labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDE
     Raises:
         TypeError: `labels` are not integers.
         ValueError: a label lies outside [0, C) and is not `ignore_index`.
+
+    Example:
+        >>> one_hot(torch.tensor([1, 255]), num_classes=3)
+        tensor([[0., 1., 0.],
+                [0., 0., 0.]])
     """
     _checks.integral("labels", labels)
     _checks.labels_in_range("labels", labels, num_classes, ignore_index)
@@ -26,7 +31,12 @@ def one_hot(labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDE
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resizes label images (B, H, W) to (B, h, w) by nearest neighbor, so that no label is invented."""
+    """Resizes label images (B, H, W) to (B, h, w) by nearest neighbor, so that no label is invented.
+
+    Example:
+        >>> resize_labels(torch.tensor([[[0, 1], [2, 3]]]), (1, 2))
+        tensor([[[2, 3]]])
+    """
     _checks.integral("labels", labels)
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     if tuple(labels.shape[1:]) == tuple(size):
@@ -84,6 +94,11 @@ def labeled_nodes(
     Raises:
         ValueError: shapes do not fit, or a label is outside the classes.
         TypeError: dtypes do not fit.
+
+    Example:
+        >>> features, labels = labeled_nodes(torch.zeros(2, 8, 6, 9), torch.zeros(2, 24, 36, dtype=torch.int64), 3)
+        >>> features.shape, labels.shape
+        (torch.Size([2, 54, 8]), torch.Size([2, 54]))
     """
     labels = labels_of_nodes(features, labels, num_classes, ignore_index=ignore_index, validate_args=validate_args)
     return image_to_nodes(features) if features.ndim == 4 else features, labels
@@ -92,7 +107,12 @@ def labeled_nodes(
 def labels_of_nodes(
     features: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDEX, validate_args: bool = True
 ) -> Tensor:
-    """The labels alone of :func:`labeled_nodes`, int64 (..., N)."""
+    """The labels alone of :func:`labeled_nodes`, int64 (..., N).
+
+    Example:
+        >>> labels_of_nodes(torch.zeros(1, 8, 1, 2), torch.tensor([[[2, 2, 0, 255]]]), num_classes=3)
+        tensor([[  2, 255]])
+    """
     _checks.floating("features", features)
     _checks.integral("labels", labels)
     _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")

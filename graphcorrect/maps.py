@@ -25,6 +25,11 @@ class ZeroStartMLP(nn.Module):
 
     Raises:
         ValueError: a number is out of range.
+
+    Example:
+        >>> residual = ZeroStartMLP(num_channels=4)(torch.randn(10, 4), torch.randn(10, 4))
+        >>> bool((residual == 0).all())
+        True
     """
 
     def __init__(self, num_channels: int, *, hidden_dim: int = 64, depth: int = 1, norm: bool = True) -> None:
@@ -81,6 +86,11 @@ class LabelPropagation(GraphPropagation):
     bound on r keeps a learned correction within e^±10 of what the neighbors say, so that no row can vanish.
 
     Args: as in :class:`ZeroStartMLP`, with C channels.
+
+    Example:
+        >>> graph = KNNAffinity(num_neighbors=3)(torch.randn(10, 8))
+        >>> LabelPropagation(num_classes=4)(graph, torch.randn(10, 4).softmax(-1)).shape
+        torch.Size([10, 4])
     """
 
     bound = 10.0
@@ -123,6 +133,11 @@ class FeaturePropagation(GraphPropagation):
         feature_dim: D.
         share: s, in [0, 1].
         hidden_dim, depth, norm: as in :class:`ZeroStartMLP`.
+
+    Example:
+        >>> graph = ClassConsistencyGraph()(torch.randn(10, 4).softmax(-1))
+        >>> FeaturePropagation(feature_dim=8)(graph, torch.randn(10, 8)).shape
+        torch.Size([10, 8])
     """
 
     def __init__(
@@ -153,6 +168,11 @@ class LinearPropagation(GraphPropagation):
 
     Args:
         num_channels: F, entries of a node's values.
+
+    Example:
+        >>> graph = KNNAffinity(num_neighbors=3)(torch.randn(10, 8))
+        >>> LinearPropagation(8)(graph, torch.randn(10, 8)).shape
+        torch.Size([10, 8])
     """
 
     def __init__(self, num_channels: int) -> None:

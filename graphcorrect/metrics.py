@@ -17,6 +17,11 @@ class CorrectionCounts(NamedTuple):
         broken: right before, wrong after.
         changed: different from before, right or wrong.
         total: labels that were compared.
+
+    Example:
+        >>> truth = torch.tensor([0, 1, 1, 255])
+        >>> correction_counts(torch.tensor([1, 1, 1, 0]), torch.tensor([0, 1, 0, 0]), truth)
+        CorrectionCounts(fixed=1, broken=1, changed=2, total=3)
     """
 
     fixed: int
@@ -42,6 +47,11 @@ def confusion_matrix(
     Raises:
         ValueError: shapes differ, or a label or prediction is outside the classes.
         TypeError: not integers.
+
+    Example:
+        >>> confusion_matrix(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]), num_classes=2)
+        tensor([[1, 1],
+                [0, 0]])
     """
     _checks.integral("predictions", predictions)
     _checks.integral("labels", labels)
@@ -57,19 +67,34 @@ def confusion_matrix(
 
 
 def per_class_iou(confusion: Tensor) -> Tensor:
-    """Intersection over union of each class, (C,) float64 in [0, 1]; NaN for a class neither present nor predicted."""
+    """Intersection over union of each class, (C,) float64 in [0, 1]; NaN for a class neither present nor predicted.
+
+    Example:
+        >>> per_class_iou(torch.tensor([[3, 1], [0, 4]]))
+        tensor([0.7500, 0.8000], dtype=torch.float64)
+    """
     confusion = _checked_confusion(confusion)
     intersection = confusion.diagonal()
     return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean of the classes' intersection over union, in [0, 1], absent classes left out; NaN if all are absent."""
+    """Mean of the classes' intersection over union, in [0, 1], absent classes left out; NaN if all are absent.
+
+    Example:
+        >>> round(mean_iou(torch.tensor([[3, 1], [0, 4]])), 3)
+        0.775
+    """
     return float(per_class_iou(confusion).nanmean())
 
 
 def accuracy(confusion: Tensor) -> float:
-    """Share of right labels, in [0, 1]; NaN if there are none."""
+    """Share of right labels, in [0, 1]; NaN if there are none.
+
+    Example:
+        >>> accuracy(torch.tensor([[3, 1], [0, 4]]))
+        0.875
+    """
     confusion = _checked_confusion(confusion)
     return float(confusion.diagonal().sum() / confusion.sum())
 
@@ -88,6 +113,12 @@ def correction_counts(
     Raises:
         ValueError: shapes differ, or a label of the truth is negative and not `ignore_index`.
         TypeError: not integers.
+
+    Example:
+        >>> before, after, truth = torch.tensor([1, 1, 1]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1])
+        >>> counts = correction_counts(before, after, truth)
+        >>> counts.fixed, counts.broken
+        (1, 1)
     """
     for name, tensor in (("before", before), ("after", after), ("labels", labels)):
         _checks.integral(name, tensor)

@@ -19,6 +19,10 @@ def image_to_nodes(maps: Tensor) -> Tensor:
 
     Raises:
         ValueError: `maps` is not of four dimensions.
+
+    Example:
+        >>> image_to_nodes(torch.zeros(2, 8, 6, 9)).shape
+        torch.Size([2, 54, 8])
     """
     _checks.ndim("maps", maps, (4,), "(B, D, H, W)")
     return maps.flatten(2).mT.contiguous()
@@ -29,6 +33,10 @@ def nodes_to_image(nodes: Tensor, size: tuple[int, int]) -> Tensor:
 
     Raises:
         ValueError: `nodes` is not of three dimensions, or N is not H * W.
+
+    Example:
+        >>> nodes_to_image(torch.zeros(2, 54, 8), (6, 9)).shape
+        torch.Size([2, 8, 6, 9])
     """
     _checks.ndim("nodes", nodes, (3,), "(B, N, D)")
     height, width = size
@@ -40,6 +48,10 @@ def grid_size(height: int, width: int, max_nodes: int) -> tuple[int, int]:
     """The largest grid (h, w) of at most `max_nodes` cells that keeps the aspect ratio of height x width.
 
     An image that fits the budget keeps its own size; neither side falls below one cell.
+
+    Example:
+        >>> grid_size(200, 300, max_nodes=4096)
+        (52, 78)
     """
     if height * width <= max_nodes:
         return height, width
@@ -55,6 +67,10 @@ def pool_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None = None) -
 
     Cells are those of `torch.nn.functional.adaptive_avg_pool2d`: they overlap by a pixel where the sizes do not divide.
     A cell with no pixel under the mask is zero.
+
+    Example:
+        >>> pool_maps(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), (1, 2))
+        tensor([[[[3., 5.]]]])
     """
     _checks.floating("maps", maps)
     _checks.ndim("maps", maps, (4,), "(B, D, H, W)")
@@ -83,13 +99,22 @@ def _cells(length: int, count: int, like: Tensor) -> Tensor:
 
 
 def pool_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pools a mask (B, H, W) to a grid (h, w): a cell takes part if any of its pixels does."""
+    """Pools a mask (B, H, W) to a grid (h, w): a cell takes part if any of its pixels does.
+
+    Example:
+        >>> pool_mask(torch.tensor([[[True, False], [False, False]]]), (1, 2))
+        tensor([[[ True, False]]])
+    """
     return F.adaptive_max_pool2d(mask[:, None].float(), size)[:, 0] > 0
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:
     """Maps (B, D, H, W) on a grid (h, w): averaged over its cells under `mask` (B, H', W'), of any resolution, or
     interpolated where the grid is the finer one.
+
+    Example:
+        >>> resize_maps(torch.zeros(2, 8, 6, 9), (12, 18), None).shape
+        torch.Size([2, 8, 12, 18])
     """
     height, width = maps.shape[-2:]
     if (height, width) == size:

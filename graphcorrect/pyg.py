@@ -40,6 +40,12 @@ def refine(
     Raises:
         ValueError: `data` has no entry of that name, shapes do not fit, or a node that takes part has NaN or Inf.
         TypeError: dtypes do not fit, or an entry is sparse.
+
+    Example:
+        >>> from torch_geometric.data import Data
+        >>> data = Data(x=torch.randn(10, 8), logits=torch.randn(10, 3))
+        >>> refine(DualGraphRefiner(3, 8, num_neighbors=4), data).pseudo_labels.shape
+        torch.Size([10])
     """
     x, scores = _entry(data, "features", features), _entry(data, "logits", logits)
     _checks.ndim(features, x, (2,), "(N, D)")
@@ -73,6 +79,11 @@ def to_data(operator: GraphOperator, **entries: Tensor) -> Data:
 
     Returns:
         `Data` with `edge_index` (2, E), `edge_weight` (E,) and `num_nodes`.
+
+    Example:
+        >>> graph = KNNAffinity(num_neighbors=3)(torch.randn(10, 8))
+        >>> to_data(graph, x=torch.randn(10, 8)).num_nodes
+        10
     """
     from torch_geometric.data import Data
 

@@ -94,9 +94,11 @@ class DualGraphRefiner(nn.Module):
     O(N (C + D + k)) and one tile of scores.
 
     Example:
-        >>> refiner = DualGraphRefiner(num_classes=21, feature_dim=256)  # doctest: +SKIP
-        >>> out = refiner(features, logits)  # (B, 256, H, W), (B, 21, H, W)
-        >>> out.pseudo_labels  # (B, H, W)
+        >>> features, logits = torch.randn(2, 16, 24, 40), torch.randn(2, 5, 24, 40)
+        >>> refiner = DualGraphRefiner(num_classes=5, feature_dim=16)
+        >>> out = refiner(features, logits)
+        >>> out.pseudo_labels.shape
+        torch.Size([2, 24, 40])
     """
 
     def __init__(

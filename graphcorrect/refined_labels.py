@@ -18,6 +18,12 @@ class RefinedLabels(NamedTuple):
         features: num_rounds + 1 tensors shaped like the features, or (B, D, h, w) on the grid where the node budget
             applied; the first is the input (pooled to that grid).
         label_rounds: "all" averages the rounds after the input for the labels, Eq. (15); "last" takes the last one.
+
+    Example:
+        >>> refiner = DualGraphRefiner(num_classes=4, feature_dim=8, num_neighbors=5)
+        >>> out = refiner(torch.randn(2, 8, 6, 9), torch.randn(2, 4, 6, 9))
+        >>> out.soft_labels.shape, out.pseudo_labels.shape, len(out.probabilities)
+        (torch.Size([2, 4, 6, 9]), torch.Size([2, 6, 9]), 3)
     """
 
     probabilities: tuple[Tensor, ...]

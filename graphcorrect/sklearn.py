@@ -1,6 +1,6 @@
 """A scikit-learn estimator around the refiner: NumPy arrays and wrong labels in, corrected labels out.
 
-Importing this module imports scikit-learn (`pip install "graphcorrect[sklearn]"`); importing graphcorrect does not.
+Importing this module imports scikit-learn (`pip install "scikit-learn>=1.6"`); importing graphcorrect does not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ try:
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError('graphcorrect.sklearn needs scikit-learn 1.6: pip install "graphcorrect[sklearn]"') from error
+    raise ImportError('graphcorrect.sklearn needs scikit-learn 1.6: pip install "scikit-learn>=1.6"') from error
 
 
 class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -50,9 +50,12 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     Cost: `fit` O(N² D) time, `predict` O(M N D) for M rows; memory linear in the rows.
 
     Example:
-        >>> corrector = LabelCorrector().fit(features, noisy_labels)  # doctest: +SKIP
-        >>> corrector.transduction_  # corrected labels of the same rows
-        >>> corrector.predict(new_features)
+        >>> features = [[0.0, 1.0], [0.1, 1.0], [0.0, 0.9], [1.0, 0.0], [0.9, 0.1], [1.0, 0.1]]
+        >>> corrector = LabelCorrector(n_neighbors=2).fit(features, ["a", "a", "b", "b", "b", "b"])
+        >>> corrector.transduction_  # the third row looks like the first two
+        array(['a', 'a', 'a', 'b', 'b', 'b'], dtype='<U1')
+        >>> corrector.predict([[0.2, 1.0]])
+        array(['a'], dtype='<U1')
     """
 
     def __init__(

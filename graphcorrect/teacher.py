@@ -28,6 +28,12 @@ class EMATeacher(nn.Module):
     Raises:
         TypeError: `model` is no module, holds parameters without a shape yet, or something that cannot be copied.
         ValueError: `momentum` is out of range.
+
+    Example:
+        >>> student = torch.nn.Linear(4, 3)
+        >>> teacher = EMATeacher(student, momentum=0.99)
+        >>> pseudo_labels = teacher(torch.randn(5, 4)).argmax(-1)
+        >>> teacher.update(student)  # after each step of the optimizer
     """
 
     def __init__(self, model: nn.Module, *, momentum: float = 0.99) -> None:

@@ -27,6 +27,14 @@ class DynamicThreshold(nn.Module):
 
     Attributes:
         counts: (C,) int64, what `update` has counted.
+
+    Example:
+        >>> threshold = DynamicThreshold(num_classes=2, sigma=0.9)
+        >>> probabilities = torch.tensor([[0.95, 0.05], [0.97, 0.03], [0.05, 0.95], [0.4, 0.6]])
+        >>> threshold(probabilities)  # two confident nodes of class 0, one of class 1
+        tensor([0.9000, 0.4500])
+        >>> threshold.is_confident(probabilities)
+        tensor([True, True, True, True])
     """
 
     counts: Tensor

@@ -5,7 +5,7 @@ import torch
 from trainer_data import recipes, tiny, write_voc
 
 checkpoint = pytest.importorskip("segmentation.checkpoint")
-methods = pytest.importorskip("segmentation.methods")
+models = pytest.importorskip("segmentation.model")
 networks = pytest.importorskip("segmentation.networks")
 state = pytest.importorskip("segmentation.state")
 layouts = pytest.importorskip("segmentation.layouts")
@@ -21,7 +21,7 @@ def write_run(folder, data=None, method="mllc", **changed):
     torch.manual_seed(0)
     names = list(layouts.VOC_CLASSES)
     network = networks.SegmentationNetwork(len(names), recipe.network)
-    model = methods.SegmentationModel(network, state.new_refiner(recipe, len(names)))
+    model = models.SegmentationModel(network, state.new_refiner(recipe, len(names)))
     content = {
         "recipe": recipes.as_dict(recipe),
         "method": method,

@@ -281,8 +281,9 @@ def test_the_state_of_earlier_versions_can_be_loaded():
     features[0, 0], priority[0, 0] = torch.tensor([0.6, 0.8]), -0.1
     bank = AnchorBank(2, 2, capacity_per_class=3)
     state = {"features": features, "priority": priority, "num_updates": torch.tensor(7)}
-    assert set(bank.state_dict()) == set(state)
+    assert set(bank.state_dict()) == {*state, "num_seen"}
     bank.load_state_dict(state)
+    assert bank.num_seen.tolist() == [1, 0]
     torch.testing.assert_close(bank(torch.ones(1, 2)), torch.tensor([[1.0, 0.0]]))
 
 

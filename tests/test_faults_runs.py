@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_labels_too_sparse_for_anchors_are_said_before_the_first_step(tmp_path, 
         ids[10:12, 10:13], ids[30, 30] = 1, 2
         for path in (folder / "SegmentationClass").iterdir():
             Image.fromarray(ids).save(path)
-    said = refused(small(folder, anchors__use=True), tmp_path)
+    said = refused(small(folder, methods=("mllc+anchors",)), tmp_path)
     assert "the labels are too sparse for anchors" in said
     assert "SegmentationClass/2007_0" in said
     recipe = small(folder)
@@ -85,22 +86,24 @@ def test_the_rule_for_sparse_labels_is_that_of_the_bank(share):
         assert needs._has_majority(labels[0], [4, 5]) == bool(bank.counts.any())
 
 
-@pytest.mark.parametrize("method", ["supervised", "mllc"])
+@pytest.mark.parametrize("method", ["supervised", "mllc+anchors"])
 @pytest.mark.parametrize("what", ["the loss", "a weight"])
 def test_a_run_that_diverges_stops_in_words_and_spoils_no_checkpoint(tmp_path, monkeypatch, method, what):
-    recipe = small(write_voc(tmp_path / "voc"), methods=(method,), schedule__steps=4, anchors__use=True)
+    recipe = small(write_voc(tmp_path / "voc"), methods=(method,), schedule__steps=4)
     step = engine.optimize
 
-    def spoiling(name, student, built, *more):
-        parts = step(name, student, built, *more)
-        if name == method and built.step == 3:
+    def spoiling(name, student, built, *more, **span):
+        parts = step(name, student, built, *more, **span)
+        if str(name) == method and built.step == 3:
             parts = parts | {"supervised": torch.tensor(float("nan"))} if what == "the loss" else parts
             if what == "a weight":
                 next(built.model.parameters()).data[:] = torch.inf
         return parts
 
     monkeypatch.setattr(engine, "optimize", spoiling)
-    with pytest.raises(ValueError, match=f"{method} has diverged: .* at step 3; .*--learning-rate below 0.001"):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(method)} has diverged: .* at step 3; .*--learning-rate below 0.001"
+    ):
         engine.run(recipe, tmp_path / "out")
     saved = checkpoint.load(tmp_path / "out/resume.pt")
     assert saved["state"]["step"] == 2

@@ -23,16 +23,18 @@ ops.kernels.cpu.pairs ops.pair_sum ops.majority_vote
 ops.kernels.cpu.quantize ops.kernels.cpu.quantized ops.kernels.cpu.filter ops.kernels.cpu.topk
 ops.kernels.cpu.filtered_search ops.kernels.cuda.packing ops.kernels.cuda.quantize ops.kernels.cuda.rescore
 ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss_index ops.kernels.faiss ops.neighbors ops.knn
-nodes labels distributed pixel_features
+nodes labels metrics distributed pixel_features
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
-guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors
+guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors banks.calibration
 _image_sources _label_posterior label_issues
 refined_labels refiner_input refine teacher
-losses._reduce losses.slg losses.clg losses.correction metrics backends
+losses._reduce losses.slg losses.clg losses.correction backends
 _missing pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
 files.text files.faults files.saving files.results files.spelling files.folders files.class_names files.palette
-files._pictures files.images files.masks files.arrays files.probabilities files.items files.checker
+files.yaml files.label_maps files._pictures files.images files.sbd files.stored_masks files.masks
+files.arrays files.probabilities files.items files.checker files.brush files.label_studio
+files.archives files.pairs files.dataset_yaml files.datasets
 cli.console
 """.split()
 

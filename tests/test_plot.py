@@ -239,17 +239,17 @@ def test_an_embedding_of_images_draws_a_sample_of_their_pixels():
 
 
 @pytest.mark.parametrize(
-    ("method", "module", "line"), [("tsne", "sklearn.manifold", "graphcorrect"), ("umap", "umap", "umap-learn")]
+    ("method", "module", "line"), [("tsne", "sklearn.manifold", "scikit-learn"), ("umap", "umap", "umap-learn")]
 )
 def test_a_missing_package_is_named_with_its_install_line(method, module, line, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=f"pip install .*{line}"):
+    with pytest.raises(ImportError, match=f"pip install {line}"):
         plot.embedding(*clusters(0.3), method=method)
 
 
 def test_matplotlib_missing_is_named_with_its_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r'needs matplotlib here: pip install "graphcorrect\[plot\]"'):
+    with pytest.raises(ImportError, match="needs matplotlib here: pip install matplotlib"):
         plot.threshold_history(torch.rand(2, 3))
 
 

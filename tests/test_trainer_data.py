@@ -237,7 +237,7 @@ def test_views_depend_on_the_position_and_not_on_the_worker(tmp_path):
 
     def views(first, workers):
         recipe = tiny(running__workers=workers, views__mixed=0.7)
-        return list(loading.batches(data.unlabeled, recipe, (32, 32), first, 5, flip=True, hidden=True))
+        return list(loading.batches(data.unlabeled, recipe, (32, 32), first, 5, flip=True, unlabeled=True))
 
     alone, shared, later = views(0, 0), views(0, 2), views(3, 0)
     random.random()
@@ -253,7 +253,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
     data = opened(write_voc(tmp_path / "voc"), tmp_path, labeled="4")
     recipe = tiny(schedule__labeled_batch=6, schedule__accumulate=2)
     with pytest.raises(ValueError, match="multiple of 2 parts x 2 processes, got 6"):
-        loading.batches(data.labeled, recipe, (32, 32), 0, 1, flip=True, hidden=False, ranks=2)
+        loading.batches(data.labeled, recipe, (32, 32), 0, 1, flip=True, unlabeled=False, ranks=2)
 
 
 def test_the_palette_is_vocs():

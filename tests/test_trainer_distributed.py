@@ -16,7 +16,7 @@ processes = pytest.importorskip("segmentation.processes")
 recipes = pytest.importorskip("segmentation.recipe")
 report = pytest.importorskip("segmentation.report")
 
-METHODS = ("self_training", "mllc")
+METHODS = ("self_training", "unimatch+anchors+graphs", "mllc+anchors", "rounds")
 
 
 def join(rank, port):
@@ -59,7 +59,7 @@ def runs(tmp_path_factory):
         methods=METHODS, data__folder=str(write_voc(folder / "voc", train=9)), data__layout="voc", data__labeled="4",
         schedule__labeled_batch=4, schedule__unlabeled_batch=4, network__dropout=0, views__mixed=0.8,
         refiner__preset="released", anchors__capacity=2000, optimizer__name="sgd", running__precision="fp64",
-        running__checkpoint_every=1,
+        running__checkpoint_every=1, loss__dice=0.5, teacher__confidence=0.1, schedule__rounds=2,
     )  # fmt: skip
     command.write_recipe(recipe, folder)
     engine.run(recipe, folder / "one")
@@ -83,7 +83,7 @@ def test_weights_and_statistics_are_those_of_the_joined_batch(runs, method):
         assert_close(one["banks"][name], two["banks"][name], name)
     anchors = [checkpoint_["banks"]["anchors.priority"] > -torch.inf for checkpoint_ in (one, two)]
     assert torch.equal(anchors[0].sum(1), anchors[1].sum(1))
-    if method == "mllc":
+    if method == "mllc+anchors":
         assert one["banks"]["prototypes.is_initialized"].any()
     # and training has moved them much further than they are apart
     start = checkpoint.load(runs / "one" / "warmup.pt")["model"]["network.classifier.weight"]
@@ -93,7 +93,7 @@ def test_weights_and_statistics_are_those_of_the_joined_batch(runs, method):
 @pytest.mark.slow
 def test_losses_and_scores_are_those_of_the_joined_batch(runs):
     one, two = (report.read_log(runs / name / "log.jsonl") for name in ("one", "two"))
-    assert len(one) == len(two) == 2 + 2 * 3
+    assert len(one) == len(two) == 2 + len(METHODS) * 3
     for expected, got in zip(one, two, strict=True):
         assert expected.keys() == got.keys()
         for name, value in expected.items():
@@ -112,7 +112,7 @@ def stopped(rank, port, recipe, out):
 
     def save_and_die(state, run):
         saved(state, run)
-        if run.progress.phase == "mllc":
+        if run.progress.phase == "mllc+anchors":
             processes.barrier()  # the main process has written
             os._exit(STOPPED)
 

@@ -15,7 +15,7 @@ state = pytest.importorskip("segmentation.state")
 
 
 def built(**settings):
-    return state.build(tiny(anchors__keys="initial", **settings), 10, torch.device("cpu"))
+    return state.build(tiny(methods=("mllc+anchors",), anchors__keys="initial", **settings), 10, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("size", [(32, 48), (45, 61)])
@@ -53,7 +53,7 @@ def test_training_changes_no_key():
 def test_a_fresh_bank_is_empty_and_looks_in_the_same_way():
     bank = built(anchors__capacity=7, anchors__decay=0.5).banks.anchors
     image, labels = torch.rand(1, 3, 32, 32), torch.randint(10, (1, 32, 32))
-    bank.remember(image, None, labels)
+    bank.update(bank.keys(image, None), labels)
     fresh = bank.fresh()
     assert int(bank.counts.sum()) > 0 == int(fresh.counts.sum())
     assert (fresh.capacity_per_class, fresh.decay) == (7, 0.5)
@@ -62,7 +62,7 @@ def test_a_fresh_bank_is_empty_and_looks_in_the_same_way():
 
 
 def test_a_run_with_the_initial_encoder_resumes_to_the_bit(tmp_path, monkeypatch):
-    settings = tiny(methods=("mllc",), anchors__keys="initial", anchors__magnifications=(1.0, 1.5))
+    settings = tiny(methods=("mllc+anchors",), anchors__keys="initial", anchors__magnifications=(1.0, 1.5))
     engine.run(copy.deepcopy(settings), tmp_path / "whole")
     halted = copy.deepcopy(settings)
     halted.running.checkpoint_every = 1
@@ -72,7 +72,7 @@ def test_a_run_with_the_initial_encoder_resumes_to_the_bit(tmp_path, monkeypatch
 
     def stop_after(state, run, save=engine.save):
         save(state, run)
-        if run.progress.phase == "mllc" and state.step == 3:
+        if run.progress.phase == "mllc+anchors" and state.step == 3:
             raise Halt
 
     monkeypatch.setattr(engine, "save", stop_after)
@@ -80,7 +80,9 @@ def test_a_run_with_the_initial_encoder_resumes_to_the_bit(tmp_path, monkeypatch
         engine.run(copy.deepcopy(halted), tmp_path / "halted")
     monkeypatch.undo()
     engine.run(copy.deepcopy(halted), tmp_path / "halted", resume=True)
-    one, two = (torch.load(tmp_path / name / "mllc" / "last.pt", weights_only=True) for name in ("whole", "halted"))
+    one, two = (
+        torch.load(tmp_path / name / "mllc+anchors" / "last.pt", weights_only=True) for name in ("whole", "halted")
+    )
     assert one["banks"]["anchors.features"].abs().sum() > 0
     for part in ("model", "teacher", "banks"):
         assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])

@@ -36,7 +36,14 @@ def write(tmp_path, text):
         ("optimizer: {name: adam}", "expected `optimizer.name` to be one of sgd, adamw, got 'adam'"),
         ("views: {crop: [32]}", "expected `views.crop` to be a list of 2, each an integer or null, got [32]"),
         ("views: {scale: [2, 1]}", "expected `views.scale` as two numbers MIN <= MAX, got [2.0, 1.0]"),
-        ("methods: [mlcc]", "expected `methods` to be a list, each entry one of supervised"),
+        ("methods: [mlcc]", "`methods`: expected a method, supervised, self_training, "),
+        ("methods: [fixmach+anchor]", "got 'fixmach+anchor'; did you mean 'fixmatch+anchors'?"),
+        ("methods: [supervised+graphs]", "expected supervised without a correction"),
+        ("methods: [fixmatch+none]", "got 'fixmatch+none'"),
+        ("anchors: {use: true}", "`anchors.use` is said by the methods: mllc+anchors, or mllc without them now"),
+        ("loss: {soft: true}", "`loss.soft` is `loss.labels: soft` now"),
+        ("methods: [rounds]\nloss: {labels: soft}", "expected `loss.labels` hard beside rounds"),
+        ("loss: {unlabeled_cross_entropy: 0}", "expected `loss.dice` or `loss.unlabeled_cross_entropy` above 0"),
         ("network: {encoder_depth: 4}\nanchors: {keys: initial, levels: 5}", "among the encoder's 4, got [5]"),
         ("anchors: 3", "expected `anchors` to be a section of keys, got 3"),
         ("schedule: {labeled_batch: 6, accumulate: 4}", "at least 2 images for each of 4 part(s), got 6"),
@@ -98,11 +105,14 @@ def test_a_bad_option_is_named_before_any_work(arguments, message, capsys, tmp_p
 
 def test_flags_and_set_lay_over_the_recipe(tmp_path):
     given = train_voc.parse(["--steps", "7", "--set", "views.mix=classmix", "evaluation.scales=[0.5, 1]",
-                             "--method", "mllc", "fixmatch", "--batch-size", "6", "--no-anchors"])  # fmt: skip
+                             "--method", "mllc", "fixmatch+graphs+anchors", "--batch-size", "6"])  # fmt: skip
     read = given.recipe
     assert (read.schedule.steps, read.schedule.labeled_batch, read.schedule.unlabeled_batch) == (7, 6, 6)
-    assert (read.views.mix, read.evaluation.scales, read.methods) == ("classmix", (0.5, 1.0), ("mllc", "fixmatch"))
-    assert not read.anchors.use
+    assert (read.views.mix, read.evaluation.scales, read.methods) == (
+        "classmix",
+        (0.5, 1.0),
+        ("mllc", "fixmatch+anchors+graphs"),
+    )
     assert read.data.layout == "digits"
     split = train_voc.parse(["--labeled", "1_8", "--set", "data.test=null"]).recipe  # YAML reads 1_8 as 18
     assert (split.data.labeled, split.data.test) == ("1_8", None)
@@ -143,8 +153,11 @@ def test_speed_is_measured_with_and_without_correction(tmp_path, capsys):
     command.main(train_voc.parse(["--measure", "2", "--out", str(tmp_path), "--set", *small, "data.scenes=[12, 8]",
                                   "data.labeled=4"]))  # fmt: skip
     found = json.loads(capsys.readouterr().out)
-    assert [len(samples) for samples in found["samples"].values()] == [2, 2]
-    assert found["images_per_step"] == 4
-    assert found["images_per_second_with_correction"] == pytest.approx(4 / found["seconds_with_correction"])
-    assert found["share_of_correction"] < 1
+    methods = train_voc.parse([]).recipe.methods
+    assert {name: len(samples) for name, samples in found["samples"].items()} == dict.fromkeys(methods, 2)
+    seconds = found["seconds_per_step"]
+    assert found["images_per_second"]["fixmatch"] == pytest.approx(4 / seconds["fixmatch"])
+    assert found["images_per_second"]["supervised"] == pytest.approx(2 / seconds["supervised"])
+    share = 1 - seconds["unimatch"] / seconds["unimatch+anchors+graphs"]
+    assert found["share_of_correction"]["unimatch+anchors+graphs"] == pytest.approx(share)
     assert found["loader_images_per_second"] > 0

@@ -15,12 +15,12 @@ command = pytest.importorskip("segmentation.command")
 engine = pytest.importorskip("segmentation.engine")
 report = pytest.importorskip("segmentation.report")
 
-METHODS = ("fixmatch", "mllc")
+METHODS = ("fixmatch", "unimatch+anchors+graphs", "mllc+anchors", "rounds+graphs")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A comparison of two methods, run in one go; dropout, anchors, prototypes and counted thresholds included."""
+    """A comparison of methods, run in one go; dropout, anchors, prototypes and counted thresholds included."""
     folder = tmp_path_factory.mktemp("run")
     recipe = tiny(
         methods=METHODS, data__folder=str(write_voc(folder / "voc")), data__layout="voc", data__labeled="4",
@@ -73,7 +73,7 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(uninterrupted):
         for result in results:
             result[method].pop("seconds")
     assert results[0] == results[1]
-    counts = checkpoint.load(out / "mllc" / "last.pt")["model"]["refiner.threshold.counts"]
+    counts = checkpoint.load(out / "mllc+anchors" / "last.pt")["model"]["refiner.threshold.counts"]
     assert counts.sum() >= 0
     assert not (out / "resume.pt").exists()
 
@@ -92,22 +92,22 @@ def test_resuming_restores_every_part(uninterrupted, monkeypatch):
 
     def stop_at(state, run):
         saved(state, run)
-        if run.progress.phase == "mllc" and state.step == 8:
+        if run.progress.phase == "mllc+anchors" and state.step == 8:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "save", stop_at)
     with pytest.raises(KeyboardInterrupt):
         engine.run(recipe, out)
     content = checkpoint.load(out / "resume.pt")
-    assert content["progress"]["phase"] == "mllc"
-    assert [*content["progress"]["results"]] == ["fixmatch"]
+    assert content["progress"]["phase"] == "mllc+anchors"
+    assert [*content["progress"]["results"]] == ["fixmatch", "unimatch+anchors+graphs"]
     assert content["state"]["step"] == 8
     assert len(content["state"]["optimizer"]["state"]) > 20
     assert content["state"]["banks"]["prototypes.is_initialized"].any()
     assert (content["state"]["banks"]["anchors.priority"] > -torch.inf).any()
     monkeypatch.setattr(engine, "save", saved)
     engine.run(recipe, out, resume=True)
-    assert same(checkpoint.load(folder / "whole/mllc/last.pt"), checkpoint.load(out / "mllc/last.pt"))
+    assert same(checkpoint.load(folder / "whole/mllc+anchors/last.pt"), checkpoint.load(out / "mllc+anchors/last.pt"))
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path):
@@ -154,7 +154,7 @@ def test_a_full_disk_stops_a_run_that_can_go_on_afterwards(uninterrupted, monkey
     monkeypatch.setattr(checkpoint, "save", saved)
     assert checkpoint.load(out / "resume.pt")["state"]["step"] > 0
     engine.run(recipe, out, resume=True)
-    assert same(checkpoint.load(folder / "whole/mllc/last.pt"), checkpoint.load(out / "mllc/last.pt"))
+    assert same(checkpoint.load(folder / "whole/mllc+anchors/last.pt"), checkpoint.load(out / "mllc+anchors/last.pt"))
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):

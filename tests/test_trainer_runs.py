@@ -9,7 +9,8 @@ from trainer_data import TINY, tiny, write_camvid, write_cityscapes, write_voc
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 engine = pytest.importorskip("segmentation.engine")
 layouts = pytest.importorskip("segmentation.layouts")
-methods = pytest.importorskip("segmentation.methods")
+losses = pytest.importorskip("segmentation.losses")
+method = pytest.importorskip("segmentation.method")
 paper = pytest.importorskip("segmentation.paper")
 recipes = pytest.importorskip("segmentation.recipe")
 report = pytest.importorskip("segmentation.report")
@@ -19,6 +20,7 @@ state = pytest.importorskip("segmentation.state")
 WRITERS = {"voc": write_voc, "cityscapes": write_cityscapes, "camvid": write_camvid}
 # The recipe's own architecture on the smallest backbone of its kind: test_examples.py builds the real ones.
 SMALL = {"resnet101": "resnet18", "tu-resnet101": "tu-resnet18", "mit_b2": "mit_b0"}
+METHODS = ("supervised", "self_training", "fixmatch", "mllc+anchors")
 NAMES = sorted({path.stem for path in recipes.RECIPES.glob("*.yaml")} - {"paper"})
 
 
@@ -41,16 +43,16 @@ def small(recipe_of, folder=None, **more):
 def test_every_recipe_trains_on_its_layout_with_all_methods(name, tmp_path):
     layout = recipes.load(name).data.layout
     folder = None if layout == "digits" else WRITERS[layout if layout != "auto" else "voc"](tmp_path / "data")
-    recipe = small(lambda keys: recipes.load(name, keys), folder, methods=methods.METHODS)
+    recipe = small(lambda keys: recipes.load(name, keys), folder, methods=METHODS)
     out = tmp_path / "out"
     results = engine.run(recipe, out)
-    assert [*results] == list(methods.METHODS)
-    trained = {method for method in methods.METHODS if results[method]["refiner_trained"]}
-    assert trained == ({"mllc"} if recipe.loss.slg_weight or recipe.loss.clg_weight else set())
+    assert [*results] == list(METHODS)
+    trained = {method for method in METHODS if results[method]["refiner_trained"]}
+    assert trained == ({"mllc+anchors"} if recipe.loss.slg_weight or recipe.loss.clg_weight else set())
     assert json.loads((out / "results.json").read_text())["config"]["network"]["architecture"] == (
         recipe.network.architecture
     )
-    for method in methods.METHODS:
+    for method in METHODS:
         assert 0 <= results[method]["teacher_miou"] <= 1
         assert 0 <= results[method]["pseudo_labels"]["corrected"]["miou"] <= 1
         saved = checkpoint.load(out / method / "last.pt")
@@ -70,12 +72,10 @@ def test_probabilities_of_one_class_are_learned_as_its_label():
     logits, labels = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
     sure = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
     labels[0, :2] = 255
-    torch.testing.assert_close(
-        methods.cross_entropy(logits, labels, targets=sure), methods.cross_entropy(logits, labels)
-    )
+    torch.testing.assert_close(losses.cross_entropy(logits, labels, targets=sure), losses.cross_entropy(logits, labels))
     even = torch.full_like(sure, 1 / 3)
     expected = -logits.log_softmax(1).mean(1)[labels != 255].mean()
-    torch.testing.assert_close(methods.cross_entropy(logits, labels, targets=even), expected)
+    torch.testing.assert_close(losses.cross_entropy(logits, labels, targets=even), expected)
 
 
 def one_step(recipe, folder):
@@ -89,8 +89,11 @@ def one_step(recipe, folder):
         torch.nn.init.normal_(branch.weight, std=0.2)
     built.teacher.momentum = 0.0
     built.teacher.update(built.model)
-    views = [next(run.batches(0, 1, hidden=hidden)) for hidden in (False, True)]
-    losses, _ = engine.losses_of("mllc", built.model.train(), built, run, *views, state.new_correction(recipe))
+    views = [next(run.batches(0, 1, unlabeled=unlabeled)) for unlabeled in (False, True)]
+    built.step = recipe.schedule.warmup
+    losses, _ = engine.losses_of(
+        method.parse("mllc"), built.model.train(), built, run, *views, state.new_correction(recipe)
+    )
     sum(losses.values()).backward()
     gradient = [weight.grad.flatten() for weight in built.model.parameters() if weight.grad is not None]
     return losses, torch.cat(gradient)
@@ -130,7 +133,7 @@ def test_the_rows_are_those_of_the_paper():
     rows = paper.rows()
     for name, row in rows.items():
         recipe = row.recipe()
-        assert not recipe.anchors.use, name
+        assert not any(method.parse(each).uses_anchors for each in recipe.methods), name
         assert set(row.published) <= set(recipe.methods), name
         assert recipe.schedule.labeled_batch + recipe.schedule.unlabeled_batch == 16
     tables = [title for title in dict.fromkeys(row.title for row in rows.values()) if not title.startswith(("A", "Se"))]

@@ -45,7 +45,7 @@ def tiny(name="digits", **more):
 def small(folder, **more):
     """A recipe of one supervised step after one of warm-up, on a folder in VOC's layout."""
     settings = {"data__folder": str(folder), "data__layout": "voc", "data__labeled": "4", "methods": ("supervised",)}
-    return tiny(**settings | {"anchors__use": False, "schedule__warmup": 1, "running__checkpoint_every": 1} | more)
+    return tiny(**settings | {"schedule__warmup": 1, "running__checkpoint_every": 1} | more)
 
 
 def process(target, *arguments):

@@ -24,8 +24,10 @@ def is_known(backbone: str) -> bool:
     return backbone in smp.encoders.encoders
 
 
-def input_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation that a backbone's weights expect, for RGB in [0, 1]."""
+def input_statistics(backbone: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that a backbone's weights expect, for RGB in [0, 1]; None: of no weights."""
+    if backbone is None:
+        return (0.5,) * 3, (0.25,) * 3
     if backbone == LITE0:  # trained on (x - 127) / 128 of 0..255
         return (127 / 255,) * 3, (128 / 255,) * 3
     if backbone.startswith("tu-"):

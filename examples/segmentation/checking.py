@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from graphcorrect.files.faults import UnreadableFile
 from graphcorrect.files.images import read_image, read_picture
-from graphcorrect.files.masks import read_stored_mask
 from graphcorrect.files.spelling import identity, is_there
+from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.files.text import few
 from segmentation import cityscapes
 from segmentation.contents import faults_of_all, notes_on
@@ -124,7 +124,7 @@ def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
             faults.append(f"{sample.image}: has no mask" if sample.mask is None else f"{sample.mask}: missing")
         return Found(faults, size, sums=sums, **seen)
     try:
-        mask = read_stored_mask(sample.mask)
+        mask = read_ids(sample.mask)
         sums[sample.mask] = _sum(sample.mask)
     except UnreadableFile as error:
         return Found([*faults, str(error)], size, sums=sums, **seen)

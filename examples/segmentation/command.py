@@ -23,7 +23,7 @@ from segmentation.recipe_files import placed, read_recipe_file
 
 # Flag, keys it sets, number of values (None: one), help. Every other key is set with --set.
 FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
-    ("--method", "methods", "+", "supervised, self_training, fixmatch, mllc, or compare: all four"),
+    ("--method", "methods", "+", "TEACHING[+anchors][+graphs], such as fixmatch+anchors+graphs; compare: the recipe's"),
     ("--data", "data.folder", None, "folder in the layout of VOC, Cityscapes or CamVid (camvid:FOLDER says which)"),
     ("--labeled", "data.labeled", None, "split list, or how many labeled images to draw, or a share such as 1/8"),
     ("--held-out", "data.held_out", None, "training images that no method sees, scored beside the test images"),
@@ -51,7 +51,7 @@ FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
     ("--weight-decay", "optimizer.weight_decay", None, ""),
     ("--optimizer", "optimizer.name", None, "sgd, adamw"),
     ("--ema", "teacher.momentum", None, "share of its old weights the teacher keeps at a step"),
-    ("--confidence", "teacher.confidence", None, "what fixmatch asks of a pixel"),
+    ("--confidence", "teacher.confidence", None, "what fixmatch and unimatch ask of a pixel"),
     ("--rounds", "refiner.rounds", None, "rounds of correction, K"),
     ("--neighbors", "refiner.neighbors", None, "neighbors of a pixel in the semantic-level graph, k"),
     ("--max-nodes", "refiner.max_nodes", None, "most nodes of a graph; larger maps are pooled"),
@@ -101,7 +101,6 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     )
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
-    parser.add_argument("--anchors", action=argparse.BooleanOptionalAction, help="mllc looks up labeled pixels too")
     for flag, keys, count, text in FLAGS:
         parser.add_argument(flag, nargs=count, metavar=keys.split(".")[-1].upper(), help=text or None)
     given = parser.parse_args(arguments)
@@ -203,8 +202,6 @@ def _overrides(given: argparse.Namespace) -> dict[str, Any]:
         found |= {"data.folder": folder.removeprefix("camvid:"), "data.layout": "camvid"}
     if given.no_flip:
         found["views.flip"] = False
-    if given.anchors is not None:
-        found["anchors.use"] = given.anchors
     return found | values_of(given.set)
 
 

@@ -11,11 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segmentation import checking
 from segmentation.datasets import Sample, SegmentationData
-from segmentation.engine import number_of_steps
 from segmentation.keys import KeyEncoder
 from segmentation.layouts import open_data
+from segmentation.method import parse
 from segmentation.networks import SegmentationNetwork
 from segmentation.recipe import Recipe
+from segmentation.running import number_of_steps
 from segmentation.split import number_labeled
 from segmentation.state import new_refiner
 
@@ -24,7 +25,7 @@ def estimate(recipe: Recipe) -> str:
     """A few lines for a person. Operations are those of the network's convolutions and matrix products."""
     data, note = _counts(recipe)
     steps = number_of_steps(recipe, data)
-    schedule, semi = recipe.schedule, [method for method in recipe.methods if method != "supervised"]
+    schedule, methods = recipe.schedule, [parse(name) for name in recipe.methods]
     crop = recipe.views.crop or (checking.usual_size(data.labeled) if note == "" else (512, 512))
     settings = copy.copy(recipe.network)
     settings.weights = "none"
@@ -36,23 +37,26 @@ def estimate(recipe: Recipe) -> str:
     forward = counter.get_total_flops() / 1e9
     looks = _cost_of_anchors(recipe, network, image, forward)
     nodes = min(recipe.refiner.max_nodes, output.logits.shape[-2] * output.logits.shape[-1])
-    # A backward pass costs two forward ones; the teacher has none.
+    # A backward pass costs two forward ones; the teacher has none, and labels one view of an image.
     labeled, unlabeled = schedule.labeled_batch, schedule.unlabeled_batch
-    supervised = 3 * forward * labeled
-    per_method = {
-        method: supervised if method == "supervised" else
-        supervised + 4 * forward * unlabeled + (looks[0] * labeled + looks[1] * unlabeled if method == "mllc" else 0)
-        for method in recipe.methods
-    }  # fmt: skip
-    total = (supervised * schedule.warmup + sum(per_method.values()) * steps) / 1e6
-    images = (schedule.warmup + steps * len(recipe.methods)) * labeled + steps * len(semi) * unlabeled
+    views = {"supervised": 0, "unimatch": 3}
+    per_method = {}
+    for method in methods:
+        operations = 3 * forward * (labeled + views.get(method.teaching, 1) * unlabeled)
+        if method.uses_unlabeled and method.teaching != "rounds":
+            operations += forward * unlabeled
+            operations += looks[0] * labeled + looks[1] * unlabeled if method.uses_anchors else 0
+        per_method[str(method)] = operations
+    total = (3 * forward * labeled * schedule.warmup + sum(per_method.values()) * steps) / 1e6
+    images = (schedule.warmup + steps * len(methods)) * labeled
+    images += steps * sum(method.uses_unlabeled for method in methods) * unlabeled
     parameters = sum(parameter.numel() for parameter in network.parameters())
     lines = [
         f"images: {len(data.labeled)} labeled, {len(data.unlabeled)} unlabeled, {len(data.test)} to test on{note}",
         f"network: {parameters / 1e6:.2f} M parameters, refiner "
         f"{sum(parameter.numel() for parameter in refiner.parameters()) / 1e6:.3f} M; "
         f"{forward:.1f} GFLOP forward at {crop[0]} x {crop[1]}; graphs of {nodes} nodes an image",
-        f"steps: {schedule.warmup} of warm-up, {steps} of each of {len(recipe.methods)} method(s); {images:,} views",
+        f"steps: {schedule.warmup} of warm-up, {steps} of each of {len(recipe.methods)} method(s); {images:,} images",
         "a step: " + ", ".join(f"{method} {value:,.0f} GFLOP" for method, value in per_method.items()),
         f"all: {total:,.3f} PFLOP in the network, without graphs and tests",
     ]
@@ -63,7 +67,7 @@ def _cost_of_anchors(
     recipe: Recipe, network: SegmentationNetwork, image: torch.Tensor, forward: float
 ) -> tuple[float, float]:
     """GFLOP of the keys of a labeled image and of an unlabeled one."""
-    if not recipe.anchors.use:
+    if not any(parse(name).uses_anchors for name in recipe.methods):
         return 0.0, 0.0
     if recipe.anchors.keys == "trained":  # the teacher's, which has seen the unlabeled images anyway
         return forward, 0.0

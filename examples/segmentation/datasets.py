@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from graphcorrect.files.masks import read_stored_mask
+from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.labels import IGNORE_INDEX as IGNORE_INDEX
 from segmentation import cityscapes
 
@@ -67,7 +67,7 @@ class SegmentationData(NamedTuple):
 
 def read_mask(path: Path) -> Tensor:
     """(H, W) uint8 ids as they stand in the file: of a palette image the indices, never the colors."""
-    return torch.from_numpy(read_stored_mask(path).ids)
+    return torch.from_numpy(read_ids(path).ids)
 
 
 def read_labels(sample: Sample, size: tuple[int, int] | None = None) -> Tensor:

@@ -1,71 +1,41 @@
-"""The loop: one supervised warm-up, then every method from that state, on the same batches, for as many steps."""
+"""The loop: one supervised warm-up, then every method from that state, on the same batches, for as many steps.
+
+To read all of one training: this page, `teaching.py` (what a method asks of the student), `losses.py`, `model.py`,
+`method.py`, `state.py` (what is trained, and how it is built) and `running.py` (how a run begins and is saved).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import itertools
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from segmentation import checkpoint, manifest, measuring, processes, report
-from segmentation.checking import check, usual_size
-from segmentation.datasets import IGNORE_INDEX, SegmentationData
-from segmentation.layouts import open_data
-from segmentation.loading import Views, batches
-from segmentation.methods import pseudo_label, remember_labeled, training_loss
-from segmentation.needs import check_needs
+from segmentation import checkpoint, measuring, processes, report, rounds
+from segmentation.datasets import IGNORE_INDEX
+from segmentation.loading import Views
+from segmentation.method import Method, parse
 from segmentation.recipe import Recipe, as_dict
-from segmentation.state import State, build, dtype_of, load_warmup, new_correction
+from segmentation.running import (
+    WARM_UP,
+    Progress,
+    Run,
+    expect_finite,
+    expect_unfinished,
+    load_warmup,
+    number_of_steps,
+    prepare,
+    save,
+)
+from segmentation.state import State, build, dtype_of, new_correction
+from segmentation.teaching import Stream, pseudo_label, streams_of, training_loss, update_anchors
 from segmentation.transforms import mix, strong_view
-
-SUPERVISED = ("warm-up", "supervised")  # phases that see no unlabeled image
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass
-class Progress:
-    """Where a run is: what a checkpoint holds beside the state."""
-
-    phase: str = "warm-up"  # or the method that is being trained
-    best: float = -1.0
-    scores: dict = field(default_factory=dict)  # the phase's last
-    seconds: float = 0.0  # of training alone, in this phase
-    results: dict = field(default_factory=dict)  # of the methods that are done
-
-
-@dataclass
-class Run:
-    """What does not change over a run."""
-
-    recipe: Recipe
-    data: SegmentationData
-    out: Path
-    device: torch.device
-    crop: tuple[int, int]
-    steps: int  # of each method
-    log: report.Log
-    progress: Progress
-    rank: int
-    ranks: int
-    began_with: dict = field(default_factory=dict)  # the manifest of its data set
-
-    @property
-    def total(self) -> int:
-        return self.recipe.schedule.warmup + self.steps
-
-    def batches(self, first: int, last: int, *, hidden: bool):
-        samples = self.data.unlabeled if hidden else self.data.labeled
-        where = {"flip": self.data.flip, "hidden": hidden, "rank": self.rank, "ranks": self.ranks}
-        return batches(samples, self.recipe, self.crop, first, last, **where)
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
@@ -91,28 +61,29 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
     run = Run(recipe, data, out, device, crop, number_of_steps(recipe, data), log, progress, rank, ranks, began_with)
 
     warm = build(recipe, len(data.class_names), device)
-    if progress.phase == "warm-up":
+    if progress.phase == WARM_UP:
         if recipe.schedule.start is not None:
             start = checkpoint.load(Path(recipe.schedule.start), device)
             load_warmup(warm, start, recipe, data.class_names, f"`schedule.start` (--start), {recipe.schedule.start},")
         else:
-            train("warm-up", warm, run, recipe.schedule.warmup, saved)
+            train(WARM_UP, Method(), warm, run, saved)
         if rank == 0:
             made_by = {"recipe": as_dict(recipe), "class_names": list(data.class_names)}
             checkpoint.save(warm.state_dict() | made_by, out / "warmup.pt")
+        processes.barrier()  # rounds begin with that file
     else:
         load_warmup(warm, checkpoint.load(out / "warmup.pt", device), recipe, data.class_names, str(out / "warmup.pt"))
 
-    for method in recipe.methods:
-        if method in progress.results:
+    for name in recipe.methods:
+        if name in progress.results:
             continue
-        is_resumed = saved is not None and progress.phase == method
+        is_resumed = saved is not None and progress.phase == name
         if not is_resumed:
-            run.progress = progress = Progress(method, results=progress.results)
+            run.progress = progress = Progress(name, results=progress.results)
         state = copy.deepcopy(warm)  # weights, teacher, banks, momentum: as if the warm-up had been its own
-        train(method, state, run, run.total, saved if is_resumed else None)
-        measured = measuring.measure(method, state, run)
-        progress.results[method] = progress.scores | {"seconds": progress.seconds} | measured
+        train(name, parse(name), state, run, saved if is_resumed else None)
+        measured = measuring.measure(parse(name), state, run)
+        progress.results[name] = progress.scores | {"seconds": progress.seconds} | measured
         if rank == 0:  # after each method: a run that is stopped keeps what it has
             seconds = time.perf_counter() - begin
             content = {"config": as_dict(recipe) | {"out": str(out)}, "seconds": seconds, "methods": progress.results}
@@ -123,111 +94,92 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
     return progress.results
 
 
-def prepare(
-    recipe: Recipe, out: Path, saved: dict[str, Any] | None, *, resume: bool, rank: int
-) -> tuple[SegmentationData, tuple[int, int], dict[str, Any]]:
-    """The data set, the crop, and the manifest of both; all that can be wrong with them is said here.
-
-    A run that goes on has them as it began; the main process compares.
-    """
-    began_with = saved.get("began_with") if saved else None
-    data = open_data(recipe.data, recipe.running.seed, out, write=rank == 0 and not began_with, goes_on=resume)
-    survey = check(data) if rank == 0 else None
-    sums = survey.sums() if survey else {}
-    if began_with:
-        data = manifest.as_it_began(data, recipe, began_with, sums)
-    crop = tuple(began_with["crop"]) if began_with else recipe.views.crop or usual_size(data.labeled)
-    if survey:
-        check_needs(recipe, data, survey)
-        report.notes(survey.notes)
-    return data, crop, began_with or manifest.describe(data, recipe, crop, sums)
-
-
-def expect_unfinished(recipe: Recipe, out: Path) -> None:
-    """A run that is done has no checkpoint to go on from, and must not be run again by mistake."""
-    if set(recipe.methods) <= report.methods_done(out / "results.json"):
-        raise ValueError(f"the run in {out} is finished (results.json); without --resume it is run again")
-
-
-def train(method: str, state: State, run: Run, last: int, saved: dict[str, Any] | None) -> None:
-    """Train `state` in place until step `last`, from where `saved`, if given, has left it."""
-    recipe, progress, rank = run.recipe, run.progress, run.rank
-    begin = 0 if method == "warm-up" else recipe.schedule.warmup
+def train(phase: str, method: Method, state: State, run: Run, saved: dict[str, Any] | None) -> None:
+    """Train `state` in place through a phase, from where `saved`, if given, has left it."""
+    recipe, spans = run.recipe, run.spans(phase, method)
     if saved is not None:
         state.load_state_dict(saved["state"])
-        checkpoint.set_random_state(saved["random"][rank])
+        checkpoint.set_random_state(saved["random"][run.rank])
     else:
-        checkpoint.seed_all(recipe.running.seed + 1000 * rank + 1 + state.step)  # dropout: each process its own
-        if method == "mllc":
-            state.banks.anchors = measuring.fresh_anchors(state, run)
-    first, times = state.step, recipe.evaluation.times
-    stops = {last - (last - begin) * part // times for part in range(times)} if method != "warm-up" else set()
-    student = processes.shell(state.model.train())
-    correction = new_correction(recipe)
-    labeled = run.batches(first, last, hidden=False)
-    unlabeled = itertools.repeat(None) if method in SUPERVISED else run.batches(first, last, hidden=True)
-    bar = tqdm(range(first, last), f"{method:>13}", last, initial=first, disable=rank > 0, mininterval=1.0)
+        checkpoint.seed_all(recipe.running.seed + 1000 * run.rank + 1 + state.step)  # dropout: each process its own
+    begin, end, times = spans[0][0], spans[-1][1], recipe.evaluation.times
+    stops = {end - (end - begin) * part // times for part in range(times)} if phase != WARM_UP else set()
+    student, correction = processes.wrap_ddp(state.model.train()), new_correction(recipe)
+    bar = tqdm(total=end, desc=f"{phase:>13}", initial=state.step, disable=run.rank > 0, mininterval=1.0)
     is_read_for_free = run.device.type == "cpu" and run.ranks == 1  # a GPU would be waited for
-    started = time.perf_counter()
-    for _ in bar:
-        parts = optimize(method, student, state, run, labeled, unlabeled, correction)
-        is_kept = state.step in stops or state.step == last or state.step % recipe.running.checkpoint_every == 0
-        is_logged = state.step % recipe.running.log_every == 0 or state.step == last
-        if is_logged or is_kept or is_read_for_free:
-            means = processes.mean_over_ranks(parts)
-        if is_logged:
-            shown = {name: round(value, 7) for name, value in means.items()}
-            run.log.write(method=method, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **shown)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
-        if is_logged or is_kept or is_read_for_free:
-            expect_finite(method, means, state, run, weights=is_kept)
-        if is_kept:
-            progress.seconds += time.perf_counter() - started
-            if state.step in stops:
-                measuring.test(method, state, run)
-            save(state, run)
-            started = time.perf_counter()
+    for number, (first, last) in enumerate(spans):
+        if state.step >= last:
+            continue
+        started = time.perf_counter()
+        labeled, unlabeled = begin_span(method, state, run, number, first, last)
+        for _ in range(state.step, last):
+            if method.uses_anchors and state.step == first_corrected(run):
+                state.banks.anchors = measuring.fresh_anchors(state, run)
+            parts = optimize(method, student, state, run, labeled, unlabeled, correction, span=(first, last))
+            is_kept = state.step in stops or state.step == last or state.step % recipe.running.checkpoint_every == 0
+            is_logged = state.step % recipe.running.log_every == 0 or state.step == last
+            bar.update()
+            if is_logged or is_kept or is_read_for_free:
+                means = processes.mean_over_ranks(parts)
+            if is_logged:
+                shown = {name: round(value, 7) for name, value in means.items()}
+                run.log.write(method=phase, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **shown)
+                bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
+            if is_logged or is_kept or is_read_for_free:
+                expect_finite(phase, means, state, run, weights=is_kept)
+            if is_kept:
+                run.progress.seconds += time.perf_counter() - started
+                if state.step in stops:
+                    measuring.test(method, state, run)
+                save(state, run)
+                started = time.perf_counter()
+    bar.close()
 
 
-def expect_finite(method: str, means: dict[str, float], state: State, run: Run, *, weights: bool) -> None:
-    """Stop a run that has diverged before it is saved.
+def first_corrected(run: Run) -> int:
+    """The first step whose labels are corrected, of methods that correct."""
+    return run.recipe.schedule.warmup + run.recipe.correct.after
 
-    Raises:
-        ValueError: a number of the log, the same on every process, or with `weights` one of them is NaN or Inf.
-    """
-    wrong = [f"`{name}` is {value}" for name, value in means.items() if not math.isfinite(value)]
-    if not wrong and weights:
-        values = [value for value in state.model.state_dict().values() if value.is_floating_point()]
-        if not torch.stack([value.isfinite().all() for value in values]).all():
-            wrong = ["a weight is not finite"]
-    if wrong:
-        precision = run.recipe.running.precision
-        lower = f", --precision fp32 rather than {precision}" if precision in AUTOCAST else ""
-        raise ValueError(
-            f"{method} has diverged: {', '.join(wrong)} at step {state.step}; nothing of it has been saved. Begin anew "
-            f"(--overwrite) with a --learning-rate below {run.recipe.optimizer.learning_rate}, a longer --warmup"
-            f"{lower}, or look for images and labels that are not what they should be"
-        )
+
+def begin_span(
+    method: Method, state: State, run: Run, number: int, first: int, last: int
+) -> tuple[Iterator[Views], Iterator[Views | None]]:
+    """Batches of labeled and of unlabeled images for steps `state.step` to `last`; a round begins with its labels."""
+    labeled = run.batches(state.step, last, unlabeled=False)
+    if not method.uses_unlabeled:
+        return labeled, itertools.repeat(None)
+    if method.teaching != "rounds":
+        return labeled, run.batches(state.step, last, unlabeled=True)
+    if state.step == first:
+        correct = bool(method.correct) and state.step >= first_corrected(run)
+        anchors = measuring.fresh_anchors(state, run) if method.uses_anchors and correct else None
+        rounds.begin(run, method, number, state, anchors, correct=correct)
+    return labeled, run.batches(state.step, last, unlabeled=True, samples=rounds.labeled_by_round(run, method, number))
 
 
 def optimize(
-    method: str,
-    student: torch.nn.Module,
+    method: Method,
+    student: nn.Module,
     state: State,
     run: Run,
     labeled: Iterator[Views],
     unlabeled: Iterator[Views | None],
-    correction: torch.nn.Module | None,
+    correction: nn.Module | None,
+    *,
+    span: tuple[int, int] | None = None,
 ) -> dict[str, Tensor]:
     """One step: the student learns, the teacher follows. Returns what goes to the log, of the last part of the step."""
-    recipe, parts = run.recipe, run.recipe.schedule.accumulate
-    for group in state.optimizer.param_groups:  # polynomial decay over warm-up and method together
-        group["lr"] = group["peak"] * (1 - state.step / run.total) ** recipe.optimizer.power
+    recipe, parts, warmup = run.recipe, run.recipe.schedule.accumulate, run.recipe.schedule.warmup
+    # Polynomial decay over warm-up and method together; to a round it is as if no other had been.
+    first, last = span if method.teaching == "rounds" else (warmup, run.total)
+    done = (state.step - first + warmup) / (last - first + warmup)
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["peak"] * (1 - done) ** recipe.optimizer.power
     state.optimizer.zero_grad()
     for part in range(parts):
         # Gradients cross the processes once a step, with the last part.
         with student.no_sync() if run.ranks > 1 and part < parts - 1 else contextlib.nullcontext():
-            with autocast(run):
+            with run.autocast():
                 losses, extra = losses_of(method, student, state, run, next(labeled), next(unlabeled), correction)
             state.scaler.scale(sum(losses.values()) / parts).backward()
     state.scaler.step(state.optimizer)
@@ -240,62 +192,34 @@ def optimize(
 
 
 def losses_of(
-    method: str,
-    student: torch.nn.Module,
+    method: Method,
+    student: nn.Module,
     state: State,
     run: Run,
     labeled: Views,
     weak: Views | None,
-    correction: torch.nn.Module | None,
+    correction: nn.Module | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses of one batch by name, and what else goes to the log."""
     recipe, (images, labels, _) = run.recipe, on_device(labeled, run)
-    unlabeled, extra = None, {}
-    if weak is not None:
-        if method == "mllc" and state.banks.anchors is not None:
-            remember_labeled(state.teacher, images, labels, state.banks.anchors)
-        weak_images, blank, draws = on_device(weak, run)
-        inside, guided = blank != IGNORE_INDEX, recipe.refiner.guided
-        pseudo = pseudo_label(method, state.teacher, weak_images, inside, state.banks, guided=guided)
-        strong = strong_view(weak_images, draws)
-        unlabeled = mix(strong, draws, pseudo.labels, pseudo.probabilities, kind=recipe.views.mix)
-        extra = {"confidence": pseudo.probabilities.amax(1).mean(), "changed": pseudo.changed}
-    losses = training_loss(
-        "supervised" if method in SUPERVISED else method,
-        student,
-        (images, labels),
-        unlabeled,
-        state.banks,
-        correction=correction,
-        confidence=recipe.teacher.confidence,
-        pixel_weight=recipe.loss.pixel_weight,
-        soft=recipe.loss.soft,
-    )
-    return losses, extra
+    if weak is None:
+        return training_loss(method, student, (images, labels), [], state.banks, recipe), {}
+    weak_images, blank, draws = on_device(weak, run)
+    if method.teaching == "rounds":  # the labels are those of the round's teacher
+        mixed = mix(strong_view(weak_images, draws[:, 0]), draws[:, 0], blank, kind=recipe.views.mix)
+        return training_loss(method, student, (images, labels), [Stream(*mixed)], state.banks, recipe), {}
+    is_corrected = bool(method.correct) and state.step >= first_corrected(run)
+    if is_corrected and method.uses_anchors:
+        update_anchors(state.teacher, images, labels, state.banks.anchors)
+    inside, guided = blank != IGNORE_INDEX, recipe.refiner.guided
+    asked = method if is_corrected else Method(method.teaching)
+    pseudo = pseudo_label(asked, state.teacher, weak_images, inside, state.banks, guided=guided)
+    streams = streams_of(method, weak_images, draws, pseudo, recipe, state.model.network.widths)
+    losses = training_loss(method, student, (images, labels), streams, state.banks, recipe, correction)
+    return losses, {"confidence": pseudo.probabilities.amax(1).mean(), "changed": pseudo.changed}
 
 
 def on_device(views: Views, run: Run) -> tuple[Tensor, Tensor, Tensor]:
-    """Images in [0, 1], labels, and what the strong view is to do."""
+    """Images in [0, 1], labels, and what the strong views are to do."""
     images, labels, draws = (tensor.to(run.device, non_blocking=True) for tensor in views)
     return images.to(dtype_of(run.recipe)) / 255, labels.long(), draws
-
-
-def autocast(run: Run) -> torch.autocast:
-    """Mixed precision where the recipe asks for it."""
-    precision = run.recipe.running.precision
-    return torch.autocast(run.device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST)
-
-
-def save(state: State, run: Run) -> None:
-    """Save all that `run(..., resume=True)` needs; every process takes part, the main one writes."""
-    random = processes.gather(checkpoint.random_state())
-    if run.rank == 0:
-        content = {"state": state.state_dict(), "random": random, "ranks": run.ranks, "log_bytes": run.log.written()}
-        content |= {"progress": dict(vars(run.progress)), "began_with": run.began_with}
-        checkpoint.save(content, run.out / "resume.pt")
-
-
-def number_of_steps(recipe: Recipe, data: SegmentationData) -> int:
-    """Steps of each method: given, or so many passes over the unlabeled images."""
-    schedule = recipe.schedule
-    return schedule.steps or schedule.epochs * -(-len(data.unlabeled) // schedule.unlabeled_batch)

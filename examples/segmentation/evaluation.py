@@ -1,9 +1,11 @@
-"""What is measured: mIoU on the test images; pseudo-labels, before and after correction, against hidden true labels."""
+"""What is measured: test images; pseudo-labels, before and after correction, against hidden true labels."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +16,11 @@ from graphcorrect import DualGraphRefiner, metrics
 from graphcorrect.files.images import read_image
 from segmentation.datasets import IGNORE_INDEX, Sample, read_labels
 from segmentation.keys import LabeledPixels
-from segmentation.methods import SegmentationModel, at_pixels, correct_labels
+from segmentation.model import SegmentationModel, corrected_probabilities
 from segmentation.networks import NetworkOutput, upsample
 from segmentation.processes import rank_and_ranks, sum_over_ranks
 from segmentation.recipe import Evaluation, Recipe
+from segmentation.scores import Confusions, groups_of, scores_of
 
 
 class WholeImages(Dataset):
@@ -102,48 +105,77 @@ def _sliding(model: SegmentationModel, images: Tensor, window: tuple[int, int]) 
 
 
 @torch.no_grad()
-def test_confusion(
-    model: SegmentationModel, samples: list[Sample], num_classes: int, recipe: Recipe, crop: tuple[int, int]
-) -> Tensor:
-    """Confusion matrix (C, C) of the plain head over all images and ranks; rows are true classes."""
+def score(
+    predict: Callable[[Tensor], Tensor],
+    samples: list[Sample],
+    class_names: list[str],
+    recipe: Recipe,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The scores of `scores_of` for what `predict` says of images, (B, 3, H, W) to probabilities; of all ranks."""
+    confusions = Confusions(groups_of(samples, recipe.evaluation.dice), len(class_names), device)
+    for images, labels in batches(samples, recipe, device):
+        confusions.add(resized(predict(images), labels.shape[-2:]).argmax(1), labels)
+    return scores_of(confusions.joined(), class_names, recipe.evaluation.dice)
+
+
+def test(
+    model: SegmentationModel, samples: list[Sample], class_names: list[str], recipe: Recipe, crop: tuple[int, int]
+) -> dict[str, Any]:
+    """Scores of the plain head, as the recipe's section `evaluation` has images looked at."""
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    for images, labels in batches(samples, recipe, device):
-        probabilities = resized(predict(model, images, recipe.evaluation, crop), labels.shape[-2:])
-        confusion += metrics.confusion_matrix(probabilities.argmax(1), labels, num_classes)
+    found = score(lambda images: predict(model, images, recipe.evaluation, crop), samples, class_names, recipe, device)
     model.train(was_training)
-    return sum_over_ranks(confusion)
+    return found
+
+
+class Corrector(NamedTuple):
+    """What corrects labels: `correct` as in :class:`Method`, by these graphs and these labeled pixels."""
+
+    correct: tuple[str, ...]
+    refiner: DualGraphRefiner
+    anchors: LabeledPixels | None = None
+
+    def probabilities(self, output: NetworkOutput, images: Tensor, *, guided: bool) -> Tensor:
+        """Corrected probabilities (B, C, H, W) of images (B, 3, H, W), of which a network says `output`."""
+        found = self.correct, self.refiner, output, images
+        return corrected_probabilities(*found, anchors=self.anchors, guided=guided)
+
+    def labels(self, output: NetworkOutput, images: Tensor, labels: Tensor, *, guided: bool) -> Tensor:
+        """Corrected labels at the size of the true ones, (B, H', W') int64."""
+        return resized(self.probabilities(output, images, guided=guided), labels.shape[-2:]).argmax(1)
 
 
 @torch.no_grad()
 def judge_pseudo_labels(
     model: SegmentationModel,
     samples: list[Sample],
-    correctors: dict[str, tuple[DualGraphRefiner, LabeledPixels | None]],
-    num_classes: int,
+    correctors: dict[str, Corrector],
+    class_names: list[str],
     recipe: Recipe,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Pseudo-labels of whole images before correction and after each corrector, against their hidden true labels.
 
     Returns:
-        `{"before": {"miou": ...}, NAME: {"miou": ..., "fixed": ..., "broken": ..., "changed": ...}}`; counts of pixels.
+        `{"before": {"miou": ...}, NAME: {"miou": ..., "fixed": ..., "broken": ..., "changed": ...}}`, with the scores
+        of `scores_of` and counts of pixels.
     """
-    device = next(model.parameters()).device
-    names = ["before", *correctors]
-    confusions = {name: torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device) for name in names}
+    device, kind = next(model.parameters()).device, recipe.evaluation.dice
+    groups = groups_of(samples, kind)
+    confusions = {name: Confusions(groups, len(class_names), device) for name in ("before", *correctors)}
     counts = {name: torch.zeros(3, dtype=torch.int64, device=device) for name in correctors}
     for images, labels in batches(samples, recipe, device):
         output, _ = model(images)
         before = plain_labels(output, images, labels)
-        confusions["before"] += metrics.confusion_matrix(before, labels, num_classes)
-        for name, (refiner, anchors) in correctors.items():
-            after = corrected(refiner, output, anchors, images, labels, guided=recipe.refiner.guided)
-            confusions[name] += metrics.confusion_matrix(after, labels, num_classes)
+        confusions["before"].add(before, labels)
+        for name, corrector in correctors.items():
+            after = corrector.labels(output, images, labels, guided=recipe.refiner.guided)
+            confusions[name].add(after, labels)
             found = metrics.correction_counts(before, after, labels, ignore_index=IGNORE_INDEX)
             counts[name] += torch.tensor([int(found.fixed), int(found.broken), int(found.changed)], device=device)
-    result = {name: {"miou": float(metrics.mean_iou(sum_over_ranks(confusions[name])))} for name in names}
+    result = {name: scores_of(each.joined(), class_names, kind) for name, each in confusions.items()}
     for name in correctors:
         fixed, broken, changed = sum_over_ranks(counts[name]).tolist()
         result[name] |= {"fixed": fixed, "broken": broken, "changed": changed}
@@ -153,20 +185,6 @@ def judge_pseudo_labels(
 def plain_labels(output: NetworkOutput, images: Tensor, labels: Tensor) -> Tensor:
     """The classifier's labels at the size of the true ones, (B, H', W') int64."""
     probabilities = upsample(output.logits.float().softmax(1), images.shape[-2:])
-    return resized(probabilities, labels.shape[-2:]).argmax(1)
-
-
-def corrected(
-    refiner: DualGraphRefiner,
-    output: NetworkOutput,
-    anchors: LabeledPixels | None,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    guided: bool = True,
-) -> Tensor:
-    """Corrected labels at the size of the true ones, (B, H', W') int64."""
-    probabilities = at_pixels(correct_labels(refiner, output, images, anchors=anchors), images, guided=guided)
     return resized(probabilities, labels.shape[-2:]).argmax(1)
 
 
@@ -193,3 +211,8 @@ def _stack(group: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Te
 def one_image(sample: Sample, recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """A batch of one: image (1, 3, H, W) in [0, 1] and labels (1, H', W')."""
     return _stack([WholeImages([sample], recipe.data.resize)[0]], device)
+
+
+def read_one(path: Path, recipe: Recipe, device: torch.device) -> Tensor:
+    """A batch of one image, (1, 3, H, W) in [0, 1]."""
+    return read_image(path, recipe.data.resize)[None].to(device).float() / 255

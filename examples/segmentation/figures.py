@@ -89,27 +89,32 @@ def colored(labels: Tensor, colors: list[int]) -> np.ndarray:
 
 
 def draw_curves(log: Path, path: Path, warmup: int) -> None:
-    """Test mIoU of student (dotted) and teacher (line) of every method over the steps, from the log alone."""
+    """Test score of student (dotted) and teacher (line) of every method over the steps, from the log alone.
+
+    Dice where the log has it, else mIoU.
+    """
     figure, axis = plt.subplots(figsize=(6.4, 4))
-    for number, (method, points) in enumerate(_by_method(log, "teacher_miou").items()):
+    key, name = _score_of(log, "teacher")
+    for number, (method, points) in enumerate(_by_method(log, f"teacher_{key}").items()):
         steps = [entry["step"] for entry in points]
-        axis.plot(steps, [100 * entry["teacher_miou"] for entry in points], f"C{number}-o", ms=3, label=method)
-        axis.plot(steps, [100 * entry["student_miou"] for entry in points], f"C{number}:", lw=1)
+        axis.plot(steps, [100 * entry[f"teacher_{key}"] for entry in points], f"C{number}-o", ms=3, label=method)
+        axis.plot(steps, [100 * entry[f"student_{key}"] for entry in points], f"C{number}:", lw=1)
     axis.axvline(warmup, color="0.7", lw=1)
-    axis.set(xlabel="step (the grey line ends the shared warm-up)", ylabel="test mIoU, teacher (dotted: student)")
+    axis.set(xlabel="step (the grey line ends the shared warm-up)", ylabel=f"test {name}, teacher (dotted: student)")
     _finish(figure, axis, path)
 
 
 def draw_quality(log: Path, path: Path) -> None:
-    """Fig. 4: mIoU of the teacher's pseudo-labels over training, and (dashed) of what the graphs make of them."""
+    """Fig. 4: score of the teacher's pseudo-labels over training, and (dashed) of what the correction makes of them."""
     figure, axis = plt.subplots(figsize=(6.4, 4))
-    for number, (method, points) in enumerate(_by_method(log, "pseudo_before_miou").items()):
+    score, name = _score_of(log, "pseudo_before")
+    for number, (method, points) in enumerate(_by_method(log, f"pseudo_before_{score}").items()):
         for key, style, note in (("before", "-o", ""), ("after", "--s", ", corrected")):
-            held = [entry for entry in points if entry.get(f"pseudo_{key}_miou") is not None]
+            held = [entry for entry in points if entry.get(f"pseudo_{key}_{score}") is not None]
             if held:
-                values = [100 * entry[f"pseudo_{key}_miou"] for entry in held]
+                values = [100 * entry[f"pseudo_{key}_{score}"] for entry in held]
                 axis.plot([entry["step"] for entry in held], values, f"C{number}{style}", ms=3, label=method + note)
-    axis.set(xlabel="step", ylabel="mIoU of pseudo-labels, against hidden true labels")
+    axis.set(xlabel="step", ylabel=f"{name} of pseudo-labels, against hidden true labels")
     _finish(figure, axis, path)
 
 
@@ -137,6 +142,11 @@ def draw_sensitivity(ours: dict[str, Points], published: dict[str, Points], path
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _score_of(log: Path, what: str) -> tuple[str, str]:
+    """Key and name of the score that a log has: Dice if it was asked for."""
+    return ("dice", "Dice") if _by_method(log, f"{what}_dice") else ("miou", "mIoU")
 
 
 def _by_method(log: Path, key: str) -> dict[str, list[dict]]:

@@ -60,17 +60,13 @@ class LabeledPixels(AnchorBank):
         self._encoder = (encoder,)  # in a tuple: no part of this module
 
     @property
-    def has_own_eyes(self) -> bool:
+    def has_key_encoder(self) -> bool:
         """Whether keys need no answer of a network."""
         return self._encoder[0] is not None
 
     def keys(self, images: Tensor, output: NetworkOutput | None) -> Tensor:
         """Keys (B, M, h, w) of images (B, 3, H, W), of which a network says `output`."""
-        return self._encoder[0](images) if self.has_own_eyes else output.middle
-
-    def remember(self, images: Tensor, output: NetworkOutput | None, labels: Tensor) -> None:
-        """Takes labeled images (B, 3, H, W) in, with labels (B, H, W)."""
-        self.update(self.keys(images, output), labels)
+        return self._encoder[0](images) if self.has_key_encoder else output.middle
 
     def fresh(self) -> LabeledPixels:
         """One that looks at images in the same way and has seen none yet."""

@@ -28,7 +28,7 @@ class Views(NamedTuple):
     Attributes:
         images: (B, 3, h, w) uint8, weak views.
         labels: (B, h, w) uint8: true labels, 255 where there is none; of unlabeled images 0, and 255 where padded.
-        draws: (B, K) float64, what `strong_view` and `mix` are to do.
+        draws: (B, 2, K) float64, what `strong_view` and `mix` are to do for each of two strong views.
     """
 
     images: Tensor
@@ -68,11 +68,25 @@ class PositionSampler(Sampler[tuple[int, int]]):
 
 
 class ViewsOf(Dataset):
-    """Samples by (position, image); `hidden` leaves true labels on disk."""
+    """Samples by (position, image). Those of `unlabeled` have a stream of their own, and masks are left on the disk
+    unless they `has_labels`.
+    """
 
-    def __init__(self, samples: list[Sample], recipe: Recipe, crop: tuple[int, int], *, flip: bool, hidden: bool):
-        self.samples, self.recipe, self.crop, self.hidden = samples, recipe, crop, hidden
-        self.view = WeakView(crop, recipe.views.scale, flip=recipe.views.flip and flip)
+    def __init__(
+        self,
+        samples: list[Sample],
+        recipe: Recipe,
+        crop: tuple[int, int],
+        *,
+        flip: bool,
+        unlabeled: bool,
+        has_labels: bool | None = None,
+    ):
+        self.samples, self.recipe, self.crop, self.unlabeled = samples, recipe, crop, unlabeled
+        self.has_labels = not unlabeled if has_labels is None else has_labels
+        views = recipe.views
+        balanced = 0.0 if unlabeled else views.balanced
+        self.view = WeakView(crop, views.scale, flip=views.flip and flip, balanced=balanced)
 
     def __getitem__(self, key: tuple[int, int]) -> Views:
         position, index = key
@@ -83,16 +97,18 @@ class ViewsOf(Dataset):
 
     def views_of(self, position: int, sample: Sample) -> Views:
         """A sample as it is seen at a position."""
-        rng = random.Random(f"{self.recipe.running.seed}/{'unlabeled' if self.hidden else 'labeled'}/{position}")
+        rng = random.Random(f"{self.recipe.running.seed}/{'unlabeled' if self.unlabeled else 'labeled'}/{position}")
         image = read_image(sample.image, self.recipe.data.resize)
-        if self.hidden:
+        if not self.has_labels:
             labels = torch.zeros(image.shape[-2:], dtype=torch.uint8)
         else:
             labels = read_labels(sample, size=image.shape[-2:])
         image, labels = self.view(image, labels, rng)
         views = self.recipe.views
         odds = {"jitter": views.jitter, "grey": views.grey, "blurred": views.blurred, "blur": views.blur}
-        return Views(image, labels, draw_strong_view(rng, self.crop, mixed=views.mixed, **odds))
+        second = random.Random(f"{self.recipe.running.seed}/second/{position}")
+        draws = [draw_strong_view(each, self.crop, mixed=views.mixed, **odds) for each in (rng, second)]
+        return Views(image, labels, torch.stack(draws))
 
 
 def batches(
@@ -103,16 +119,17 @@ def batches(
     last: int,
     *,
     flip: bool,
-    hidden: bool,
+    unlabeled: bool,
+    has_labels: bool | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> Iterator[Views]:
     """This process's batches for steps `first` to `last`, in parts where a step is accumulated."""
     schedule, running = recipe.schedule, recipe.running
     parts = schedule.accumulate
-    batch = schedule.unlabeled_batch if hidden else schedule.labeled_batch
+    batch = schedule.unlabeled_batch if unlabeled else schedule.labeled_batch
     if batch % (parts * ranks):
-        name = "unlabeled_batch" if hidden else "labeled_batch"
+        name = "unlabeled_batch" if unlabeled else "labeled_batch"
         raise ValueError(
             f"expected `schedule.{name}` to be a multiple of {parts} parts x {ranks} processes, got {batch}"
         )
@@ -121,7 +138,7 @@ def batches(
     )
     return iter(
         DataLoader(
-            ViewsOf(samples, recipe, crop, flip=flip, hidden=hidden),
+            ViewsOf(samples, recipe, crop, flip=flip, unlabeled=unlabeled, has_labels=has_labels),
             batch // parts // ranks,
             sampler=sampler,
             num_workers=running.workers,

@@ -6,37 +6,34 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graphcorrect import metrics
 from segmentation import checkpoint, evaluation, figures, report
 from segmentation.datasets import with_masks
 from segmentation.keys import LabeledPixels
-from segmentation.methods import remember_labeled
+from segmentation.method import CORRECTIONS, Method, parse
 from segmentation.processes import rank_and_ranks
-from segmentation.recipe import as_dict
+from segmentation.recipe import Recipe, as_dict
 from segmentation.state import State, dtype_of, new_correction, new_refiner
+from segmentation.teaching import update_anchors
 
 if TYPE_CHECKING:
-    from segmentation.engine import Run
+    from segmentation.running import Run
 
 
-def test(method: str, state: State, run: Run) -> None:
+def test(method: Method, state: State, run: Run) -> None:
     """Score student and teacher, judge the pseudo-labels of now, and save the last and the best checkpoint."""
     scores, data = {}, run.data
     networks = {"student": state.model, "teacher": state.teacher.module}
     for prefix, samples in (("", data.test), ("held_out_", data.held_out)):
         for name, model in networks.items() if samples else ():
-            confusion = evaluation.test_confusion(model, samples, len(data.class_names), run.recipe, run.crop)
-            iou = metrics.per_class_iou(confusion)
-            scores[f"{prefix}{name}_miou"] = float(iou.nanmean())
-            per_class = [round(value, 4) for value in iou.tolist()]
-            scores[f"{prefix}{name}_iou"] = dict(zip(data.class_names, per_class, strict=True))
+            found = evaluation.test(model, samples, data.class_names, run.recipe, run.crop)
+            scores |= {f"{prefix}{name}_{what}": value for what, value in found.items()}
     quality = pseudo_label_quality(method, state, run)
-    run.log.write(method=method, step=state.step, **scores, **quality)
-    progress = run.progress
+    run.log.write(method=str(method), step=state.step, **scores, **quality)
+    progress, best_by = run.progress, f"teacher_{headline(run.recipe)}"
     if run.rank == 0:
         content = {
             "recipe": as_dict(run.recipe),
-            "method": method,
+            "method": str(method),
             "class_names": list(data.class_names),
             "layout": data.layout,
             "crop": list(run.crop),
@@ -45,50 +42,62 @@ def test(method: str, state: State, run: Run) -> None:
             "teacher": state.teacher.module.state_dict(),
             "banks": state.banks.state_dict(),
         }
-        for name in ["last", "best"] if scores["teacher_miou"] > progress.best else ["last"]:
-            checkpoint.save(content, run.out / method / f"{name}.pt")
-    progress.best, progress.scores = max(progress.best, scores["teacher_miou"]), scores
+        for name in ["last", "best"] if scores[best_by] > progress.best else ["last"]:
+            checkpoint.save(content, run.out / str(method) / f"{name}.pt")
+    progress.best, progress.scores = max(progress.best, scores[best_by]), scores
 
 
-def pseudo_label_quality(method: str, state: State, run: Run) -> dict[str, float]:
-    """mIoU of the teacher's labels as training uses them now, before and (mllc) after correction, for the log."""
+def headline(recipe: Recipe) -> str:
+    """The score by which the recipe's methods are compared."""
+    return "miou" if recipe.evaluation.dice == "none" else "dice"
+
+
+def pseudo_label_quality(method: Method, state: State, run: Run) -> dict[str, float]:
+    """mIoU of the teacher's labels as training uses them now, before and after the method's correction, for the log."""
     correctors = {}
-    if method == "mllc":
-        correctors["after"] = (evaluation.on_its_own(state.teacher.module.refiner), state.banks.anchors)
-    hidden = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
-    found = evaluation.judge_pseudo_labels(
-        state.teacher.module, hidden, correctors, len(run.data.class_names), run.recipe
-    )
-    return {f"pseudo_{name}_miou": values["miou"] for name, values in found.items()}
+    if method.correct:
+        refiner = evaluation.on_its_own(state.teacher.module.refiner)
+        correctors["after"] = evaluation.Corrector(method.correct, refiner, state.banks.anchors)
+    judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
+    found = evaluation.judge_pseudo_labels(state.teacher.module, judged, correctors, run.data.class_names, run.recipe)
+    kept = ("miou", "dice")
+    return {f"pseudo_{name}_{key}": values[key] for name, values in found.items() for key in kept if key in values}
 
 
-def measure(method: str, state: State, run: Run) -> dict:
-    """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some."""
+def measure(method: Method, state: State, run: Run) -> dict:
+    """The teacher's pseudo-labels on unlabeled training images, before and after correction, and a picture of some.
+
+    By all that any method of the recipe corrects with, so that every teacher is asked the same.
+    """
     device, num_classes = run.device, len(run.data.class_names)
-    trained = method == "mllc" and new_correction(run.recipe) is not None
+    trained = method.graph_losses and new_correction(run.recipe) is not None
     untrained = evaluation.on_its_own(new_refiner(run.recipe, num_classes).to(device, dtype_of(run.recipe)))
-    anchors = fresh_anchors(state, run)  # for every method: the same question to every teacher
+    anchors = fresh_anchors(state, run)
     refiner = evaluation.on_its_own(state.teacher.module.refiner) if trained else untrained
-    correctors = {"corrected": (refiner, anchors), "without_anchors": (refiner, None)}
-    correctors |= {"untrained": (untrained, anchors), "untrained_without_anchors": (untrained, None)} if trained else {}
-    hidden = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
+    used = {each for name in run.recipe.methods for each in parse(name).correct} or {"graphs"}
+    correct = tuple(each for each in CORRECTIONS if each in used)
+    correctors = {"corrected": evaluation.Corrector(correct, refiner, anchors)}
+    correctors["without_anchors"] = evaluation.Corrector(("graphs",), refiner)
+    if trained:
+        correctors["untrained"] = evaluation.Corrector(correct, untrained, anchors)
+        correctors["untrained_without_anchors"] = evaluation.Corrector(("graphs",), untrained)
+    judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
     teacher = state.teacher.module
-    judged = evaluation.judge_pseudo_labels(teacher, hidden, correctors, num_classes, run.recipe)
-    examples = []  # evenly spread: neighbors in a list may be frames of a video
-    shown = hidden[:: max(1, len(hidden) // 6)][:6]
+    found = evaluation.judge_pseudo_labels(teacher, judged, correctors, run.data.class_names, run.recipe)
     if run.rank == 0:
-        for sample in shown:
+        examples = []  # evenly spread: neighbors in a list may be frames of a video
+        for sample in judged[:: max(1, len(judged) // 6)][:6]:
             image, truth = evaluation.one_image(sample, run.recipe, device)
             output, _ = state.teacher(image)
             before = evaluation.plain_labels(output, image, truth)
-            after = evaluation.corrected(refiner, output, anchors, image, truth, guided=run.recipe.refiner.guided)
+            after = correctors["corrected"].labels(output, image, truth, guided=run.recipe.refiner.guided)
             pictured = evaluation.resized(image, truth.shape[-2:])[0].clamp(0, 1)
             labels = (each[0].cpu() for each in (truth, before, after))
             examples.append(figures.CorrectionExample((pictured * 255).byte().cpu(), *labels))
         note = "trained refiner" if trained else "untrained refiner"
         palette = figures.palette(run.data.layout)
         figures.draw_corrections(examples, run.out / f"pseudo_labels_{method}.png", f"{method}, {note}", palette)
-    return {"refiner_trained": trained, "pseudo_labels": judged}
+    return {"refiner_trained": trained, "correct": list(correct), "pseudo_labels": found}
 
 
 def fresh_anchors(state: State, run: Run) -> LabeledPixels | None:
@@ -100,7 +109,7 @@ def fresh_anchors(state: State, run: Run) -> LabeledPixels | None:
     for _ in range(-(-len(run.data.labeled) // ranks)):
         batch = next(own_share, None)
         if batch is not None:
-            remember_labeled(state.teacher, *batch, anchors)
+            update_anchors(state.teacher, *batch, anchors)
         else:  # every rank must take part in every update, also the one with an image less
             nothing = (
                 torch.zeros(0, anchors.feature_dim, device=device, dtype=dtype_of(run.recipe)),

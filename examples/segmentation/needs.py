@@ -9,6 +9,7 @@ from torch import Tensor
 from graphcorrect.files.text import few
 from segmentation.checking import Survey
 from segmentation.datasets import IGNORE_INDEX, SegmentationData, read_labels
+from segmentation.method import parse
 from segmentation.recipe import Recipe
 
 KEY_STRIDE = 4  # of the keys of anchors
@@ -16,12 +17,12 @@ KEY_STRIDE = 4  # of the keys of anchors
 
 def check_needs(recipe: Recipe, data: SegmentationData, survey: Survey) -> None:
     """Raise a `ValueError` that says what some method of the recipe would lack."""
-    if recipe.anchors.use and not _has_anchors(recipe, data, survey):
+    if any(parse(name).uses_anchors for name in recipe.methods) and not _has_anchors(recipe, data, survey):
         masks = few([str(sample.mask) for sample in data.labeled], 3)
         cell = f"{KEY_STRIDE} x {KEY_STRIDE} pixels"
         raise ValueError(
             f"the methods would not get what they need:\n  {masks}: no cell of {cell} has a class as its majority, the "
-            "labels are too sparse for anchors: label more pixels, or leave anchors out (--no-anchors)"
+            "labels are too sparse for anchors: label more pixels, or leave out the methods with +anchors"
         )
 
 

@@ -1,4 +1,4 @@
-"""The networks: DeepLabV3+, DeepLabV2 and SegFormer, each with two heads, classes and an embedding for the graphs."""
+"""The networks: DeepLabV3+, DeepLabV2, SegFormer, U-Net, each with two heads, classes and an embedding for graphs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect.files.faults import words
+from segmentation import unet
 from segmentation.backbones import LITE0, input_statistics, is_known, lite0_weights
 from segmentation.recipe import Network
 from segmentation.weights import load_encoder_weights
@@ -24,34 +25,38 @@ class NetworkOutput(NamedTuple):
         embedding: (B, D, h, w), any scale: the features of the two graphs.
         middle: (B, M, ceil(H / 4), ceil(W / 4)), no gradient: the encoder's second to fourth level, each a unit vector
             a pixel: keys for `AnchorBank`. The middle of a network has not memorized the labeled pixels; its head has.
-            And what is thin is found at 1/4 only.
+            And what is thin is found at 1/4 only. None while the network is trained, as nobody looks anything up then.
     """
 
     logits: Tensor
     embedding: Tensor
-    middle: Tensor
+    middle: Tensor | None
 
 
 class SegmentationNetwork(nn.Module):
-    """An encoder, the decoder of one of three architectures, and two heads on the decoder's map.
+    """An encoder, the decoder of one of four architectures, and two heads on the decoder's map.
 
     - `deeplabv3plus` (Chen et al., 2018): atrous pyramid at the encoder's stride, joined with the level at 1/4.
     - `deeplabv2` (Chen et al., 2017): the encoder dilated to stride 8; the classifier is the sum of dilated 3x3
       convolutions, one for each of the `atrous_rates`; no decoder.
     - `segformer` (Xie et al., 2021): all four levels, projected, enlarged to 1/4 and fused.
+    - `unet` (Ronneberger et al., 2015): MONAI's, from random weights; its map has the size of the image.
 
     Args:
         num_classes: entries of the class head; `settings.feature_dim` are those of the embedding.
         settings: the recipe's section.
 
     Shapes:
-        images (B, 3, H, W) in [0, 1], RGB, any H and W -> :class:`NetworkOutput`
+        images (B, 3, H, W) in [0, 1], RGB, any H and W -> :class:`NetworkOutput`; `channels`, if given, are what the
+        channels of the encoder's levels are multiplied by before the decoder sees them: (B, M) for each of `widths`.
     """
 
     def __init__(self, num_classes: int, settings: Network):
         super().__init__()
         self.encoder, self.decoder, width, self.stride, self.multiple = _body(settings)
-        if settings.weights != "none" and not _from_hub(settings):
+        self.first = 0 if settings.architecture == "unet" else 1  # level of features; level 0 of others is the image
+        from_scratch = settings.weights == "none" or (settings.architecture == "unet" and settings.weights == "auto")
+        if not from_scratch and not _from_hub(settings):
             file = lite0_weights() if settings.weights == "auto" else Path(settings.weights)
             load_encoder_weights(self.encoder, file)
         if settings.architecture == "deeplabv2":
@@ -59,19 +64,27 @@ class SegmentationNetwork(nn.Module):
         else:
             self.classifier = nn.Conv2d(width, num_classes, kernel_size=1)
         self.embedder = nn.Conv2d(width, settings.feature_dim, kernel_size=1)
-        mean, std = input_statistics(settings.backbone)
+        mean, std = input_statistics(None if settings.architecture == "unet" else settings.backbone)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.middle_dim = sum(self.encoder.out_channels[2:5])
 
-    def forward(self, images: Tensor) -> NetworkOutput:
+    def forward(self, images: Tensor, channels: list[Tensor] | None = None) -> NetworkOutput:
         height, width = images.shape[-2:]
         levels = self.encode(images)
+        if channels is not None:
+            pairs = zip(levels[self.first :], channels, strict=True)
+            levels = [*levels[: self.first], *(level * factor[..., None, None] for level, factor in pairs)]
         decoded = self.decoder(levels)
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         logits, embedding = (head(decoded)[..., :rows, :columns] for head in (self.classifier, self.embedder))
-        middle = torch.cat(self.on_fine_grid(levels[2:5], (height, width)), dim=1)
+        middle = None if self.training else torch.cat(self.on_fine_grid(levels[2:5], (height, width)), dim=1)
         return NetworkOutput(logits, embedding, middle)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the encoder's levels, the image apart."""
+        return tuple(self.encoder.out_channels[self.first :])
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The encoder's levels, of images padded to whole strides, which decoders need.
@@ -123,12 +136,14 @@ class LastLevel(nn.Module):
 
 
 def _from_hub(settings: Network) -> bool:
-    return settings.weights == "auto" and settings.backbone != LITE0
+    return settings.weights == "auto" and settings.backbone != LITE0 and settings.architecture != "unet"
 
 
 def _body(settings: Network) -> tuple[nn.Module, nn.Module, int, int, int]:
     """Encoder, decoder, width and stride of the decoder's map, and what the sides of an image must be a multiple of."""
     backbone = settings.backbone
+    if settings.architecture == "unet":
+        return *unet.parts(settings.width, settings.dropout), settings.width, 1, 16
     if not is_known(backbone):
         raise ValueError(f"expected `network.backbone` known to smp or (tu-...) timm, got {backbone!r}")
     # For timm's encoders smp asks for True, for its own for the name of the weights.
@@ -167,6 +182,8 @@ def _body(settings: Network) -> tuple[nn.Module, nn.Module, int, int, int]:
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps at a stride of 4 or 8, (B, C, h, w), to the pixels of an image, (B, C, H, W), cell centers kept in place."""
     factor = max(1, -(-size[0] // maps.shape[-2]))
+    if factor == 1:
+        return maps
     # The last cell may hang over the edge of the image: enlarge by the whole factor, then cut.
     enlarged = F.interpolate(maps, scale_factor=float(factor), mode="bilinear", align_corners=False)
     return enlarged[..., : size[0], : size[1]]

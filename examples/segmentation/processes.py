@@ -77,8 +77,8 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     return convert_sync_batchnorm(model) if device.type == "cuda" else convert_batchnorm(model)
 
 
-def shell(model: nn.Module) -> nn.Module:
-    """What averages gradients over processes."""
+def wrap_ddp(model: nn.Module) -> nn.Module:
+    """The model in what averages gradients over processes."""
     # The embedding and the refiner have no gradient in some methods.
     return DistributedDataParallel(model, find_unused_parameters=True) if distributed() else model
 

@@ -50,6 +50,19 @@ def place_paths(content: dict[str, Any], folder: Path) -> None:
             held[key] = placed(dotted, held[key], folder)
 
 
+def of_earlier_versions(content: dict[str, Any]) -> dict[str, Any]:
+    """A whole recipe, in today's words: before, one key said of all methods whether they look up labeled pixels."""
+    anchors, loss = content.get("anchors"), content.get("loss")
+    if not (isinstance(anchors, dict) and isinstance(loss, dict)):
+        return content
+    content = content | {"anchors": {**anchors}, "loss": {**loss}}
+    if content["anchors"].pop("use", False):
+        content["methods"] = ["mllc+anchors" if name == "mllc" else name for name in content["methods"]]
+    if content["loss"].pop("soft", False):
+        content["loss"]["labels"] = "soft"
+    return content
+
+
 def placed(key: str, value: Any, folder: Path) -> Any:
     """The value of a dotted key, absolute if it is a path: from `folder` if it is there, else from here."""
     if not isinstance(value, str) or key not in PATHS or not _is_path(key, value):

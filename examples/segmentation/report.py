@@ -107,20 +107,22 @@ def notes(lines: list[str]) -> None:
 
 
 def print_table(results: dict[str, dict], title: str) -> None:
-    """One line a method; mIoU in percent. Every number of the table is in results.json too."""
+    """One line a method; scores in percent. Every number of the table is in results.json too."""
+    key, score = ("dice", "Dice") if any("student_dice" in each for each in results.values()) else ("miou", "mIoU")
     table = Table(title=title, title_justify="left")
-    for name in ("method", "mIoU test", "teacher", "pseudo-labels", "corrected", "change", "fixed", "broken", "ratio"):
+    columns = ("teacher", "pseudo-labels", "corrected", "change", "fixed", "broken", "ratio")
+    for name in ("method", f"{score} test", *columns):
         table.add_column(name, justify="left" if name == "method" else "right")
     table.add_column("seconds", justify="right")
     for method, result in results.items():
-        before, after = result["pseudo_labels"]["before"]["miou"], result["pseudo_labels"]["corrected"]
+        before, after = result["pseudo_labels"]["before"][key], result["pseudo_labels"]["corrected"]
         table.add_row(
             method,
-            f"{100 * result['student_miou']:.2f}",
-            f"{100 * result['teacher_miou']:.2f}",
+            f"{100 * result[f'student_{key}']:.2f}",
+            f"{100 * result[f'teacher_{key}']:.2f}",
             f"{100 * before:.2f}",
-            f"{100 * after['miou']:.2f}" + ("" if result["refiner_trained"] else " *"),
-            f"{100 * (after['miou'] - before):+.2f}",
+            f"{100 * after[key]:.2f}" + ("" if result["refiner_trained"] else " *"),
+            f"{100 * (after[key] - before):+.2f}",
             f"{after['fixed']:,}",
             f"{after['broken']:,}",
             f"{after['fixed'] / max(1, after['broken']):.2f}",
@@ -128,9 +130,11 @@ def print_table(results: dict[str, dict], title: str) -> None:
         )
     console = Console(width=None if Console().is_terminal else 120)
     console.print(table)
+    means = "+".join(next(iter(results.values())).get("correct", ["graphs"])) if results else "graphs"
     console.print(
-        "mIoU test: the student's plain head; teacher: its running average (EMA). pseudo-labels: the teacher's, on the "
-        "unlabeled training images, against their hidden true labels; corrected: by the graphs; fixed, broken: pixels."
+        f"{score} test: the student's plain head; teacher: its running average (EMA). pseudo-labels: the teacher's, "
+        f"on the unlabeled training images, against their hidden true labels; corrected: by {means}; fixed, broken: "
+        "pixels."
     )
     if not all(result["refiner_trained"] for result in results.values()):
         console.print("* this method trains no refiner: what a freshly built one makes of its teacher's labels.")

@@ -1,4 +1,4 @@
-"""How fast a recipe runs on this machine: steps with and without correction, and the loader alone."""
+"""How fast a recipe runs on this machine: a step of each of its methods, and the loader alone."""
 
 from __future__ import annotations
 
@@ -10,60 +10,71 @@ from typing import Any
 
 import torch
 
-from segmentation import engine, processes, report
+from segmentation import engine, measuring, processes, report
 from segmentation.checking import usual_size
 from segmentation.layouts import open_data
+from segmentation.method import parse
 from segmentation.recipe import Recipe
+from segmentation.running import Progress, Run
 from segmentation.state import build, new_correction
 
 
 def measure(recipe: Recipe, out: Path, steps: int) -> dict[str, Any]:
-    """Seconds and images per second: medians over `steps` steps of self_training and of mllc in turn, after two each.
+    """Seconds a step of each of the recipe's methods, medians over `steps` steps of all in turn, after two each.
 
-    An image is a view, labeled or unlabeled. `share_of_correction` is what mllc's step takes beyond self_training's:
-    graphs, losses of all rounds, and looking up anchors if the recipe has them.
+    An image is one of a batch, labeled or unlabeled, in however many views. `share_of_correction` is what the step of
+    a method takes beyond that of the same teaching without correction: graphs, look-ups, and losses of graphs that
+    learn; of pairs that the recipe has.
     """
     device = processes.join(recipe.running.device)
     recipe.running.device = device.type
     data = open_data(recipe.data, recipe.running.seed, out, write=processes.is_first())
     rank, ranks = processes.rank_and_ranks()
     crop = recipe.views.crop or usual_size(data.labeled)
-    run = engine.Run(recipe, data, out, device, crop, 2 * steps + 4, report.Log(None), engine.Progress(), rank, ranks)
-    images = recipe.schedule.labeled_batch + recipe.schedule.unlabeled_batch
+    run = Run(recipe, data, out, device, crop, 2 * steps + 4, report.Log(None), Progress(), rank, ranks)
+    schedule = recipe.schedule
 
     loading = list(itertools.islice(_seconds_of(zip(*_loaders(run, steps), strict=True)), 1, None))
-    state = build(recipe, len(data.class_names), device)
-    student, correction = processes.shell(state.model.train()), new_correction(recipe)
+    state, methods = build(recipe, len(data.class_names), device), [parse(name) for name in recipe.methods]
+    student, correction = processes.wrap_ddp(state.model.train()), new_correction(recipe)
+    if state.banks.anchors is not None:
+        state.banks.anchors = measuring.fresh_anchors(state, run)
     labeled, unlabeled = (itertools.cycle([next(loader)]) for loader in _loaders(run, 1))  # steps without loading
-    seconds: dict[str, list[float]] = {"self_training": [], "mllc": []}
+    nothing = itertools.repeat(None)
+    samples: dict[str, list[float]] = {str(method): [] for method in methods}
+    recipe.correct.after = 0
     for _ in range(steps + 2):
-        for method, found in seconds.items():
+        for method in methods:
+            state.step = schedule.warmup
             _wait(device)
             begin = time.perf_counter()
-            engine.optimize(method, student, state, run, labeled, unlabeled, correction)
+            seen = unlabeled if method.uses_unlabeled else nothing
+            engine.optimize(method, student, state, run, labeled, seen, correction, span=(0, run.total))
             _wait(device)
-            found.append(time.perf_counter() - begin)
-    without, within = (statistics.median(found[2:]) for found in seconds.values())
+            samples[str(method)].append(time.perf_counter() - begin)
+    samples = {name: found[2:] for name, found in samples.items()}
+    seconds = {name: statistics.median(found) for name, found in samples.items()}
+    images = {str(m): schedule.labeled_batch + schedule.unlabeled_batch * m.uses_unlabeled for m in methods}
+    pairs = {str(method): method.teaching for method in methods if method.correct and method.teaching in seconds}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
         "processes": ranks,
         "precision": recipe.running.precision,
         "crop": list(crop),
-        "images_per_step": images,
-        "seconds_without_correction": without,
-        "seconds_with_correction": within,
-        "images_per_second_without_correction": images / without,
-        "images_per_second_with_correction": images / within,
-        "share_of_correction": 1 - without / within,
-        "loader_images_per_second": images / statistics.median(loading),
+        "seconds_per_step": seconds,
+        "images_per_second": {name: images[name] / taken for name, taken in seconds.items()},
+        "share_of_correction": {name: 1 - seconds[without] / seconds[name] for name, without in pairs.items()},
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        "loader_images_per_second": (schedule.labeled_batch + schedule.unlabeled_batch) / statistics.median(loading),
         "workers": recipe.running.workers,
-        "samples": {method: found[2:] for method, found in seconds.items()},
+        "samples": samples,
     }
 
 
-def _loaders(run: engine.Run, steps: int) -> list:
-    return [run.batches(0, steps + 1, hidden=hidden) for hidden in (False, True)]
+def _loaders(run: Run, steps: int) -> list:
+    return [run.batches(0, steps + 1, unlabeled=unlabeled) for unlabeled in (False, True)]
 
 
 def _seconds_of(batches):

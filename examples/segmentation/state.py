@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from graphcorrect import DualGraphRefiner, DynamicThreshold, EMATeacher, LabelCorrectionLoss, PrototypeBank
-from graphcorrect.files.text import few
 from segmentation.keys import KeyEncoder, LabeledPixels
-from segmentation.methods import Banks, SegmentationModel
+from segmentation.method import parse
+from segmentation.model import SegmentationModel
 from segmentation.networks import SegmentationNetwork
 from segmentation.processes import synchronize_batchnorm
-from segmentation.recipe import Network, Recipe, as_dict
-
-# Settings that a warm-up depends on, by section; an empty tuple stands for all keys of one.
-MADE_BY_WARMUP: dict[str, tuple[str, ...]] = {
-    "network": tuple(part.name for part in dataclasses.fields(Network) if part.name != "weights"),
-    "optimizer": (),
-}
+from segmentation.recipe import Recipe
+from segmentation.teaching import Banks
 
 
 @dataclass
@@ -39,43 +33,14 @@ class State:
         return {"step": self.step, **{name: getattr(self, name).state_dict() for name in names}}
 
     def load_state_dict(self, state: dict) -> None:
+        self.load_warmup(state)
+        self.banks.load_state_dict(state["banks"])
+
+    def load_warmup(self, state: dict) -> None:
+        """All but the banks, which are empty after a warm-up."""
         self.step = state["step"]
-        for name in ("model", "teacher", "banks", "optimizer", "scaler"):
+        for name in ("model", "teacher", "optimizer", "scaler"):
             getattr(self, name).load_state_dict(state[name])
-
-
-def load_warmup(state: State, saved: dict, recipe: Recipe, class_names: list[str], source: str) -> None:
-    """Put the warm-up of a run into `state`.
-
-    Raises:
-        ValueError: it was one of other classes, of another network or other settings; the message names the first.
-    """
-    expected = f"expected {source} to be the warmup.pt of a run with these settings"
-    if not {"step", "model", "optimizer"} <= saved.keys():
-        raise ValueError(f"{expected}, got a file without them: {', '.join(map(str, list(saved)[:5]))}")
-    names = saved.get("class_names", class_names)
-    if list(names) != list(class_names):
-        raise ValueError(f"{expected}, got one of {len(names)} classes, {few(names)}; here: {few(class_names)}")
-    before, now = saved.get("recipe", {}), as_dict(recipe)
-    for section, keys in MADE_BY_WARMUP.items():
-        for key in keys or now[section]:
-            there, here = before.get(section, now[section]).get(key), now[section][key]
-            if there != here:
-                raise ValueError(f"{expected}, got one of `{section}.{key}` {there}; here: {here}")
-    if saved["step"] != recipe.schedule.warmup:
-        raise ValueError(f"{expected}, got one of {saved['step']} steps, `schedule.warmup` is {recipe.schedule.warmup}")
-    shapes = {name: tuple(weight.shape) for name, weight in state.model.state_dict().items()}
-    other = {name: tuple(weight.shape) for name, weight in saved["model"].items()}
-    wrong = [name for name in {**shapes, **other} if shapes.get(name) != other.get(name)]
-    if wrong:
-        raise ValueError(
-            f"{expected}, got {len(wrong)} weights that differ, such as {wrong[0]}: "
-            f"{other.get(wrong[0], 'none')} there, {shapes.get(wrong[0], 'none')} here"
-        )
-    try:
-        state.load_state_dict(saved)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{expected}: {' '.join(str(error).split())[:300]}") from error
 
 
 def build(recipe: Recipe, num_classes: int, device: torch.device) -> State:
@@ -167,12 +132,12 @@ def new_prototypes(recipe: Recipe, num_classes: int) -> PrototypeBank | None:
 
 
 def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) -> LabeledPixels | None:
-    """An empty bank; None without anchors. `network` is the one of which nothing is learned yet.
+    """An empty bank; None where no method uses anchors. `network` is the one of which nothing is learned yet.
 
     It forgets: an anchor of 100 steps ago weighs a third at a decay of 0.99.
     """
     settings, encoder, dim = recipe.anchors, None, network.middle_dim
-    if not settings.use:
+    if not any(parse(name).uses_anchors for name in recipe.methods):
         return None
     if settings.keys == "initial":
         encoder = KeyEncoder(network, settings.levels, settings.magnifications)

@@ -9,7 +9,7 @@ import torch
 
 from graphcorrect.files.faults import check_archive, looks_like, reading
 from segmentation import checkpoint
-from segmentation.methods import SegmentationModel
+from segmentation.model import SegmentationModel
 from segmentation.networks import SegmentationNetwork
 from segmentation.recipe import Recipe, from_dict
 from segmentation.state import new_refiner

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -49,20 +50,28 @@ class WeakView:
         size: (height, width) of the crop.
         scale: range of the factor; the image's aspect ratio is kept.
         flip: whether half of the views are mirrored.
+        balanced: share of the views that are cut out about a pixel of a class, drawn evenly from those of the image: a
+            rare class is then seen as often as a frequent one.
 
     Shapes:
         image (3, H, W) uint8, labels (H, W) uint8 -> image (3, h, w) uint8, labels (h, w) uint8 with 255 as padding
     """
 
-    def __init__(self, size: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0), flip: bool = True):
-        self.size, self.scale, self.flip = size, scale, flip
+    def __init__(
+        self, size: tuple[int, int], scale: tuple[float, float] = (0.5, 2.0), flip: bool = True, balanced: float = 0.0
+    ):
+        self.size, self.scale, self.flip, self.balanced = size, scale, flip, balanced
 
     def __call__(self, image: Tensor, labels: Tensor, rng: random.Random) -> tuple[Tensor, Tensor]:
         factor = rng.uniform(*self.scale)
         window, scaled = [], []
-        for side, wanted in zip(image.shape[-2:], self.size, strict=True):
+        about = _drawn_pixel(labels, rng) if self.balanced > 0 and rng.random() < self.balanced else (None, None)
+        for side, wanted, place in zip(image.shape[-2:], self.size, about, strict=True):
             taken = min(side, max(1, round(wanted / factor)))
-            window += [rng.randint(0, side - taken), taken]
+            first, last = 0, side - taken
+            if place is not None:  # windows that hold it
+                first, last = max(first, place - taken + 1), min(last, place)
+            window += [rng.randint(first, last), taken]
             scaled.append(min(wanted, max(1, round(taken * factor))))
         top, height, left, width = window
         image = functional.resize(functional.crop(image, top, left, height, width), scaled, antialias=True)
@@ -74,6 +83,16 @@ class WeakView:
         if self.flip and rng.random() < 0.5:
             image, labels = functional.horizontal_flip(image), functional.horizontal_flip(labels)
         return image, labels[0]
+
+
+def _drawn_pixel(labels: Tensor, rng: random.Random) -> tuple[int | None, int | None]:
+    """Row and column of a pixel of a class that is drawn evenly; None and None without a labeled pixel."""
+    classes = [label for label in labels.unique().tolist() if label != IGNORE_INDEX]
+    if not classes:
+        return None, None
+    rows, columns = (labels == rng.choice(classes)).nonzero(as_tuple=True)
+    number = rng.randrange(len(rows))
+    return int(rows[number]), int(columns[number])
 
 
 def draw_strong_view(
@@ -108,6 +127,18 @@ def draw_strong_view(
     drawn |= {"top": rng.randint(0, size[0] - height), "left": rng.randint(0, size[1] - width)}
     drawn |= {"height": height, "width": width, "seed": rng.randrange(2**31)}
     return torch.tensor([drawn[name] for name in DRAWN], dtype=torch.float64)
+
+
+def kept_channels(draws: Tensor, widths: Sequence[int], share: float = 0.5) -> list[Tensor]:
+    """What the channels of feature maps are multiplied by when a share of them is dropped, (B, M) for each of `widths`.
+
+    Each image's are of its own seed, that of `draws` (B, len(DRAWN)), and so the same however a batch is split up.
+    """
+    rows = []
+    for seed in draws[:, DRAWN.index("seed")].tolist():
+        numbers = torch.rand(sum(widths), generator=torch.Generator().manual_seed(int(seed)))
+        rows.append((numbers >= share) / (1 - share))
+    return list(torch.stack(rows).split(list(widths), 1))
 
 
 def strong_view(images: Tensor, draws: Tensor) -> Tensor:

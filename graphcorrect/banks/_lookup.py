@@ -80,6 +80,15 @@ class PackedAnchors:
         return torch.where(total > 0, votes / total, 1 / num_classes)
 
 
+def with_prior(posterior: Tensor, num_seen: Tensor, balance: float) -> Tensor:
+    """A posterior (N, C) of equal priors with the frequency of each class put back, as far as `balance` says."""
+    if balance == 1.0:
+        return posterior
+    seen = num_seen.to(posterior.dtype)
+    weighted = posterior * (seen / seen.sum()) ** (1.0 - balance)
+    return weighted / weighted.sum(-1, keepdim=True)
+
+
 def _writes(buffers: tuple[Tensor, ...]) -> list[int] | None:
     """How often each tensor was written to; None where torch does not count."""
     return None if any(each.is_inference() for each in buffers) else [each._version for each in buffers]

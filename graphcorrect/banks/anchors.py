@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphcorrect import _checks
 from graphcorrect.banks import _reservoir
-from graphcorrect.banks._lookup import PackedAnchors
+from graphcorrect.banks._lookup import PackedAnchors, with_prior
 from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.nodes import image_to_nodes
@@ -28,10 +28,11 @@ class AnchorBank(nn.Module):
     Beyond the paper, whose graph joins the pixels of one image only and so can do no more than average the teacher's
     own opinions: an anchor brings evidence. From its k nearest anchors j with similarities s_j a node gets
 
-    .. math:: r_c \propto \sum_{j : y_j = c} \frac{\mathrm{softmax}(s / \tau)_j}{n_c}, \quad
+    .. math:: r_c \propto \frac{\pi_c^{1 - \beta}}{n_c} \sum_{j : y_j = c} \mathrm{softmax}(s / \tau)_j, \quad
         p \leftarrow \text{normalize}\left( p \cdot (r + \varepsilon)^b \right)
 
-    where n_c, the number of anchors of class c, undoes what is left of the imbalance.
+    where n_c, the number of anchors of class c, undoes the imbalance of the bank, and pi_c, the share of the class
+    among all nodes that `update` has seen, puts that of the images back, as far as `balance` (beta) is below 1.
 
     Each class holds a uniform sample of all its nodes that `update` has seen, or, with `decay` below 1, of the recent
     ones: every node draws a random priority, and the class keeps the `capacity_per_class` largest. Draws are those of
@@ -49,6 +50,9 @@ class AnchorBank(nn.Module):
         temperature: tau, divides the cosine.
         strength: b, how far the anchors move the probabilities; 0 not at all.
         eps: floor of the anchors' posterior, in (0, 1]: no class is ruled out.
+        balance: beta, in [0, 1]. At 1 every class has the same prior, which helps rare classes at the cost of pixels of
+            frequent ones; at 0 classes are as frequent as among the nodes seen, which suits images of which nearly all
+            is one class. :func:`graphcorrect.calibrate` chooses it, strength, eps and temperature.
         decay: in (0, 1]; each `update` multiplies the odds of older anchors to stay by it. Below 1 the bank follows a
             network that is being trained.
         quota_per_image: most nodes of one class that one image of an `update` may offer, drawn at random; None for all.
@@ -72,11 +76,21 @@ class AnchorBank(nn.Module):
     Attributes:
         features: (C, capacity, D) float32 unit rows, persistent; a class fills its slots from the first one on.
         priority: (C, capacity) float32, the log of random numbers, -inf in empty slots; persistent.
+        num_seen: (C,) int64, nodes of each class that `update` has been offered; persistent.
         num_updates: () int64, persistent.
+
+    Example:
+        >>> anchors = AnchorBank(num_classes=2, feature_dim=3, capacity_per_class=100)
+        >>> anchors.update(torch.eye(3), torch.tensor([0, 1, 1]))  # features and labels of labeled nodes
+        >>> anchors.counts
+        tensor([1, 2])
+        >>> anchors.correct(torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 0.1, 0.0]])).argmax(-1)
+        tensor([0])
     """
 
     features: Tensor
     priority: Tensor
+    num_seen: Tensor
     num_updates: Tensor
 
     def __init__(
@@ -89,6 +103,7 @@ class AnchorBank(nn.Module):
         temperature: float = 0.05,
         strength: float = 1.0,
         eps: float = 0.1,
+        balance: float = 1.0,
         decay: float = 1.0,
         quota_per_image: int | None = None,
         key_dim: int | None = None,
@@ -109,6 +124,7 @@ class AnchorBank(nn.Module):
         _checks.in_interval("temperature", temperature, 0.0, float("inf"), open_low=True, open_high=True)
         _checks.in_interval("strength", strength, 0.0, float("inf"), open_high=True)
         _checks.in_interval("eps", eps, 0.0, 1.0, open_low=True)
+        _checks.in_interval("balance", balance, 0.0, 1.0)
         _checks.in_interval("decay", decay, 0.0, 1.0, open_low=True)
         if quota_per_image is not None:
             _checks.integer_at_least("quota_per_image", quota_per_image, 1)
@@ -129,6 +145,7 @@ class AnchorBank(nn.Module):
         self.temperature = temperature
         self.strength = strength
         self.eps = eps
+        self.balance = balance
         self.decay = decay
         self.quota_per_image = quota_per_image
         self.key_dim = key_dim
@@ -143,6 +160,7 @@ class AnchorBank(nn.Module):
         self._cache: PackedAnchors | None = None
         self.register_buffer("features", torch.zeros(num_classes, capacity_per_class, feature_dim))
         self.register_buffer("priority", torch.full((num_classes, capacity_per_class), -torch.inf))
+        self.register_buffer("num_seen", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -179,6 +197,8 @@ class AnchorBank(nn.Module):
         row_labels = torch.where(is_used, row_labels, self.num_classes)
         rows, row_labels = gather_rows(rows), gather_rows(row_labels)
         starts = None if self.quota_per_image is None else gather_rows(_first_of_images(node_labels))
+        seen = row_labels.new_zeros(self.num_classes + 1).scatter_add_(0, row_labels, torch.ones_like(row_labels))
+        self.num_seen += seen[:-1]
         if len(rows):
             draws = _reservoir.draw(len(rows), self.seed, self.num_updates)
             if self.quota_per_image is not None and starts is not None:
@@ -212,10 +232,15 @@ class AnchorBank(nn.Module):
 
     def _posterior(self, rows: Tensor) -> Tensor:
         """The posterior (N, C) for keys (N, D)."""
+        votes = self.votes(rows, [self.temperature])[self.temperature]
+        return with_prior(votes, self.num_seen, self.balance).to(rows.dtype)
+
+    def votes(self, rows: Tensor, temperatures: Iterable[float]) -> dict[float, Tensor]:
+        """By temperature, the posterior (N, C) of equal priors for keys (N, D), float32 or better, in one look-up."""
         with full_precision(rows):
             anchors, queries = self._packed(), widen(rows)
             found = anchors.nearest(queries, self.num_neighbors, backend=self.backend, num_probes=self.num_probes)
-            return anchors.votes(*found, self.num_classes, self.temperature).to(rows.dtype)
+            return {each: anchors.votes(*found, self.num_classes, each) for each in temperatures}
 
     def correct(self, probabilities: Tensor, features: Tensor) -> Tensor:
         """Moves probabilities towards the anchors' posterior: p · (r + eps)^strength, renormalized.
@@ -278,6 +303,11 @@ class AnchorBank(nn.Module):
             self._cache = PackedAnchors(self.features, self.priority, counts, *settings)
         return self._cache
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}num_seen" not in state_dict and f"{prefix}priority" in state_dict:  # of version 0.1
+            state_dict[f"{prefix}num_seen"] = (state_dict[f"{prefix}priority"] > -torch.inf).sum(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorBank:
         self._cache = None  # which would keep the buffers of the old device
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -291,9 +321,10 @@ class AnchorBank(nn.Module):
         return (
             f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, "
             f"capacity_per_class={self.capacity_per_class}, num_neighbors={self.num_neighbors}, "
-            f"temperature={self.temperature}, strength={self.strength}, eps={self.eps}, decay={self.decay}, "
-            f"quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, skip_certain={self.skip_certain}, "
-            f"index={self.index!r}, num_lists={self.num_lists}, num_probes={self.num_probes}, backend={self.backend!r}"
+            f"temperature={self.temperature}, strength={self.strength}, eps={self.eps}, balance={self.balance}, "
+            f"decay={self.decay}, quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, "
+            f"skip_certain={self.skip_certain}, index={self.index!r}, num_lists={self.num_lists}, "
+            f"num_probes={self.num_probes}, backend={self.backend!r}"
         )
 
 

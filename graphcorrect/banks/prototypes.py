@@ -28,6 +28,14 @@ class PrototypeBank(nn.Module):
     Attributes:
         prototypes: (R, C, D) float32, a persistent buffer.
         is_initialized: (R, C) bool, persistent: whether the class has been seen in that round.
+
+    Example:
+        >>> bank = PrototypeBank(num_classes=3, feature_dim=8)
+        >>> bank.update(torch.randn(10, 8), torch.tensor([0, 1] * 5))
+        >>> bank.prototypes.shape
+        torch.Size([2, 3, 8])
+        >>> bank.is_initialized[0]
+        tensor([ True,  True, False])
     """
 
     prototypes: Tensor

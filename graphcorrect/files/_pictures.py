@@ -9,7 +9,7 @@ from pathlib import Path
 try:
     from PIL import Image as Image
 except ImportError as error:
-    raise ImportError('pictures need Pillow: pip install "graphcorrect[cli]"') from error
+    raise ImportError("pictures need Pillow: pip install pillow") from error
 
 from graphcorrect.files.faults import UnreadableFile
 

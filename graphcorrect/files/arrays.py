@@ -12,14 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphcorrect.files.faults import check_archive, looks_like
+from graphcorrect.files.saving import replace, write_atomically
 
-ARRAY_ENDINGS = (".npy", ".npz")
+ARRAY_ENDINGS = (".npy", ".npz", ".safetensors")
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """The array of a `.npy`, or the only one of a `.npz`; code hidden in it (pickle) is refused, not run."""
+    """The array of a `.npy`, or the only one of a `.npz` or `.safetensors`; pickled code is refused, not run.
+
+    Raises:
+        ValueError: it holds something else; the message does not name the file.
+        ImportError: safetensors is not installed.
+    """
     if fault := looks_like(path):
         raise ValueError(fault)
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
     check_archive(path)
     with path.open("rb") as file:
         if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
@@ -29,10 +37,48 @@ def read_array(path: Path) -> NDArray[Any]:
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:
-            if len(loaded.files) != 1:
-                raise ValueError(f"expected one array, got {len(loaded.files)}: {', '.join(loaded.files)}")
-            array: NDArray[Any] = loaded[loaded.files[0]]
+            array: NDArray[Any] = loaded[_only(loaded.files)]
             return array
+
+
+def _read_safetensors(path: Path) -> NDArray[Any]:
+    with _safetensors().safe_open(path, "pt") as file:
+        tensor: Tensor = file.get_tensor(_only(list(file.keys())))
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _only(names: list[str]) -> str:
+    if len(names) != 1:
+        raise ValueError(f"expected one array, got {len(names)}: {', '.join(names)}")
+    return names[0]
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError('.safetensors files need safetensors: pip install "graphcorrect[cli]"') from error
+    return safetensors
+
+
+def write_array(path: Path, array: Tensor, name: str) -> None:
+    """Writes a tensor as `.npy`, `.npz` (compressed) or `.safetensors`, by the ending; `name` is its name inside.
+
+    Raises:
+        ValueError: another ending.
+        ImportError: safetensors is not installed.
+        OSError: it cannot be written.
+    """
+    array, ending = array.detach().cpu().contiguous(), path.suffix.lower()
+    if ending == ".safetensors":
+        write_atomically(path, _safetensors().torch.save({name: array}))
+    elif ending == ".npz":
+        arrays: dict[str, Any] = {name: array.numpy()}
+        replace(path, lambda file: np.savez_compressed(file, **arrays))
+    elif ending == ".npy":
+        replace(path, lambda file: np.save(file, array.numpy()))
+    else:
+        raise ValueError(f"expected `path` to end in {', '.join(ARRAY_ENDINGS)}, got {path.name}")
 
 
 def read_maps(path: Path, channels: str | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from graphcorrect.files.faults import FileFault, reading
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item
 from graphcorrect.files.masks import read_mask
-from graphcorrect.files.probabilities import LAST, read_probabilities
+from graphcorrect.files.probabilities import LAST, read_prediction
 from graphcorrect.labels import IGNORE_INDEX
 from graphcorrect.nodes import grid_size
 
@@ -32,7 +32,7 @@ class Checker:
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
         """Faults of a prediction and its image and features."""
         found, faults = _try(
-            item.labels, lambda: read_probabilities(item.labels, self.num_classes, mask_confidence, self.channels)
+            item.labels, lambda: read_prediction(item.labels, self.num_classes, mask_confidence, self.channels)
         )
         size = None
         if found is not None:

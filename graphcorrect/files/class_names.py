@@ -1,8 +1,8 @@
-"""Names of classes out of a file: a name a line, alone or with its id (and a color), whatever separates them.
+"""Names of classes out of a file: a name a line, alone or with its id or color or both, whatever separates them.
 
-background          0 background        0: background       background,0,0,0,0
-sheep               1 sheep             1: sheep            sheep,1,128,64,0
-void                255 void            255: void           void,255,224,224,192
+background          0 background        background,0,0,0,0          # label:color_rgb:parts:actions
+sheep               1 sheep             sheep,1,128,64,0            background:0,0,0::
+void                255 void            void,255,224,224,192        sheep:128,64,0::
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from graphcorrect.files.text import encoding_of, read_lines
+from graphcorrect.files.text import encoding_of, lines_of, read_text
 
 MOST_CLASSES = 255  # ids are of 8 bits, and 255 is the ignored one
 IGNORED_IDS = (255, -1)
 IGNORED_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "dontcare", "don't care"}
 NUMBER = re.compile(r"[+-]?\d+[.)]?\Z")
+CVAT = re.compile(r"(?P<name>[^:]*):(?P<color>\d+,\d+,\d+|):[^:]*:[^:]*\Z")
 SEPARATORS = (",", ";", "\t", ":", "=", "|", None)  # None: blanks
 QUOTES = " \"'"
+
+
+Color = tuple[int, int, int]
 
 
 class Row(NamedTuple):
@@ -30,37 +34,91 @@ class Row(NamedTuple):
     behind: list[int]
 
 
+class Entry(NamedTuple):
+    """A class as its line has it; `number` and `color` where there is one."""
+
+    name: str
+    number: int | None = None
+    color: Color | None = None
+
+    @property
+    def is_ignored(self) -> bool:
+        """Whether the line stands for ignored pixels: by its id where it has one, else by its name."""
+        return self.name.lower() in IGNORED_NAMES if self.number is None else self.number in IGNORED_IDS
+
+
+class Entries(NamedTuple):
+    """The lines of a file.
+
+    Attributes:
+        classes: in the order of their ids.
+        ignored: lines that stand for ignored pixels.
+        notes: what a person should know of how the file was read.
+        is_cvat: whether it is CVAT's `labelmap.txt`, where black stands for no class unless a line says otherwise.
+    """
+
+    classes: list[Entry]
+    ignored: list[Entry]
+    notes: list[str]
+    is_cvat: bool = False
+
+
 def read_class_names(path: Path) -> tuple[list[str], list[str]]:
     """C names in the order of their ids, and notes: what a person should know of how the file was read.
 
     Raises:
         ValueError: the file leaves it open which class an id stands for; the message names it.
     """
-    lines = [unicodedata.normalize("NFC", line) for line in read_lines(path)]
+    found = read_entries(path)
+    return [entry.name for entry in found.classes], found.notes
+
+
+def read_entries(path: Path) -> Entries:
+    """The same with ids and colors.
+
+    Raises:
+        ValueError: the file leaves it open which class an id stands for; the message names it.
+    """
+    found = entries_of(read_text(path), path)
+    if encoding_of(Path(path).read_bytes()) == "cp1252":
+        strange = ", ".join(entry.name for entry in found.classes if not entry.name.isascii())
+        found.notes.insert(0, f"{path}: is not UTF-8; read in Windows' encoding: {strange}")
+    return found
+
+
+def entries_of(text: str, path: Path) -> Entries:
+    """The same of a text that stands in `path`, or shall."""
+    lines = [unicodedata.normalize("NFC", line) for line in lines_of(text)]
     if len(lines) == 1:
         lines = [part.strip() for part in re.split(r"[,;\t]", lines[0]) if part.strip()]
-    numbered, notes = _with_ids(lines, path) or _with_ids(_but_ignored(lines), path), []
-    if numbered is not None:
-        names = _by_id(numbered, path)
+    found = _with_ids(lines, path) or _with_ids(_but_ignored(lines), path)
+    notes: list[str] = []
+    of_cvat = _of_cvat(lines)
+    if found is not None:
+        named = {entry.name for entry in found}
+        ignored = [Entry(line) for line in lines if line.lower() in IGNORED_NAMES and line not in named]
+        ignored += [entry for entry in found if entry.is_ignored]
+        classes = _by_id([entry for entry in found if not entry.is_ignored], path)
     else:
-        names = _with_colors(lines) or [line.strip(QUOTES + ",;") for line in lines]
-        if len(names) > 2 and names[-1].lower() in IGNORED_NAMES:
-            notes.append(f"{path}: {names[-1]!r}, the last line, is taken for ignored pixels (255), not for a class")
-            names.pop()
+        ignored = []
+        classes = of_cvat or _with_colors(lines) or [Entry(line.strip(QUOTES + ",;")) for line in lines]
+        if len(classes) > 2 and classes[-1].is_ignored:
+            last = classes[-1].name
+            notes.append(f"{path}: {last!r}, the last line, is taken for ignored pixels (255), not for a class")
+            ignored = [classes.pop()]
+    names = [entry.name for entry in classes]
     _check(names, path)
-    if encoding_of(Path(path).read_bytes()) == "cp1252":
-        strange = ", ".join(name for name in names if not name.isascii())
-        notes.append(f"{path}: is not UTF-8; read in Windows' encoding: {strange}")
+    _check_colors(classes + ignored, path)
     notes += [
         f"{path}: {name!r} is class {number}, to be learned and scored; what is to be ignored is 255 in the masks"
         for number, name in enumerate(names)
         if name.lower() in IGNORED_NAMES
     ]
-    return names, notes
+    return Entries(classes, ignored, notes, bool(of_cvat))
 
 
-def _with_ids(lines: list[str], path: Path) -> list[tuple[int, str]] | None:
-    """(id, name) of every line, or None where names have no ids."""
+def _with_ids(lines: list[str], path: Path) -> list[Entry] | None:
+    """An entry with its id for every line, or None where names have no ids."""
     for separator in SEPARATORS:
         rows = [_row(line, separator) for line in lines]
         if len(rows) > 2 and not rows[0].before and not rows[0].behind:
@@ -74,11 +132,17 @@ def _with_ids(lines: list[str], path: Path) -> list[tuple[int, str]] | None:
         if first in ({1}, {4}) and (separator is None or len(shapes) == 1 and shapes <= {(1, 0), (1, 3), (4, 0)}):
             has_colors = all(len(row.behind) == 3 for row in rows)  # else numbers behind a name are part of it
             return [
-                (row.before[0], row.name if has_colors else " ".join([row.name, *map(str, row.behind)])) for row in rows
+                Entry(row.name, row.before[0], _color(row.behind))
+                if has_colors
+                else Entry(" ".join([row.name, *map(str, row.behind)]), row.before[0], _color(row.before[1:]))
+                for row in rows
             ]
         # `sheep 1` has an id, `digit 1` beside `digit 2` has none
         if shapes in ({(0, 1)}, {(0, 4)}) and len({row.name for row in rows}) == len(rows):
-            return [(row.behind[0], row.name) for row in rows]
+            numbers = sorted(row.behind[0] for row in rows if row.behind[0] not in IGNORED_IDS)
+            if shapes == {(0, 4)} and numbers != list(range(len(numbers))):
+                return None  # a color with its alpha
+            return [Entry(row.name, row.behind[0], _color(row.behind[1:])) for row in rows]
     if lines != _but_ignored(lines):
         return None
     rows = [_row(line, None) for line in lines]
@@ -89,20 +153,36 @@ def _with_ids(lines: list[str], path: Path) -> list[tuple[int, str]] | None:
     return None
 
 
+def _color(numbers: list[int]) -> Color | None:
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
+
+
 def _but_ignored(lines: list[str]) -> list[str]:
     """Without the names that stand for ignored pixels."""
     return [line for line in lines if line.lower() not in IGNORED_NAMES]
 
 
-def _with_colors(lines: list[str]) -> list[str] | None:
-    """Names that stand beside three numbers each."""
+def _with_colors(lines: list[str]) -> list[Entry] | None:
+    """Names that stand beside three numbers each, or four, of which the last is an alpha."""
     for separator in SEPARATORS:
         rows = [_row(line, separator) for line in lines]
         if len(rows) > 2 and not rows[0].before and not rows[0].behind:
             rows = rows[1:]
-        if rows and {(len(row.before), len(row.behind)) for row in rows} in ({(3, 0)}, {(0, 3)}):
-            return [row.name for row in rows]
+        shapes = {(len(row.before), len(row.behind)) for row in rows}
+        if rows and shapes in ({(3, 0)}, {(0, 3)}, {(0, 4)}):
+            return [Entry(row.name, None, _color((row.before or row.behind)[:3])) for row in rows]
     return None
+
+
+def _of_cvat(lines: list[str]) -> list[Entry] | None:
+    """The lines of CVAT's `labelmap.txt`: label, color, parts and actions between colons."""
+    found = [CVAT.match(line) for line in lines]
+    entries = [
+        Entry(each["name"].strip(), None, _color([int(part) for part in each["color"].split(",") if part]))
+        for each in found
+        if each is not None
+    ]
+    return entries if len(entries) == len(lines) else None
 
 
 def _row(line: str, separator: str | None) -> Row:
@@ -116,15 +196,14 @@ def _row(line: str, separator: str | None) -> Row:
     return Row(before, name.removeprefix("- ").strip(), behind)
 
 
-def _by_id(found: list[tuple[int, str]], path: Path) -> list[str]:
-    kept = sorted((number, name) for number, name in found if number not in IGNORED_IDS)
-    ids = [number for number, _ in kept]
-    if ids != list(range(len(ids))):
-        twice = sorted({number for number in ids if ids.count(number) > 1})
-        lacking = sorted(set(range(max(ids, default=0) + 1)) - set(ids))
+def _by_id(found: list[Entry], path: Path) -> list[Entry]:
+    numbers = [entry.number for entry in found if entry.number is not None]
+    if sorted(numbers) != list(range(len(numbers))):
+        twice = sorted({number for number in numbers if numbers.count(number) > 1})
+        lacking = sorted(set(range(max(numbers, default=0) + 1)) - set(numbers))
         wrong = f"{twice[:8]} more than once" if twice else f"none of {lacking[:8]}"
         raise ValueError(f"{path}: expected each id from 0 to C - 1 once (255: ignored), got {wrong}")
-    return [name for _, name in kept]
+    return [entry for _, entry in sorted(zip(numbers, found, strict=True))]
 
 
 def _check(names: list[str], path: Path) -> None:
@@ -136,3 +215,13 @@ def _check(names: list[str], path: Path) -> None:
         raise ValueError(f"{path}: expected every class name once, got {', '.join(twice[:8])} more than once")
     if len(names) > MOST_CLASSES:
         raise ValueError(f"{path}: expected at most {MOST_CLASSES} classes (ids of 8 bits), got {len(names)}")
+
+
+def _check_colors(entries: list[Entry], path: Path) -> None:
+    colors = [entry.color for entry in entries if entry.color is not None]
+    strange = [color for color in colors if max(color) > 255]
+    twice = sorted({color for color in colors if colors.count(color) > 1})
+    if strange:
+        raise ValueError(f"{path}: expected colors of three numbers from 0 to 255, got {strange[:4]}")
+    if twice:
+        raise ValueError(f"{path}: expected every color once, got {twice[:4]} more than once")

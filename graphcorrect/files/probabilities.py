@@ -7,41 +7,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
+from graphcorrect import _checks
+from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps, write_array
 from graphcorrect.files.masks import read_mask
 from graphcorrect.labels import IGNORE_INDEX
 
 LAST = "--channels last reads such files"
 
 
-def read_probabilities(
+def read_prediction(
     path: Path, num_classes: int | None, mask_confidence: float, channels: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Class probabilities (C, H, W) float32 and where there is a prediction at all, (H, W) bool.
 
     A mask becomes probabilities: `mask_confidence` for its class, the rest shared by the others, and none where it
     holds 255.
+
+    Raises:
+        ValueError: the file holds something else; the message does not name the file.
     """
     if path.suffix.lower() in ARRAY_ENDINGS:
-        probabilities = read_maps(path, channels)
-        if channels is None and not _sum_to_one(probabilities, 0) and _sum_to_one(probabilities, -1):
-            raise ValueError(
-                f"expected (classes, height, width), got classes last, {tuple(probabilities.shape)}; {LAST}"
-            )
-        if len(probabilities) == 1 or (channels is None and probabilities.shape[-1] == 1):
-            raise ValueError(
-                "expected probabilities of each class, got one channel; of a sigmoid save both classes, "
-                "np.concatenate([1 - p, p])"
-            )
-        if num_classes is not None and len(probabilities) != num_classes:
-            raise ValueError(f"expected {num_classes} classes, got shape {tuple(probabilities.shape)}")
-        total = probabilities.sum(0)
-        if not _sum_to_one(probabilities, 0):
-            raise ValueError(
-                f"expected probabilities, at least 0 and with the sum 1, got {probabilities.amin():.3g} at least and "
-                f"sums from {total.amin():.3g} to {total.amax():.3g}; save the softmax of logits"
-            )
-        return probabilities / total, torch.ones_like(total, dtype=torch.bool)
+        probabilities = read_probabilities(path, num_classes, channels)
+        return probabilities, torch.ones_like(probabilities[0], dtype=torch.bool)
     if num_classes is None:
         raise ValueError("expected `--classes` where predictions are masks, got none")
     labels = read_mask(path, num_classes)
@@ -50,6 +37,58 @@ def read_probabilities(
     probabilities = torch.full((num_classes, *labels.shape), rest)
     probabilities.scatter_(0, torch.where(known, labels, 0)[None], mask_confidence)
     return torch.where(known, probabilities, 1 / num_classes), known
+
+
+def read_probabilities(path: Path, num_classes: int | None = None, channels: str | None = None) -> Tensor:
+    """Class probabilities (C, H, W) float32, of sum 1 along C.
+
+    Args:
+        path: saved as (C, H, W), or (H, W, C) with `channels="last"`.
+        num_classes: C, if it is known.
+        channels: "first" or "last"; None: first, and what is plainly last is refused.
+
+    Raises:
+        ValueError: the file holds something else; the message does not name the file.
+    """
+    probabilities = read_maps(path, channels)
+    if channels is None and not _sum_to_one(probabilities, 0) and _sum_to_one(probabilities, -1):
+        raise ValueError(f"expected (classes, height, width), got classes last, {tuple(probabilities.shape)}; {LAST}")
+    if len(probabilities) == 1 or (channels is None and probabilities.shape[-1] == 1):
+        raise ValueError(
+            "expected probabilities of each class, got one channel; of a sigmoid save both classes, "
+            "np.concatenate([1 - p, p])"
+        )
+    if num_classes is not None and len(probabilities) != num_classes:
+        raise ValueError(f"expected {num_classes} classes, got shape {tuple(probabilities.shape)}")
+    total = probabilities.sum(0)
+    if not _sum_to_one(probabilities, 0):
+        raise ValueError(
+            f"expected probabilities, at least 0 and with the sum 1, got {probabilities.amin():.3g} at least and "
+            f"sums from {total.amin():.3g} to {total.amax():.3g}; save the softmax of logits"
+        )
+    return probabilities / total
+
+
+def write_probabilities(path: Path, probabilities: Tensor, *, dtype: torch.dtype = torch.float32) -> None:
+    """Writes class probabilities (C, H, W) as `.npy`, `.npz` or `.safetensors`, by the ending.
+
+    Args:
+        path: where; :func:`read_probabilities` reads it.
+        probabilities: at least 0, of sum 1 along C.
+        dtype: `torch.float16` halves the file and keeps each number to 5e-4.
+
+    Raises:
+        ValueError: these are no probabilities, or `dtype` or the ending is another.
+        TypeError: `probabilities` is not floating point.
+        OSError: it cannot be written.
+    """
+    _checks.floating("probabilities", probabilities)
+    _checks.ndim("probabilities", probabilities, (3,), "(C, H, W)")
+    if dtype not in (torch.float16, torch.float32, torch.float64):
+        raise ValueError(f"expected `dtype` to be torch.float16, float32 or float64, got {dtype}")
+    if not _sum_to_one(probabilities.float(), 0):
+        raise ValueError("expected `probabilities` of at least 0 and of sum 1 along C, got others; pass the softmax")
+    write_array(path, probabilities.to(dtype), "probabilities")
 
 
 def _sum_to_one(maps: Tensor, dim: int) -> bool:

@@ -52,7 +52,12 @@ def encoding_of(content: bytes) -> str:
 
 def read_lines(path: Path, comment: str | None = "#") -> list[str]:
     """The lines of a file without the blanks around them; empty ones and those that begin with `comment` left out."""
-    lines = (line.strip() for line in re.split(r"\r\n|\r|\n", read_text(path)))
+    return lines_of(read_text(path), comment)
+
+
+def lines_of(text: str, comment: str | None = "#") -> list[str]:
+    """The same of a text."""
+    lines = (line.strip() for line in re.split(r"\r\n|\r|\n", text))
     return [line for line in lines if line and (comment is None or not f"{line} ".startswith(comment))]
 
 

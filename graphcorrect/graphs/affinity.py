@@ -38,8 +38,10 @@ class KNNAffinity(nn.Module):
     Cost: O(N² D) time; O(N k) memory kept, plus the search's tiles.
 
     Example:
-        >>> graph = KNNAffinity(num_neighbors=20)(features)  # doctest: +SKIP
-        >>> smoothed = graph @ probabilities  # doctest: +SKIP
+        >>> features, probabilities = torch.randn(100, 16), torch.rand(100, 4).softmax(-1)
+        >>> graph = KNNAffinity(num_neighbors=20)(features)
+        >>> (graph @ probabilities).shape
+        torch.Size([100, 4])
     """
 
     def __init__(

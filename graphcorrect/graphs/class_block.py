@@ -30,6 +30,14 @@ class ClassBlockOperator(GraphOperator):
         labels: (..., N) int64, the class of each node; a label outside [0, C) joins its node to nobody but itself.
         num_classes: C.
         scale: (..., N), applied on both sides of the product; None leaves the graph as it is.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+        >>> graph = ClassConsistencyGraph()(probabilities)
+        >>> graph.to_dense()  # the first two nodes are of one class
+        tensor([[0.5747, 0.4253, 0.0000],
+                [0.4253, 0.5747, 0.0000],
+                [0.0000, 0.0000, 1.0000]])
     """
 
     def __init__(

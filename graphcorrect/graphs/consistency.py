@@ -29,6 +29,11 @@ class ClassConsistencyGraph(nn.Module):
 
     Raises:
         ValueError: `similarity` is neither.
+
+    Example:
+        >>> graph = ClassConsistencyGraph()(torch.rand(2, 100, 4).softmax(-1))  # two graphs of 100 nodes
+        >>> (graph @ torch.randn(2, 100, 16)).shape
+        torch.Size([2, 100, 16])
     """
 
     def __init__(self, *, similarity: ClassSimilarity = "dot", differentiable: bool = False) -> None:

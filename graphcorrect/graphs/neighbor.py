@@ -21,6 +21,11 @@ class NeighborOperator(GraphOperator):
     Attributes:
         index: (..., N, k) int64.
         weight: (..., N, k), at least zero.
+
+    Example:
+        >>> graph = KNNAffinity(num_neighbors=3)(torch.randn(10, 8))
+        >>> graph.index.shape, graph.weight.shape
+        (torch.Size([10, 3]), torch.Size([10, 3]))
     """
 
     def __init__(

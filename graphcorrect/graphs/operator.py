@@ -23,6 +23,14 @@ class GraphOperator(ABC):
         weight: what carries the edge weights: gives dtype and device.
         scale: (..., N), :math:`D^{-1/2}`; None for a graph that is not normalized.
         degree: (..., N), D, where it is known already.
+
+    Example:
+        >>> graph = KNNAffinity(num_neighbors=3)(torch.randn(10, 8))
+        >>> (graph @ torch.randn(10, 4)).shape
+        torch.Size([10, 4])
+        >>> graph.degree().shape
+        torch.Size([10])
+        >>> edge_index, edge_weight = graph.to_edge_index()  # for torch-geometric
     """
 
     def __init__(

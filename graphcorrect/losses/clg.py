@@ -44,6 +44,11 @@ def clg_loss(
     Raises:
         ValueError: shapes do not fit, or a label is outside the classes.
         TypeError: dtypes do not fit.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
+        >>> clg_loss(probabilities, torch.tensor([0, 0, 255]), self_weighted=False)  # the mean of two nodes
+        tensor(0.3993)
     """
     check_reduction(reduction)
     _checks.floating("probabilities", probabilities)
@@ -94,6 +99,11 @@ class CLGLoss(nn.Module):
         ignore_index: label left out.
         reduction: "mean", "sum" or "none".
         validate_args: False takes labels outside the classes for ignored ones.
+
+    Example:
+        >>> loss = CLGLoss()(torch.rand(2, 50, 4).softmax(-1), torch.randint(4, (2, 50)))
+        >>> loss.shape
+        torch.Size([])
     """
 
     def __init__(

@@ -19,6 +19,13 @@ class CorrectionLoss(NamedTuple):
     """The loss to minimize and its parts, scalars; `slg` and `clg` are sums over rounds before weighting.
 
     ``loss.backward()`` is that of `total`; take `total` itself to add, scale or print it.
+
+    Example:
+        >>> refiner = DualGraphRefiner(num_classes=4, feature_dim=8, num_neighbors=5)
+        >>> out = refiner(torch.randn(2, 30, 8), torch.randn(2, 30, 4))
+        >>> loss = LabelCorrectionLoss(slg_weight=0.0)(out, torch.randint(4, (2, 30)))
+        >>> bool(loss.total == loss.clg)
+        True
     """
 
     total: Tensor
@@ -48,6 +55,14 @@ class LabelCorrectionLoss(nn.Module):
 
     Raises:
         ValueError: a number is out of range.
+
+    Example:
+        >>> refiner = DualGraphRefiner(num_classes=4, feature_dim=8, num_neighbors=5)
+        >>> student = refiner(torch.randn(2, 8, 6, 9), torch.randn(2, 4, 6, 9))  # of the strong view
+        >>> loss = LabelCorrectionLoss()(student, torch.randint(4, (2, 6, 9)))
+        >>> loss.backward()
+        >>> loss.slg.shape, loss.clg.shape  # its parts
+        (torch.Size([]), torch.Size([]))
     """
 
     def __init__(

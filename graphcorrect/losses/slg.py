@@ -64,6 +64,11 @@ def slg_loss(
     Raises:
         ValueError: shapes or ranges do not fit, or a label is outside the classes.
         TypeError: dtypes do not fit.
+
+    Example:
+        >>> apart = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> slg_loss(apart, torch.tensor([0, 0, 1]), num_classes=2)  # nothing left to pull together or to push apart
+        tensor(0.)
     """
     check_reduction(reduction)
     _checks.in_interval("balance", balance, 0.0, 1.0)
@@ -208,6 +213,12 @@ class SLGLoss(nn.Module):
 
     Raises:
         ValueError: a number is out of range.
+
+    Example:
+        >>> features, labels = torch.randn(2, 50, 8), torch.randint(4, (2, 50))
+        >>> loss = SLGLoss()(features, labels, prototypes=torch.randn(4, 8))
+        >>> loss.shape
+        torch.Size([])
     """
 
     def __init__(

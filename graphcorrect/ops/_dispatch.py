@@ -1,6 +1,6 @@
 """The rule by which an operation chooses its implementation: one place that asks, and that can be asked why.
 
-An implementation is refused for a reason in words, such as "numba is not installed: pip install graphcorrect[numba]".
+An implementation is refused for a reason in words, such as "numba is not installed: pip install numba".
 The first that is not refused serves. The definition in plain torch comes last and serves everything.
 """
 
@@ -122,7 +122,7 @@ def _import_of_numba_fails() -> str | None:
     try:
         importlib.import_module("numba")
     except ImportError:
-        return 'numba is not installed: pip install "graphcorrect[numba]"'
+        return "numba is not installed: pip install numba"
     return None
 
 
@@ -147,7 +147,7 @@ def triton_refuses(*args: object) -> str | None:
 def triton_is_missing() -> str | None:
     """Why Triton cannot be used: it is not installed, or not the C compiler that it needs at its first launch."""
     if importlib.util.find_spec("triton") is None:
-        return 'triton is not installed: pip install "graphcorrect[triton]"'
+        return "triton is not installed: pip install triton"
     if "CC" in os.environ or any(shutil.which(name) for name in ("gcc", "clang", "cc")):
         return None
     return "triton needs a C compiler at its first launch: install gcc, or set CC"

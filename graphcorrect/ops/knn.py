@@ -20,6 +20,12 @@ class Neighbors(NamedTuple):
         similarity: in the dtype of the queries (half precision: float32 inside, cast back); -inf where there was no
             key left to take.
         index: int64, the position among the keys; 0 where `similarity` is -inf.
+
+    Example:
+        >>> knn(torch.eye(3), None, 1, exclude_self=True).similarity
+        tensor([[0.],
+                [0.],
+                [0.]])
     """
 
     similarity: Tensor
@@ -71,6 +77,12 @@ def knn(
         ValueError: shapes, devices or `num_neighbors` do not fit, or not the chosen backend or scoring.
         TypeError: not floating point, dtypes differ, or `key_mask` is not bool; float64 with "triton".
         ImportError: the chosen backend is not installed; the message gives the install line.
+
+    Example:
+        >>> keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+        >>> similarity, index = knn(torch.tensor([[2.0, 0.1]]), keys, num_neighbors=2)
+        >>> index
+        tensor([[0, 1]])
     """
     _checks.floating("queries", queries)
     _checks.at_least_2d("queries", queries, "(..., N, D)")

@@ -120,7 +120,7 @@ def _faiss_refuses(*args: Any) -> str | None:
         return f'scoring="{call.scoring}" is asked for'
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
         return "faiss is faster than torch on processors with AVX2 and no more, and this one is of another kind"
-    return None if faiss.is_installed() else 'faiss is not installed: pip install "graphcorrect[faiss]"'
+    return None if faiss.is_installed() else "faiss is not installed: pip install faiss-cpu"
 
 
 def _filter_refuses(*args: Any) -> str | None:

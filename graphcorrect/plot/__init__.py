@@ -1,7 +1,7 @@
 """Pictures of what the graphs do: neighbors, corrections, thresholds and prototypes over training, embeddings.
 
-matplotlib is imported when a function here is called, not with graphcorrect; `pip install "graphcorrect[plot]"` brings
-it. Every function draws into the axes that it is given, or into a new figure, and returns the axes.
+matplotlib is imported when a function here is called, not with graphcorrect; `pip install matplotlib`
+brings it. Every function draws into the axes that it is given, or into a new figure, and returns the axes.
 """
 
 from graphcorrect.plot.edges import neighbors

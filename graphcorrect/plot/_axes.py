@@ -16,7 +16,7 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float] = (6.0, 5.0)) -> Axes
 
 def axes_row_or_new(axes: Sequence[Axes] | None, count: int, size: tuple[float, float]) -> tuple[Axes, ...]:
     """The caller's axes, or those of a new figure."""
-    pyplot = needs("matplotlib.pyplot", "matplotlib", 'pip install "graphcorrect[plot]"')
+    pyplot = needs("matplotlib.pyplot", "matplotlib")
     if axes is not None:
         if len(axes) != count:
             raise ValueError(f"expected `axes` to hold {count}, got {len(axes)}")
@@ -25,9 +25,9 @@ def axes_row_or_new(axes: Sequence[Axes] | None, count: int, size: tuple[float, 
     return tuple(row[0])
 
 
-def needs(module: str, package: str, install: str) -> Any:
+def needs(module: str, package: str) -> Any:
     """An optional module, or how to install it."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f"graphcorrect.plot needs {package} here: {install}") from error
+        raise ImportError(f"graphcorrect.plot needs {package} here: pip install {package}") from error

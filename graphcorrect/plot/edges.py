@@ -49,6 +49,11 @@ def neighbors(
     Raises:
         ValueError: shapes do not fit, `pixel` or `batch_index` is out of range, or `grid` is not that of the nodes.
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> image = torch.rand(3, 12, 20)
+        >>> graph = KNNAffinity(num_neighbors=5)(image.flatten(1).T)
+        >>> axes = graphcorrect.plot.neighbors(image, graph, pixel=(4, 7))
     """
     picture = pixels_of("image", image)
     height, width = picture.shape[:2]

@@ -39,6 +39,10 @@ def threshold_history(
     Raises:
         ValueError: shapes do not fit, or the history is empty.
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> history = [torch.full((3,), 0.5), torch.full((3,), 0.8)]
+        >>> axes = graphcorrect.plot.threshold_history(history, steps=[0, 100])
     """
     values = _history("history", history, 2, "(T, C)")
     x, names = _steps(steps, len(values)), names_of(class_names, values.shape[1])
@@ -76,6 +80,10 @@ def prototype_history(
     Raises:
         ValueError: shapes do not fit, or no class was ever seen.
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> history = torch.randn(5, 3, 16)  # three classes at five steps
+        >>> axes = graphcorrect.plot.prototype_history(history)
     """
     values = unit_rows(_history("history", history, 3, "(T, C, D)"))  # (T, C, D)
     x, names = _steps(steps, len(values)), names_of(class_names, values.shape[1])

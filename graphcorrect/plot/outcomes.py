@@ -54,6 +54,10 @@ def corrections(
         ValueError: shapes do not fit.
         TypeError: labels are not integers.
         ImportError: matplotlib is not installed.
+
+    Example:
+        >>> before, after, truth = (torch.randint(3, (12, 20)) for _ in range(3))
+        >>> axes = graphcorrect.plot.corrections(None, before, after, truth)
     """
     _checks.integral("before", before)
     _checks.ndim("before", before, (2,), "(H, W)")

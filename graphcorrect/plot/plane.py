@@ -57,6 +57,10 @@ def embedding(
         ValueError: shapes do not fit, or fewer than 4 nodes are labeled.
         TypeError: dtypes do not fit.
         ImportError: matplotlib, scikit-learn or umap-learn is not installed; the message gives the install line.
+
+    Example:
+        >>> features, labels = torch.randn(60, 16), torch.randint(3, (60,))
+        >>> axes = graphcorrect.plot.embedding(features, labels)  # t-SNE, by scikit-learn
     """
     _checks.one_of("method", method, get_args(Method))
     _checks.integer_at_least("max_nodes", max_nodes, 4)
@@ -113,12 +117,12 @@ def embedding(
 def _in_the_plane(rows: Tensor, method: Method, seed: int) -> np.ndarray:
     """Positions (N, 2) by t-SNE or UMAP; few nodes get fewer neighbors than the methods' own defaults."""
     if method == "tsne":
-        tsne = needs("sklearn.manifold", "scikit-learn", 'pip install "graphcorrect[plot]"').TSNE
+        tsne = needs("sklearn.manifold", "scikit-learn").TSNE
         init = "pca" if rows.shape[1] > 1 else "random"
         perplexity = min(30.0, (len(rows) - 1) / 3)
         plane = tsne(metric="cosine", init=init, perplexity=perplexity, random_state=seed).fit_transform(rows.numpy())
     else:
-        umap = needs("umap", "umap-learn", "pip install umap-learn").UMAP
+        umap = needs("umap", "umap-learn").UMAP
         count = min(15, len(rows) - 1)
         plane = umap(metric="cosine", n_neighbors=count, random_state=seed, n_jobs=1).fit_transform(rows.numpy())
     return np.asarray(plane)

@@ -129,7 +129,7 @@ def _resources(device_index: int) -> Any:
 
 def _import() -> ModuleType:
     if not is_installed():
-        raise ImportError('backend="faiss" needs faiss: pip install "graphcorrect[faiss]" (or [faiss-gpu] for CUDA)')
+        raise ImportError('backend="faiss" needs faiss: pip install faiss-cpu (or faiss-gpu for CUDA)')
     import faiss
 
     module: ModuleType = faiss
@@ -148,5 +148,5 @@ def _require_working_gpu() -> None:
     if not gpu_works():
         raise ImportError(
             'backend="faiss" on a CUDA tensor needs a faiss with kernels for this GPU: pip install '
-            '"graphcorrect[faiss-gpu]", or use backend="torch"'
+            'faiss-gpu, or use backend="torch"'
         )

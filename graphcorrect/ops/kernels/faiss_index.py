@@ -21,7 +21,7 @@ ITERATIONS, POINTS_PER_LIST = 4, 32
 def require_installed() -> None:
     """Raises an ImportError with the install line where faiss is missing."""
     if importlib.util.find_spec("faiss") is None:
-        raise ImportError('index="ivf" needs faiss: pip install "graphcorrect[faiss]"')
+        raise ImportError('index="ivf" needs faiss: pip install faiss-cpu')
 
 
 def _faiss() -> Any:

@@ -1,0 +1,152 @@
+"""Zip archives of data sets: taken apart with care, and made as CVAT takes them."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from torch import Tensor
+
+from graphcorrect.files.class_names import Color
+from graphcorrect.files.faults import looks_like, reading, refuse
+from graphcorrect.files.label_maps import LabelMap
+from graphcorrect.files.masks import encode_mask
+from graphcorrect.files.palette import voc_colors
+from graphcorrect.files.saving import replace
+from graphcorrect.files.spelling import is_junk
+from graphcorrect.files.stored_masks import mask_bytes
+from graphcorrect.labels import IGNORE_INDEX
+
+MOST_BYTES = 64 * 2**30  # of all files of an archive together
+MOST_RATIO = 1000  # of a file of more than a megabyte to what it takes in the archive; pictures are packed already
+MOST_FILES = 2_000_000
+MARK = ".unpacked"  # says of which archive a folder holds the files
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """The files of a zip archive in a folder, which is returned: a new one, or that of the same archive's last time.
+
+    Files of file managers are left out.
+
+    Raises:
+        FileFault: it is no zip archive, or a part is damaged; the message names it.
+        ValueError: a name in it leads out of the folder, is a link, stands twice or unpacks to far more than it takes,
+            all of them listed; or the folder holds other files. Nothing is written then.
+        OSError: it cannot be written.
+    """
+    archive, folder = Path(archive), Path(folder)
+    with reading(archive, "a zip archive"):
+        if fault := looks_like(archive):
+            raise ValueError(fault)
+        sign = f"{archive.resolve()} {archive.stat().st_size} {archive.stat().st_mtime_ns}"
+        content = zipfile.ZipFile(archive)
+    if (folder / MARK).is_file() and (folder / MARK).read_text(encoding="utf-8") == sign:
+        return folder
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"expected `folder` to be new or empty, got {folder}")
+    with content:
+        members = [info for info in content.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
+        refuse([f"{archive}: {fault}" for fault in _faults_of(members)], "the archive has")
+        try:
+            with reading(archive, "a zip archive"):
+                for info in members:
+                    _unpack_file(content, info, folder / _path_of(info))
+        except BaseException:  # half an archive would pass for a whole one
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text(sign, encoding="utf-8")
+    return folder
+
+
+def _unpack_file(content: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with content.open(info) as packed, path.open("wb") as file:
+        shutil.copyfileobj(packed, file, 1 << 20)
+
+
+def _path_of(info: zipfile.ZipInfo) -> PurePosixPath:
+    return PurePosixPath(info.filename.replace("\\", "/"))
+
+
+def _is_hidden(name: str) -> bool:
+    parts = name.replace("\\", "/").split("/")
+    return "__MACOSX" in parts or is_junk(parts[-1])
+
+
+def _faults_of(members: list[zipfile.ZipInfo]) -> list[str]:
+    faults, seen = [], set()
+    for info in members:
+        path = _path_of(info)
+        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+            faults.append(f"{info.filename!r} leads out of the folder")
+        elif stat.S_ISLNK(info.external_attr >> 16):
+            faults.append(f"{info.filename!r} is a link")
+        elif info.flag_bits & 1:
+            faults.append(f"{info.filename!r} is encrypted")
+        elif path in seen:
+            faults.append(f"{info.filename!r} stands twice")
+        elif info.file_size > 2**20 and info.file_size > MOST_RATIO * max(1, info.compress_size):
+            faults.append(f"{info.filename!r} unpacks to {info.file_size:,} bytes from {info.compress_size:,}")
+        seen.add(path)
+    total = sum(info.file_size for info in members)
+    if total > MOST_BYTES or len(members) > MOST_FILES:
+        faults.append(f"holds {len(members):,} files of {total:,} bytes: unpack it yourself")
+    return faults
+
+
+def write_cvat_zip(
+    path: Path, masks: Iterable[tuple[str, Tensor]], label_map: LabelMap, *, subset: str = "default"
+) -> None:
+    """Masks as an archive that CVAT imports as "Segmentation mask 1.1".
+
+    Args:
+        path: of the archive.
+        masks: name of the image, without its ending, and labels (H, W), 255 where there is none; taken one at a time.
+        label_map: names, and their colors where there are some, else those of VOC.
+        subset: name of the list of images.
+
+    CVAT takes black for background. Where no class is black, pixels without a class are; else they get a color of
+    their own, and a label called void is needed in CVAT.
+
+    Raises:
+        ValueError: a name stands twice or leads out of the archive, or a label is outside the classes.
+        OSError: it cannot be written.
+    """
+    painted = with_one_color_each(label_map)
+    titles = {**dict(enumerate(painted.names)), IGNORE_INDEX: "void"}
+    names: list[str] = []
+
+    def write(file: IO[bytes]) -> None:
+        has_void = False
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, labels in masks:
+                parts = PurePosixPath(name).parts
+                if not parts or ".." in parts or PurePosixPath(name).is_absolute() or name in names:
+                    raise ValueError(f"expected names within the archive, each once, got {name!r}")
+                names.append(name)
+                has_void = has_void or bool((labels == IGNORE_INDEX).any())
+                archive.writestr(f"SegmentationClass/{name}.png", mask_bytes(encode_mask(labels, painted, "rgb")))
+            # CVAT knows black, and would ask for a label called void
+            held = [(c, label) for c, label in painted.colors.items() if label < IGNORE_INDEX or has_void and any(c)]
+            lines = [f"{titles[label]}:{','.join(map(str, color))}::" for color, label in held]
+            archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
+            archive.writestr(f"ImageSets/Segmentation/{subset}.txt", "".join(f"{name}\n" for name in names))
+
+    replace(path, write)
+
+
+def with_one_color_each(label_map: LabelMap) -> LabelMap:
+    """The map with one color for each class and for pixels without one: the first it has, else a free one of VOC's."""
+    free = (color for color in voc_colors() if color not in label_map.colors)
+    first = {label: label_map.color_of(label) for label in (*range(label_map.num_classes), IGNORE_INDEX)}
+    colors: dict[Color, int] = {}
+    if first[IGNORE_INDEX] is None and label_map.names[0].lower() != "background":
+        first[IGNORE_INDEX] = next(free)  # black, where no class is
+    for label, color in first.items():
+        colors[color or next(free)] = label
+    return LabelMap(label_map.names, colors)

@@ -1,0 +1,139 @@
+"""Masks as they stand in their files: ids, palettes, colors.
+
+A picture that cannot be read ends in `UnreadableFile`, whose message begins with the file's name.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphcorrect.files._pictures import DEEP, Image, named, refuse_frames, upright
+from graphcorrect.files.class_names import Color
+from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.sbd import read_mat
+from graphcorrect.labels import IGNORE_INDEX
+
+MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat")
+FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # to write: what keeps every value
+Form = Literal["palette", "grey", "grey16", "rgb", "rgba"]
+
+
+class StoredMask(NamedTuple):
+    """A mask as it stands in its file.
+
+    Attributes:
+        values: ids (H, W) uint8 or uint16, of a palette image its indices; or colors (H, W, 3 or 4) uint8.
+        palette: the colors of a palette image, by index.
+    """
+
+    values: NDArray[Any]
+    palette: tuple[Color, ...] | None = None
+
+    @property
+    def form(self) -> Form:
+        """What is to be written to have the same form."""
+        if self.values.ndim == 3:
+            return "rgb" if self.values.shape[2] == 3 else "rgba"
+        if self.palette is not None:
+            return "palette"
+        return "grey16" if self.values.dtype == np.uint16 else "grey"
+
+
+class Ids(NamedTuple):
+    """Ids (H, W) uint8, and of a palette image the color of every id that occurs, 255 left out."""
+
+    ids: NDArray[np.uint8]
+    colors: dict[int, Color]
+
+
+def read_ids(path: Path) -> Ids:
+    """A mask of ids: grey or palette image of up to 8 bits (or 16, if all ids fit in 8), or SBD's .mat.
+
+    Raises:
+        UnreadableFile: it is none, or cannot be read; the message names it.
+    """
+    with named(path):
+        stored = _read(path)
+        if stored.values.ndim == 3:
+            raise ValueError(
+                f"expected a mask of one 8-bit channel (palette or grey), got mode {stored.form.upper()!r}: "
+                "save the ids of the classes, not their colors"
+            )
+        least, most = stored.values.min(), stored.values.max()
+        if most > 255:
+            raise ValueError(f"expected ids from 0 to 255, got {least} to {most} in 16 bits")
+        ids = np.ascontiguousarray(stored.values.astype(np.uint8))
+        colors = stored.palette or ()
+        used = [number for number in np.flatnonzero(np.bincount(ids.ravel())).tolist() if number != IGNORE_INDEX]
+        return Ids(ids, {number: colors[number] for number in used if number < len(colors)})
+
+
+def read_stored_mask(path: Path) -> StoredMask:
+    """A mask as it stands in its file, in any form that :func:`read_mask` reads.
+
+    Raises:
+        UnreadableFile: it cannot be read; the message names it.
+    """
+    with named(path):
+        return _read(path)
+
+
+def _read(path: Path) -> StoredMask:
+    if path.suffix.lower() == ".mat":
+        return StoredMask(read_mat(path))
+    with Image.open(path) as file:
+        if file.format in ("JPEG", "MPO"):
+            raise ValueError("expected a format that keeps ids as they are, such as PNG; JPEG changes them")
+        step = _step_of_grey(file)
+        file.load()
+        refuse_frames(file)
+        picture, _ = upright(file)
+        if picture.mode not in ("1", "L", "P", "RGB", "RGBA", *DEEP):
+            raise ValueError(f"expected a mask of one 8-bit channel (palette or grey) or of colors, got {picture.mode}")
+        values = np.asarray(picture)
+        if picture.mode in DEEP:
+            if values.min() < 0 or values.max() > 65535:
+                raise ValueError(f"expected ids from 0 to 65535, got {values.min()} to {values.max()}")
+            return StoredMask(values.astype(np.uint16))
+        flat = (picture.getpalette("RGB") or []) if picture.mode == "P" else []
+        colors = tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
+        palette = colors if picture.mode == "P" else None
+        return StoredMask(values.astype(np.uint8) // step, palette)
+
+
+def _step_of_grey(picture: Image.Image) -> int:
+    """What PIL multiplies the values of a grey file of 2 or 4 bits by, to fill 8; 1 for all others."""
+    arguments = tile[0][3] if (tile := getattr(picture, "tile", [])) else ""
+    raw = arguments if isinstance(arguments, str) else next(iter(arguments or ("",)))
+    found = re.match(r"L;([24])", str(raw))
+    return {None: 1, "2": 85, "4": 17}[found and found[1]]
+
+
+def write_stored_mask(path: Path, stored: StoredMask) -> None:
+    """Writes values as they are, into `.png`, `.tif` or `.bmp`.
+
+    Raises:
+        ValueError: another ending, or a format that cannot hold the values; the message names the file.
+        OSError: it cannot be written.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
+    with named(path):
+        content = mask_bytes(stored, FORMATS[path.suffix.lower()])
+    write_atomically(path, content)
+
+
+def mask_bytes(stored: StoredMask, kind: str = "PNG") -> bytes:
+    """The bytes of a file; `kind` as Pillow names it."""
+    picture = Image.fromarray(stored.values)
+    if stored.palette is not None:
+        picture.putpalette([part for color in stored.palette for part in color])
+    content = io.BytesIO()
+    picture.save(content, kind)
+    return content.getvalue()
