@@ -53,7 +53,7 @@ def label_issues(
 
     Beyond the paper, whose labels are a model's: here they are people's, and three opinions judge each pixel's label y:
 
-    .. math:: q_c \propto p_c^{0.9}\; (r_c + 0.03)^{0.6}\; (v_c + 0.02)^{0.08}\; e^{\pi [c = y]}
+    .. math:: q_c \propto p_c^{0.8}\; (r_c + 0.03)^{0.7}\; (v_c + 0.02)^{0.03}\; e^{\pi [c = y]}
 
     p is the model's, smoothed between pixels of one color (:func:`guided_upsample`); r is that of the most similar
     pixels of *other images*, by `features`, and of the labels that these were given (an :class:`AnchorBank`; images at

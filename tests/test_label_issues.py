@@ -76,8 +76,8 @@ def test_scores_are_the_posterior_of_the_given_label():
     labels = torch.zeros(1, 9, 9, dtype=torch.int64)
     probabilities = torch.tensor([0.2, 0.7, 0.1]).view(1, 3, 1, 1).repeat(1, 1, 9, 9)
     found = label_issues(labels, probabilities, error_rate=0.2)
-    opinions = (torch.tensor([0.2, 0.7, 0.1]) + 1e-3) ** 0.9 * torch.tensor([1.02, 0.02, 0.02]) ** 0.08
-    opinions[0] *= torch.tensor(0.6).exp() * 4
+    opinions = (torch.tensor([0.2, 0.7, 0.1]) + 1e-3) * torch.tensor([1.02, 0.02, 0.02]) ** 0.03
+    opinions[0] *= torch.tensor(0.8).exp() * 4
     expected = opinions / opinions.sum()
     item = next(iter(found))
     assert torch.allclose(item.pixel_scores, expected[0].expand(9, 9), atol=1e-6)
