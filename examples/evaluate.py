@@ -29,7 +29,6 @@ from segmentation import cityscapes, evaluation, figures, options, report
 from segmentation.checking import ROLES, look_at
 from segmentation.contents import faults_of_all
 from segmentation.datasets import Sample, SegmentationData, read_labels
-from segmentation.devices import find_device
 from segmentation.layouts import open_data
 from segmentation.model import refine
 from segmentation.trained import Trained, open_checkpoint, titles
@@ -38,6 +37,7 @@ from tqdm import tqdm
 
 from graphcorrect import metrics
 from graphcorrect.cli.console import in_words
+from graphcorrect.cli.devices import find_device
 from graphcorrect.files import results
 from graphcorrect.files.faults import as_bytes, reading, refuse
 from graphcorrect.files.folders import Folder, name_below

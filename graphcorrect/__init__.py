@@ -28,6 +28,7 @@ __version__ = "0.2.0"
 # name -> module, whose optional packages (torch-geometric, scikit-learn, ...) are imported when it is asked for
 _LAZY = {
     "LabelCorrector": "graphcorrect.sklearn",
+    "SegmentationCorrector": "graphcorrect.corrector",
     "files": "graphcorrect.files",
     "plot": "graphcorrect.plot",
     "pyg": "graphcorrect.pyg",

@@ -1,9 +1,10 @@
 """One function for each kind of mistake, so that every message has one form.
 
 Each names the argument in backticks, what was expected and what came. Checks of type and shape read no values and cost
-nothing; ``finite`` and ``labels_in_range`` read values, which on a GPU waits for the device.
+nothing; ``finite`` and those after it read values, which on a GPU waits for the device.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -165,3 +166,59 @@ def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: i
         ignored = "" if ignore_index is None else f" or ignore_index={ignore_index}"
         if values:
             raise ValueError(f"expected `{name}` in [0, {num_classes}){ignored}, got the values {shown}")
+
+
+def unit_images(name: str, images: Tensor) -> None:
+    """Refuses images that were normalized, or hold 0 to 255; a tenth beyond [0, 1] is what resizing leaves."""
+    if not values_can_be_read(images) or images.numel() == 0:
+        return
+    least, most = (float(bound) for bound in images.detach().aminmax())
+    if least >= -0.1 and most <= 1.1:
+        return
+    finite(name, images)
+    if least < -0.1:
+        hint = "was it normalized (mean, std)? Give the image as it was before"
+    else:
+        hint = "divide by 255" if most > 2 else "use .clamp(0, 1)"
+    raise ValueError(f"expected `{name}` in [0, 1], got values from {least:.3g} to {most:.3g}; {hint}")
+
+
+def on_simplex(name: str, probabilities: Tensor, class_dim: int) -> None:
+    """Refuses what are no probabilities; half precision rounds each of C numbers by up to 5e-4."""
+    if not values_can_be_read(probabilities) or probabilities.numel() == 0:
+        return
+    if not _are_probabilities(probabilities, class_dim):
+        finite(name, probabilities)
+        values = probabilities.detach()
+        least, total = float(values.amin()), values.float().sum(class_dim)
+        raise ValueError(
+            f"expected `{name}`, at least 0 and with the sum 1 over the classes, got {least:.3g} at least and sums "
+            f"from {float(total.amin()):.3g} to {float(total.amax()):.3g}; of logits take the softmax"
+        )
+
+
+def scores(name: str, logits: Tensor, class_dim: int) -> None:
+    """Refuses probabilities in the place of logits: their softmax would be close to uniform."""
+    if not values_can_be_read(logits) or logits.numel() == 0 or logits.shape[class_dim] == 1:
+        return
+    if _are_probabilities(logits, class_dim, 1e-3):
+        raise ValueError(
+            f"expected `{name}`, the scores before the softmax, got rows that are at least 0 and sum to 1, as "
+            "probabilities do; take their logarithm, .clamp_min(1e-8).log()"
+        )
+
+
+def some_prototypes(name: str, prototypes: Tensor) -> None:
+    """Warns of prototypes without a mask of which every row is zero, and so none: their term of the loss is 0."""
+    if values_can_be_read(prototypes) and prototypes.numel() and not bool(prototypes.any()):
+        warnings.warn(
+            f"expected `{name}` with a row that is not zero, got none, so that their term of the loss is 0; update the "
+            "bank before the loss, or say so by `prototype_mask=bank.is_initialized`",
+            stacklevel=3,
+        )
+
+
+def _are_probabilities(rows: Tensor, class_dim: int, slack: float = 0.02) -> bool:
+    rows = rows.detach()
+    total = rows.float().sum(class_dim)
+    return bool((rows.amin() >= -1e-4) & ((total - 1).abs().amax() <= slack))

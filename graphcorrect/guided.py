@@ -6,6 +6,9 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.values import reading_is_free
+
+COLOR_SCALE = 0.07  # of images in [0, 1]
 
 
 def guided_upsample(
@@ -14,9 +17,10 @@ def guided_upsample(
     *,
     steps: int = 2,
     radius: int = 2,
-    color_scale: float = 0.07,
+    color_scale: float = COLOR_SCALE,
     distance_scale: float = 3.0,
     own_share: float = 0.2,
+    validate_args: bool = False,
 ) -> Tensor:
     r"""Upsamples class probabilities to the size of their images and smooths them between pixels of one color.
 
@@ -38,6 +42,9 @@ def guided_upsample(
         color_scale: s_c, in units of `images`.
         distance_scale: s_x, in pixels.
         own_share: o, in [0, 1], what a pixel keeps of its own at each step.
+        validate_args: True refuses `soft_labels` that are no probabilities and, with the default `color_scale`,
+            `images` that are not in [0, 1] (normalized, or 0 to 255), also where that waits for a GPU; on a CPU they
+            are refused anyway.
 
     Returns:
         (B, C, H, W) on the simplex, in the dtype of `soft_labels`.
@@ -69,6 +76,10 @@ def guided_upsample(
         raise ValueError(
             f"expected `images` at least as large as `soft_labels`, {tuple(soft_labels.shape[-2:])}, got {tuple(size)}"
         )
+    if validate_args or reading_is_free(soft_labels):
+        _checks.on_simplex("soft_labels", soft_labels, 1)
+    if color_scale == COLOR_SCALE and (validate_args or reading_is_free(images)):
+        _checks.unit_images("images", images)
     with full_precision(soft_labels):
         values = F.interpolate(widen(soft_labels), size=size, mode="bilinear")
         if steps:

@@ -20,7 +20,7 @@ from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_m
 from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Backend, Order
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
-from graphcorrect.refiner_input import check_input
+from graphcorrect.refiner_input import check_input, check_values
 from graphcorrect.threshold import DynamicThreshold
 
 Propagation = Literal["residual", "linear"]
@@ -85,7 +85,8 @@ class DualGraphRefiner(nn.Module):
         differentiable: True lets gradients flow through the edge weights too.
         backend: of :func:`graphcorrect.knn`.
         validate_args: True refuses NaN and Inf, which reads the values and so waits for a GPU. Without it they stay
-            within their own image.
+            within their own image. Probabilities in the place of `logits` are refused on a CPU anyway, and on a GPU
+            with True.
 
     Raises:
         ValueError, TypeError: an argument is out of range or of the wrong type.
@@ -210,15 +211,14 @@ class DualGraphRefiner(nn.Module):
             RefinedLabels; results in the dtype of the logits and of the features.
 
         Raises:
-            ValueError: shapes or devices do not fit, or (`validate_args`) a value is not finite.
+            ValueError: shapes or devices do not fit, `logits` are probabilities, or (`validate_args`) a value is not
+                finite.
             TypeError: dtypes do not fit.
         """
         check_input(
             features, logits, mask, anchors, anchor_features, num_classes=self.num_classes, feature_dim=self.feature_dim
         )
-        if self.validate_args:
-            _checks.finite("features", features)
-            _checks.finite("logits", logits)
+        check_values(features, logits, validate_args=self.validate_args)
         with full_precision(logits):
             if features.ndim == 4:
                 return self._refine_images(features, logits, mask, anchors, anchor_features)

@@ -1,9 +1,10 @@
-"""What a refiner is given, checked before any work: shapes, dtypes, devices; no value is read."""
+"""What a refiner is given, checked before any work: shapes, dtypes, devices, and then values."""
 
 from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.ops.values import reading_is_free
 
 
 def check_input(
@@ -58,3 +59,16 @@ def check_input(
         anchors.check_keys("anchor_features", anchor_features)
     elif anchors is not None:
         anchors.check_keys("features", features)
+
+
+def check_values(features: Tensor, logits: Tensor, *, validate_args: bool) -> None:
+    """Refuses NaN and Inf where `validate_args`, and probabilities in the place of logits where that costs nothing too.
+
+    Raises:
+        ValueError: they are.
+    """
+    if validate_args:
+        _checks.finite("features", features)
+        _checks.finite("logits", logits)
+    if validate_args or reading_is_free(logits):
+        _checks.scores("logits", logits, 1 if features.ndim == 4 else -1)

@@ -5,7 +5,7 @@ import reference
 import torch
 from strategies import random_features, random_labels, random_logits
 
-from graphcorrect import DualGraphRefiner, LabelCorrectionLoss, PrototypeBank
+from graphcorrect import DualGraphRefiner, LabelCorrectionLoss, PrototypeBank, slg_loss
 
 PROTOTYPES = random_features(2, 3, 4, seed=77)
 KNOWN = torch.tensor([[True, True, False], [True, True, True]])
@@ -99,3 +99,16 @@ def test_too_few_rounds_of_prototypes_are_refused():
     _, _, out, labels = student()
     with pytest.raises(ValueError, match=r"`prototypes`.*2 rounds.*\(1, 3, 4\)"):
         LabelCorrectionLoss()(out, labels, prototypes=PROTOTYPES[:1])
+
+
+def test_prototypes_of_a_bank_that_was_never_updated_are_named():
+    out = DualGraphRefiner(3, 4, num_neighbors=5)(torch.randn(2, 30, 4), torch.randn(2, 30, 3))
+    bank, labels = PrototypeBank(3, 4), torch.randint(3, (2, 30))
+    with pytest.warns(UserWarning, match="`prototypes` with a row that is not zero, got none.*bank.is_initialized"):
+        LabelCorrectionLoss()(out, labels, prototypes=bank.prototypes)
+    with pytest.warns(UserWarning, match="`prototypes` with a row that is not zero"):
+        slg_loss(out.features[1], labels, bank.prototypes[0])
+    LabelCorrectionLoss()(out, labels, prototypes=bank.prototypes, prototype_mask=bank.is_initialized)
+    LabelCorrectionLoss(validate_args=False)(out, labels, prototypes=bank.prototypes)
+    bank.update(out.features[1], labels, round=0)
+    LabelCorrectionLoss()(out, labels, prototypes=bank.prototypes)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from trainer_data import tiny
 
-devices = pytest.importorskip("segmentation.devices")
+devices = pytest.importorskip("graphcorrect.cli.devices")
 processes = pytest.importorskip("segmentation.processes")
 command = pytest.importorskip("segmentation.command")
 

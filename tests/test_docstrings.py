@@ -10,7 +10,7 @@ import torch
 import graphcorrect
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch-geometric's
-MODULES = ("metrics", "nodes", "labels", "maps", "backends", "pyg")
+MODULES = ("metrics", "nodes", "labels", "maps", "backends", "pyg", "corrector", "keys")
 OPTIONAL = {"sklearn": "sklearn", "plot": "matplotlib"}  # module: what it needs
 
 

@@ -20,7 +20,7 @@ from graphcorrect.files import (
     write_mask,
 )
 from graphcorrect.files.masks import decode_mask, encode_like, encode_mask
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.palette import voc_colors, voc_palette
 
 NAMES = ("background", "road", "traffic light")
 COLORS = {(0, 0, 0): 0, (128, 64, 128): 1, (250, 170, 30): 2, (224, 224, 192): 255}
@@ -107,7 +107,7 @@ def test_transparency_says_nothing_and_is_kept():
         ([[0, 128, 255]], None, None),  # no color (128, 128, 128), no id
         (
             [[0, 1, 255]],
-            tuple(zip(*[iter(voc_palette())] * 3, strict=True)),
+            tuple(voc_colors()),
             [[0, 1, 255]],
         ),  # VOC's colors, not the map's
         ([[2, 1, 0]], ((128, 64, 128), (0, 0, 0), (250, 170, 30)), [[2, 0, 1]]),  # the map's colors in another order
@@ -237,17 +237,19 @@ def test_labels_come_back_from_every_form_and_from_its_correction(drawn, form):
 
 
 LISTS = {
-    "labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128::\ntraffic light:250,170,30::\n"
-    "void:224,224,192::\n",
+    "labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128::\n"
+    "traffic light:250,170,30::\nvoid:224,224,192::\n",
     "classes.csv": "name,r,g,b\nbackground,0,0,0\nroad,128,64,128\ntraffic light,250,170,30\nvoid,224,224,192\n",
     "rgba.csv": "name,r,g,b,a\nbackground,0,0,0,255\nroad,128,64,128,255\ntraffic light,250,170,30,255\n"
     "void,224,224,192,255\n",
     "classes.txt": "0 background 0 0 0\n1 road 128 64 128\n2 traffic light 250 170 30\n255 void 224 224 192\n",
-    "tabs.txt": "0\tbackground\t0\t0\t0\n2\ttraffic light\t250\t170\t30\n1\troad\t128\t64\t128\n255\tvoid\t224\t224\t192\n",
-    "lightly.json": '{"0": {"name": "background", "labels": [[0, 0, 0]]}, "4": {"name": "road", "labels": [[128, 64, 128]]},'
-    '"7": {"name": "traffic light", "values": [[250, 170, 30]]}}',
-    "lightly.yaml": "classes:\n  0: {name: background, labels: [[0, 0, 0]]}\n  1: {name: road, labels: [[128, 64, 128]]}\n"
-    "  2: {name: traffic light, labels: [[250, 170, 30]]}\n  9: {name: other, labels: [[224, 224, 192]]}\n"
+    "tabs.txt": "0\tbackground\t0\t0\t0\n2\ttraffic light\t250\t170\t30\n1\troad\t128\t64\t128\n"
+    "255\tvoid\t224\t224\t192\n",
+    "lightly.json": '{"0": {"name": "background", "labels": [[0, 0, 0]]},'
+    '"4": {"name": "road", "labels": [[128, 64, 128]]}, "7": {"name": "traffic light", "values": [[250, 170, 30]]}}',
+    "lightly.yaml": "classes:\n  0: {name: background, labels: [[0, 0, 0]]}\n"
+    "  1: {name: road, labels: [[128, 64, 128]]}\n  2: {name: traffic light, labels: [[250, 170, 30]]}\n"
+    "  9: {name: other, labels: [[224, 224, 192]]}\n"
     "ignore_classes: [9]\n",
 }
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from graphcorrect import guided_upsample
 
@@ -45,7 +46,7 @@ def test_values_are_those_of_loops_over_pixels(steps, radius):
 
 
 def test_gradients_pass():
-    soft_labels = torch.rand(1, 2, 2, 3, dtype=torch.float64, requires_grad=True)
+    soft_labels = torch.rand(1, 2, 2, 3, dtype=torch.float64).softmax(1).requires_grad_()
     images = torch.rand(1, 3, 4, 5, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda p: guided_upsample(p, images, radius=1), soft_labels)
 
@@ -77,8 +78,8 @@ def test_an_edge_within_a_cell_moves_to_where_the_image_has_it():
 
 def test_a_pixel_unlike_all_around_it_takes_an_ordinary_mean():
     images = torch.zeros(1, 3, 5, 5)
-    images[..., 2, 2] = 1e4
-    result = guided_upsample(torch.rand(1, 2, 5, 5).softmax(1), images)
+    images[..., 2, 2] = 1.0
+    result = guided_upsample(torch.rand(1, 2, 5, 5).softmax(1), images, color_scale=1e-4)
     assert torch.isfinite(result).all()
     torch.testing.assert_close(result.sum(1), torch.ones(1, 5, 5))
 
@@ -102,9 +103,31 @@ def test_half_precision_is_computed_in_float32(dtype):
         ({"radius": 0}, ValueError, "`radius` to be at least 1"),
         ({"color_scale": 0.0}, ValueError, "`color_scale` in"),
         ({"own_share": 1.5}, ValueError, "`own_share` in"),
+        ({"soft_labels": 3 * torch.randn(2, 3, 4, 4)}, ValueError, r"`soft_labels`, at least 0 .* of logits take the"),
+        ({"soft_labels": torch.full((2, 3, 4, 4), 0.9)}, ValueError, "sums from 2.7 to 2.7"),
+        ({"soft_labels": torch.full((2, 3, 4, 4), torch.nan)}, ValueError, "`soft_labels` to be finite, got 96 NaN"),
+        ({"images": 255 * torch.rand(2, 3, 8, 8)}, ValueError, r"`images` in \[0, 1\], .*; divide by 255"),
+        ({"images": torch.randn(2, 3, 8, 8)}, ValueError, r"`images` in \[0, 1\], .* normalized \(mean, std\)\?"),
     ],
 )
 def test_bad_input_is_named(change, error, message):
-    arguments = {"soft_labels": torch.rand(2, 3, 4, 4), "images": torch.rand(2, 3, 8, 8)} | change
+    arguments = {"soft_labels": torch.rand(2, 3, 4, 4).softmax(1), "images": torch.rand(2, 3, 8, 8)} | change
     with pytest.raises(error, match=message):
         guided_upsample(**arguments)
+
+
+def test_images_of_another_range_have_a_color_scale_of_their_own():
+    soft_labels, images = torch.rand(1, 3, 4, 4).softmax(1), torch.rand(1, 3, 9, 9)
+    result = guided_upsample(soft_labels, 255 * images, color_scale=255 * 0.07)
+    torch.testing.assert_close(result, guided_upsample(soft_labels, images))
+    overshot = images.clone()
+    overshot[0, 0, 0, 0] = -0.05  # as bicubic resizing leaves it
+    assert torch.isfinite(guided_upsample(soft_labels, overshot)).all()
+
+
+def test_values_are_not_looked_at_where_something_records_or_maps():
+    soft_labels, images = torch.rand(2, 1, 3, 4, 4).softmax(2), torch.rand(2, 1, 3, 9, 9)
+    expected = torch.stack([guided_upsample(*pair) for pair in zip(soft_labels, images, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(guided_upsample)(soft_labels, images), expected)
+    traced = make_fx(lambda soft, pixels: guided_upsample(soft, pixels))(soft_labels[0], images[0])
+    torch.testing.assert_close(traced(soft_labels[1], images[1]), expected[1])

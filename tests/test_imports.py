@@ -28,6 +28,7 @@ graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consis
 guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors banks.calibration
 _image_sources _label_posterior label_issues
 refined_labels refiner_input refine teacher
+keys encoders _hub corrected_labels corrector_input corrector
 losses._reduce losses.slg losses.clg losses.correction backends
 _missing pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
@@ -35,7 +36,8 @@ files.text files.faults files.saving files.results files.spelling files.folders 
 files.yaml files.label_maps files._pictures files.images files.sbd files.stored_masks files.masks
 files.arrays files.probabilities files.items files.checker files.brush files.label_studio
 files.archives files.pairs files.dataset_yaml files.datasets
-cli.console
+cli.console cli.devices cli.digits cli.changes cli.scores cli.shares cli.models cli.correcting cli.refine
+__main__
 """.split()
 
 FILES = sorted(

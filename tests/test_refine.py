@@ -293,3 +293,16 @@ def test_a_refiner_resumes_from_its_state_dict():
     assert not torch.allclose(one(features, logits).soft_labels, other(features, logits).soft_labels)
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(features, logits).soft_labels, other(features, logits).soft_labels)
+
+
+@pytest.mark.parametrize("is_image", [True, False])
+def test_probabilities_in_the_place_of_logits_are_refused(is_image):
+    logits = torch.randn(2, 3, 5, 6) if is_image else torch.randn(2, 30, 3)
+    features = torch.randn(2, 4, 5, 6) if is_image else torch.randn(2, 30, 4)
+    refiner = DualGraphRefiner(3, 4, num_neighbors=5)
+    with pytest.raises(ValueError, match="`logits`, the scores before the softmax, got rows .* take their logarithm"):
+        refiner(features, logits.softmax(1 if is_image else -1))
+    refiner(features, logits.log_softmax(1 if is_image else -1))
+    refiner(features, logits.abs())
+    alone = DualGraphRefiner(1, 4, num_neighbors=5)  # of one class every probability is 1, and so may a score be
+    alone(torch.randn(9, 4), torch.ones(9, 1))

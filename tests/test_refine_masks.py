@@ -17,7 +17,8 @@ from graphcorrect.pixel_features import pixel_features
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 refine_masks = pytest.importorskip("refine_masks")
-changes = pytest.importorskip("segmentation.changes")
+refine = pytest.importorskip("graphcorrect.cli.refine")
+changes = pytest.importorskip("graphcorrect.cli.changes")
 datasets = pytest.importorskip("segmentation.datasets")
 metrics = pytest.importorskip("graphcorrect").metrics
 
@@ -170,7 +171,7 @@ def files_of(folder):
 
 def test_an_interrupted_run_goes_on_where_it_was(folders, monkeypatch, capsys):
     refine_masks.run(command(folders, out="whole"))
-    correct, done = refine_masks.correct, []
+    correct, done = refine.correct, []
 
     def interrupted(args, item, *rest):
         if len(done) == 2:
@@ -178,7 +179,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folders, monkeypatch, capsys):
         done.append(item.name)
         return correct(args, item, *rest)
 
-    monkeypatch.setattr(refine_masks, "correct", interrupted)
+    monkeypatch.setattr(refine, "correct", interrupted)
     with pytest.raises(SystemExit, match="goes on from here"):
         refine_masks.run(command(folders))
     assert done == NAMES[:2]
@@ -198,9 +199,9 @@ def test_an_interrupted_run_goes_on_where_it_was(folders, monkeypatch, capsys):
 
 def test_a_finished_run_does_nothing_and_a_changed_input_is_done_again(folders, monkeypatch):
     refine_masks.run(command(folders))
-    correct, done = refine_masks.correct, []
+    correct, done = refine.correct, []
     monkeypatch.setattr(
-        refine_masks, "correct", lambda args, item, *rest: (done.append(item.name), correct(args, item, *rest))[1]
+        refine, "correct", lambda args, item, *rest: (done.append(item.name), correct(args, item, *rest))[1]
     )
     refine_masks.run(command(folders))
     assert done == []
@@ -296,7 +297,7 @@ def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--alpha", "1.5"], r"--alpha in \[0, 1\], got 1\.5"),
+        (["--alpha", "1.5"], r"--alpha: expected a number in \[0, 1\], got '1\.5'"),
         (["--max-nodes", "8"], "--max-nodes above --neighbors, 8, got 8"),
         (["--mask-confidence", "0"], r"--mask-confidence in \(0, 1\]"),
         (["--images", "nowhere"], "--images to be a folder, got 'nowhere'"),
@@ -307,9 +308,9 @@ def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders
 )
 def test_a_bad_option_is_named(folders, more, message, capsys, monkeypatch):
     monkeypatch.chdir(folders / "probabilities")
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as caught:
         refine_masks.run(command(folders, more=more))
-    assert re.search(message, capsys.readouterr().err)
+    assert re.search(message, f"{capsys.readouterr().err}{caught.value}")
 
 
 def test_pixel_features_are_alike_where_pixels_are():

@@ -13,7 +13,7 @@ from graphcorrect.files.palette import voc_palette
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-digits = pytest.importorskip("segmentation.digits")
+digits = pytest.importorskip("graphcorrect.cli.digits")
 cityscapes = pytest.importorskip("segmentation.cityscapes")
 recipes = pytest.importorskip("segmentation.recipe")
 

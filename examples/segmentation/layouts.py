@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from graphcorrect.cli.digits import write_digit_scenes
 from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.spelling import is_there, pictures_in, without
 from segmentation import cityscapes
 from segmentation.datasets import VOC_CLASSES, SegmentationData
-from segmentation.digits import write_digit_scenes
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
 from segmentation.split import draw_split, list_file, write_split

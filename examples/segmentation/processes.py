@@ -16,8 +16,8 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from graphcorrect.cli.devices import find_device
 from segmentation.batchnorm import convert_batchnorm
-from segmentation.devices import find_device
 
 
 def join(device: str) -> torch.device:

@@ -27,6 +27,7 @@ class Checker:
         self.num_classes, self.num_neighbors, self.channels = num_classes, num_neighbors, channels
         self.max_nodes = max_nodes
         self.feature_dim: int | None = None
+        self.sizes: dict[str, tuple[int, ...]] = {}  # (height, width) of predictions and images, by name
         self._ids: dict[Path, set[int]] = {}  # that the masks of a folder hold
 
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
@@ -39,10 +40,29 @@ class Checker:
             probabilities, known = found
             self.num_classes = len(probabilities)
             size = tuple(probabilities.shape[1:])
+            self.sizes[item.name] = size
             if item.labels.suffix.lower() in MASK_ENDINGS:
                 ids = set(probabilities.argmax(0)[known].unique().tolist())
                 self._remember(item, ids if known.all() else ids | {IGNORE_INDEX})
         return faults + self._faults_of_keys(item, size)
+
+    def faults_of_image(self, item: Item) -> list[str]:
+        """Faults of an image alone, of which a model will say something."""
+        assert (path := item.image) is not None
+        image, faults = _try(path, partial(read_image, path))
+        if image is not None:
+            self.sizes[item.name] = tuple(image.shape[1:])
+        return faults
+
+    def faults_of_truth(self, name: str, path: Path) -> list[str]:
+        """Faults of the true mask of a prediction or image of that name."""
+        num_classes = self.num_classes
+        assert num_classes is not None
+        labels, faults = _try(path, lambda: read_mask(path, num_classes))
+        size = self.sizes.get(name)
+        if labels is not None and size is not None and tuple(labels.shape) != size:
+            faults.append(f"{path}: is {tuple(labels.shape)}, what it is the truth of is {size} (height, width)")
+        return faults
 
     def faults_of_labeled(self, item: Item) -> list[str]:
         """Faults of a true mask and its image and features."""

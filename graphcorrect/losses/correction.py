@@ -115,6 +115,8 @@ class LabelCorrectionLoss(nn.Module):
                 raise ValueError(
                     f"expected `prototypes` of at least {rounds} rounds, got {_checks.shape_of(prototypes)}"
                 )
+            if prototype_mask is None and self.clg.validate_args:
+                _checks.some_prototypes("prototypes", prototypes[:rounds])
         first = student_out.probabilities[0]
         is_image = first.ndim == 4
         num_classes = first.shape[1] if is_image else first.shape[-1]

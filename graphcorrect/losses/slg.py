@@ -82,6 +82,8 @@ def slg_loss(
         targets = None
         if prototypes is not None:
             _checks.size("prototypes", prototypes, 1, nodes.shape[-1], "entries, as `features` has")
+            if prototype_mask is None and validate_args:
+                _checks.some_prototypes("prototypes", prototypes)
             masks = None if prototype_mask is None else prototype_mask[None]
             (targets,) = prototype_targets(prototypes[None], masks, known, temperature)
         pairs, entropy = contrast(nodes, known, targets)

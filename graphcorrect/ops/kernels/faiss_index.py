@@ -24,6 +24,11 @@ def require_installed() -> None:
         raise ImportError('index="ivf" needs faiss: pip install faiss-cpu')
 
 
+def serves(keys: Tensor) -> bool:
+    """Whether such keys can be held in lists: faiss is installed, and they are on the CPU."""
+    return importlib.util.find_spec("faiss") is not None and keys.device.type == "cpu"
+
+
 def _faiss() -> Any:
     require_installed()
     return importlib.import_module("faiss")

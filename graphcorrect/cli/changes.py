@@ -8,10 +8,11 @@ import html
 import io
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -35,17 +36,19 @@ class Changes(NamedTuple):
 
     @property
     def changed(self) -> int:
+        """Pixels that changed."""
         return sum(self.flows.values())
 
     @property
     def share(self) -> float:
+        """Their share of those with a prediction."""
         return self.changed / max(1, self.pixels)
 
 
 def count_changes(name: str, before: Tensor, after: Tensor, known: Tensor) -> Changes:
     """The changes from one mask (H, W) to the other where `known` (H, W)."""
     is_changed = known & (before != after)
-    pairs, counts = torch.stack([before[is_changed], after[is_changed]]).unique(dim=1, return_counts=True)
+    pairs, counts = torch.unique(torch.stack([before[is_changed], after[is_changed]]), dim=1, return_counts=True)
     flows = Counter({(old, new): count for (old, new), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)})
     return Changes(name, int(known.sum()), dict(flows.most_common()))
 
@@ -53,7 +56,7 @@ def count_changes(name: str, before: Tensor, after: Tensor, known: Tensor) -> Ch
 def changes_csv(all_changes: Iterable[Changes]) -> str:
     """One line an image."""
     rows = ((entry.name, entry.pixels, entry.changed, f"{entry.share:.6f}") for entry in all_changes)
-    return _csv(("image", "pixels", "changed", "share"), rows)
+    return as_csv(("image", "pixels", "changed", "share"), rows)
 
 
 def flows_csv(all_changes: Iterable[Changes], class_names: list[str]) -> str:
@@ -63,7 +66,7 @@ def flows_csv(all_changes: Iterable[Changes], class_names: list[str]) -> str:
         for entry in all_changes
         for (before, after), count in entry.flows.items()
     )
-    return _csv(("image", "from", "from_name", "to", "to_name", "pixels", "share"), rows)
+    return as_csv(("image", "from", "from_name", "to", "to_name", "pixels", "share"), rows)
 
 
 class Example(NamedTuple):
@@ -75,8 +78,13 @@ class Example(NamedTuple):
     after: Tensor
 
 
-def changes_page(all_changes: list[Changes], examples: Iterable[Example], class_names: list[str]) -> str:
-    """A page that needs no other file: totals, the most frequent changes, and thumbnails of the given examples."""
+def changes_page(
+    all_changes: list[Changes], examples: Iterable[Example], class_names: list[str], score: str = ""
+) -> str:
+    """A page that needs no other file: totals, the most frequent changes, and thumbnails of the given examples.
+
+    `score` is a line on what is known of their truth.
+    """
     pixels = sum(entry.pixels for entry in all_changes)
     flows: Counter[tuple[int, int]] = Counter()
     for entry in all_changes:
@@ -96,13 +104,15 @@ def changes_page(all_changes: list[Changes], examples: Iterable[Example], class_
         touched=f"{sum(entry.changed > 0 for entry in all_changes):,}",
         changed=f"{changed:,}",
         share=f"{100 * changed / max(1, pixels):.2f}",
+        score=f"<p>{html.escape(score[:1].upper() + score[1:])}.</p>" if score else "",
         rows=rows or '<tr><td colspan="4">none</td></tr>',
         shown=f"{shown:,}",
         cards="\n".join(cards),
     )
 
 
-def _csv(header: tuple[str, ...], rows: Iterable[tuple]) -> str:
+def as_csv(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    """A table with its header as the text of a CSV file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -130,10 +140,10 @@ def _card(example: Example) -> str:
     return f"<section><h3>{name} <small>{count}</small></h3><div>{figures}</div></section>"
 
 
-def _data_url(picture: np.ndarray, form: str) -> str:
+def _data_url(picture: NDArray[np.uint8], form: str) -> str:
     image = Image.fromarray(picture)
     scale = min(1.0, THUMBNAIL / max(image.size))
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    size = [max(1, round(side * scale)) for side in image.size]
     # Averaging two classes' colors would show a third one's.
     image = image.resize(size, Image.Resampling.NEAREST if form == "PNG" else Image.Resampling.BOX)
     content = io.BytesIO()
@@ -166,7 +176,7 @@ figure {{ margin: 0; }}
 img {{ width: 100%; image-rendering: pixelated; display: block; border-radius: 3px; }}
 </style>
 <h1>What changed</h1>
-<p>{changed} pixels, {share} % of those predicted, in {touched} of {images} images.</p>
+<p>{changed} pixels, {share} % of those predicted, in {touched} of {images} images.</p>{score}
 <h2>From which class to which</h2>
 <table><tr><th>before</th><th>after</th><th>pixels</th><th>of all changes</th></tr>{rows}</table>
 <h2>The {shown} images that changed most</h2>

@@ -13,14 +13,18 @@ uses (the later writers of the collection), so a network cannot have seen them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits
 
 from graphcorrect.files.palette import voc_palette
 
+Array = NDArray[Any]
 CLASS_NAMES = ("background", *(f"digit {digit}" for digit in range(10)))
 SCENE_SIZE = 96
 TRAIN_SHEETS = 1300  # of 1797; in the order of the collection, so that most writers fall on one side
@@ -36,7 +40,8 @@ def write_digit_scenes(
 
     Args:
         folder: where `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation` and `classes.txt` go.
-        num_train, num_val: number of scenes.
+        num_train: number of scenes to train on.
+        num_val: number of scenes of other writers.
         seed: draws everything; the same seed writes the same scenes.
         size: side of the square scenes, in pixels.
     """
@@ -62,7 +67,7 @@ def write_digit_scenes(
     return folder
 
 
-def draw_scene(drawer, rng: np.random.Generator, size: int) -> tuple[Image.Image, np.ndarray]:
+def draw_scene(drawer: Iterator[tuple[Array, int]], rng: np.random.Generator, size: int) -> tuple[Image.Image, Array]:
     """One scene: an RGB image and its labels, (size, size) uint8 with 255 along the outline of every digit."""
     canvas = _ground(rng, size)
     for _ in range(rng.integers(2, 5)):
@@ -93,14 +98,14 @@ def draw_scene(drawer, rng: np.random.Generator, size: int) -> tuple[Image.Image
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), labels
 
 
-def _without_repeats(images: np.ndarray, targets: np.ndarray, rng: np.random.Generator):
+def _without_repeats(images: Array, targets: Array, rng: np.random.Generator) -> Iterator[tuple[Array, int]]:
     """Digits (8, 8) in [0, 1] with their targets, in random order; begins again only when all have been used."""
     while True:
         for index in rng.permutation(len(images)):
             yield images[index], int(targets[index])
 
 
-def _render(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _render(digit: Array, rng: np.random.Generator) -> Array:
     """An 8x8 digit, enlarged (bicubic), turned by up to 15 degrees: coverage (h, w) in [0, 1] with a margin."""
     height = int(rng.integers(*DIGIT_SIZES, endpoint=True))
     width = int(height * rng.uniform(0.8, 1.05))
@@ -111,12 +116,12 @@ def _render(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.pad(coverage[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], RIM + 3)
 
 
-def _sticker(ink: np.ndarray) -> np.ndarray:
+def _sticker(ink: Array) -> Array:
     """The shape of the sticker under ink (h, w): the ink, `RIM` pixels wider, small gaps closed."""
     return _grow(_grow(ink > 0.5, RIM + 2), -2)
 
 
-def _paste(pixels: np.ndarray, ink: np.ndarray, corner: np.ndarray, rng: np.random.Generator) -> None:
+def _paste(pixels: Array, ink: Array, corner: Array, rng: np.random.Generator) -> None:
     """Lay a light sticker with dark ink (h, w) and a little shading on pixels (H, W, 3), in place."""
     view = pixels[corner[0] : corner[0] + ink.shape[0], corner[1] : corner[1] + ink.shape[1]]
     sticker = _sticker(ink)
@@ -127,10 +132,10 @@ def _paste(pixels: np.ndarray, ink: np.ndarray, corner: np.ndarray, rng: np.rand
     view[:] = (1 - alpha) * view + alpha * color
 
 
-def _shuffle_quarters(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _shuffle_quarters(digit: Array, rng: np.random.Generator) -> Array:
     """A fragment: the four quarters of a digit, dealt anew and each turned, so that shape tells and ink does not."""
     quarters = digit.reshape(2, 4, 2, 4).swapaxes(1, 2).reshape(4, 4, 4)
-    first, second, third, fourth = (np.rot90(quarters[index], rng.integers(1, 4)) for index in rng.permutation(4))
+    first, second, third, fourth = (np.rot90(quarters[index], int(rng.integers(1, 4))) for index in rng.permutation(4))
     return np.block([[first, second], [third, fourth]])
 
 
@@ -165,7 +170,7 @@ def _draw_stroke(canvas: Image.Image, rng: np.random.Generator) -> None:
         draw.arc(box, start, start + rng.uniform(60, 150), fill=color, width=width)
 
 
-def _grow(shape: np.ndarray, pixels: int = 1) -> np.ndarray:
+def _grow(shape: Array, pixels: int = 1) -> Array:
     """A bool shape (h, w) with its outline moved outwards by so many pixels, or inwards where negative."""
     outline = ImageFilter.MaxFilter(3) if pixels > 0 else ImageFilter.MinFilter(3)
     image = Image.fromarray(shape.astype(np.uint8) * 255)

@@ -18,16 +18,16 @@ def find_device(name: str, option: str = "--device") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(name)
-        if device.type not in KINDS:
+        found = torch.device(name)
+        if found.type not in KINDS:
             raise ValueError(f"is none of {', '.join(KINDS)}")
-        torch.ones(1, device=device).sum().item()  # what is there and does not work says so here
+        torch.ones(1, device=found).sum().item()  # what is there and does not work says so here
     except Exception as error:  # RuntimeError, AssertionError, ...: torch has a type for each way to lack one
         raise ValueError(
             f"expected {option} to be one of {', '.join(there_are())}, got {name!r}, which this machine does not have "
             f"({words(error)})"
         ) from error
-    return device
+    return found
 
 
 def there_are() -> list[str]:

@@ -1,0 +1,43 @@
+"""The mixin of `huggingface_hub` for modules, or what says how to get it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+
+    class HubMixin:
+        """`save_pretrained`, `from_pretrained` and `push_to_hub`."""
+
+        _hub_mixin_config: dict[str, Any] | None
+
+        def __init_subclass__(cls, **kwargs: Any) -> None: ...
+
+        @classmethod
+        def _from_pretrained(cls, **kwargs: Any) -> Any: ...
+
+        @classmethod
+        def from_pretrained(cls, name: str | Path, **kwargs: Any) -> Any: ...
+
+        def save_pretrained(self, folder: str | Path, **kwargs: Any) -> str | None: ...
+
+        def push_to_hub(self, repository: str, **kwargs: Any) -> str: ...
+
+else:
+    try:
+        import safetensors.torch  # noqa: F401  # the mixin's own format, which it imports when it writes
+        from huggingface_hub import PyTorchModelHubMixin as HubMixin
+    except ImportError:
+
+        def _missing(*args: Any, **kwargs: Any) -> None:
+            raise ImportError('the Hugging Face Hub needs its client: pip install "graphcorrect[hub]"')
+
+        class HubMixin:
+            """Stands where `huggingface_hub` is missing."""
+
+            _hub_mixin_config = None
+
+            def __init_subclass__(cls, **kwargs: Any) -> None:
+                super().__init_subclass__()
+
+            save_pretrained = push_to_hub = _missing
+            from_pretrained = classmethod(_missing)

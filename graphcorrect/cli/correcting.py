@@ -1,0 +1,138 @@
+"""Ways to correct one prediction: by the keys of an encoder, or by feature maps that are there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.cli.models import named_callable
+from graphcorrect.corrected_labels import full_size
+from graphcorrect.corrector import SegmentationCorrector
+from graphcorrect.files.faults import reading
+from graphcorrect.files.images import read_image
+from graphcorrect.files.items import Item, read_features
+from graphcorrect.files.masks import read_mask
+from graphcorrect.guided import guided_upsample
+from graphcorrect.refine import DualGraphRefiner
+
+# (item, image (1, 3, H, W) or None, logits (1, C, h, w), known (1, h, w)) -> probabilities (1, C, H, W)
+Correction = Callable[[Item, Tensor | None, Tensor, Tensor | None], Tensor]
+
+
+def read_unit_image(item: Item, device: torch.device) -> Tensor | None:
+    """The image of an item, (1, 3, H, W) in [0, 1], or None if it has none."""
+    if item.image is None:
+        return None
+    with reading(item.image):
+        return read_image(item.image)[None].to(device).float() / 255
+
+
+def read_labels(item: Item, num_classes: int, device: torch.device) -> Tensor:
+    """The true mask of an item, (1, H, W) int64."""
+    with reading(item.labels):
+        return read_mask(item.labels, num_classes)[None].to(device)
+
+
+def correction(
+    args: argparse.Namespace, num_classes: int, feature_dim: int, labeled: Iterable[Item], device: torch.device
+) -> Correction:
+    """What the options ask for, with the labeled images taken in.
+
+    Raises:
+        ValueError: every labeled pixel is void, or the encoder cannot be had; the message names the option.
+    """
+    if args.encoder is not None or args.corrector is not None:
+        return by_encoder(args, num_classes, labeled, device)
+    return by_features(args, num_classes, feature_dim, labeled, device)
+
+
+def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Item], device: torch.device) -> Correction:
+    """A corrector, which looks at the images itself."""
+    if args.corrector is not None:
+        corrector = _saved_corrector(args.corrector, num_classes)
+        corrector.to(device)
+    else:
+        refiner = {"num_rounds": args.rounds, "num_neighbors": args.neighbors, "alpha": args.alpha}
+        corrector = SegmentationCorrector(
+            num_classes,
+            _encoder(args.encoder, device),
+            preset=args.preset,
+            weights=args.encoder_weights,
+            bank={} if args.anchor_capacity is None else {"capacity_per_class": args.anchor_capacity},
+            refiner={**refiner, "sigma": args.sigma, "max_nodes": args.max_nodes},
+            guided=args.guided,
+        ).to(device)
+        for item in labeled:
+            image, mask = read_unit_image(item, device), read_labels(item, num_classes, device)
+            assert image is not None
+            corrector.fit(image, mask)
+        _refuse_empty(corrector.bank_, args.labeled_masks)
+
+    def correct(item: Item, image: Tensor | None, logits: Tensor, known: Tensor | None) -> Tensor:
+        assert image is not None
+        return corrector(image, logits=logits, mask=known).probabilities  # type: ignore[no-any-return]
+
+    return correct
+
+
+def by_features(
+    args: argparse.Namespace, num_classes: int, feature_dim: int, labeled: Iterable[Item], device: torch.device
+) -> Correction:
+    """An untrained refiner on feature maps, or on features of pixels, and a bank of labeled ones if there are any."""
+    refiner = DualGraphRefiner(
+        num_classes,
+        feature_dim,
+        num_rounds=args.rounds,
+        num_neighbors=args.neighbors,
+        alpha=args.alpha,
+        sigma=args.sigma,
+        max_nodes=args.max_nodes,
+    )
+    refiner = refiner.to(device).eval()
+    anchors: AnchorBank | None = None
+    for item in labeled:
+        if anchors is None:
+            anchors = AnchorBank(num_classes, feature_dim, capacity_per_class=args.anchor_capacity or 3000).to(device)
+        features = read_features(item, args.position_weight, args.channels)
+        anchors.update(features[None].to(device), read_labels(item, num_classes, device))
+    if anchors is not None:
+        _refuse_empty(anchors, args.labeled_masks)
+
+    def correct(item: Item, image: Tensor | None, logits: Tensor, known: Tensor | None) -> Tensor:
+        features = read_features(item, args.position_weight, args.channels)[None].to(device)
+        soft: Tensor = refiner(features, logits, mask=known, anchors=anchors).soft_labels
+        if image is None:
+            return soft
+        return guided_upsample(soft, image) if args.guided else full_size(soft, image.shape[-2], image.shape[-1])
+
+    return correct
+
+
+def _refuse_empty(bank: AnchorBank | None, masks: Path) -> None:
+    if bank is None or not bank.counts.any():
+        raise ValueError(
+            f"expected --labeled-masks with labeled pixels, got {masks} in which every pixel is void, or every cell of "
+            "the features"
+        )
+
+
+def _saved_corrector(name: str, num_classes: int) -> SegmentationCorrector:
+    with reading(name, "a folder of SegmentationCorrector.save_pretrained, or a repository of the hub"):
+        corrector: SegmentationCorrector = SegmentationCorrector.from_pretrained(name)
+    if corrector.num_classes != num_classes:
+        raise ValueError(f"expected --corrector of {num_classes} classes, got {name} of {corrector.num_classes}")
+    return corrector
+
+
+def _encoder(name: str, device: torch.device) -> Any:
+    if name.startswith("timm:") or ":" not in name:
+        return name
+    found = named_callable(name, "--encoder")
+    found = found() if isinstance(found, type) else found
+    return found.to(device) if isinstance(found, nn.Module) else found

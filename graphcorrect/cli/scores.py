@@ -1,0 +1,79 @@
+"""What a correction did to labels whose truth is known: counts of an image, and of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphcorrect import metrics
+from graphcorrect.cli.changes import as_csv
+from graphcorrect.files.faults import reading
+from graphcorrect.files.masks import read_mask
+from graphcorrect.labels import IGNORE_INDEX
+
+
+class Outcome(NamedTuple):
+    """Pixels of one image for each (true class, class before, class after)."""
+
+    counts: dict[tuple[int, int, int], int]
+
+    @classmethod
+    def of(cls, rows: Any) -> Outcome:
+        """From the rows of a record."""
+        return cls({(int(truth), int(before), int(after)): int(count) for truth, before, after, count in rows})
+
+
+class Summary(NamedTuple):
+    """Confusion matrices (C, C) before and after, and labels fixed and broken."""
+
+    before: Tensor
+    after: Tensor
+    fixed: int
+    broken: int
+    images: int
+    names: list[str]
+
+    def line(self) -> str:
+        """All of it in one line."""
+        ious = [100 * metrics.mean_iou(matrix) for matrix in (self.before, self.after)]
+        return (
+            f"against the truth of {self.images} images: mIoU {ious[0]:.2f} -> {ious[1]:.2f}; {self.fixed:,} labels "
+            f"fixed, {self.broken:,} broken ({self.fixed / max(1, self.broken):.2f} : 1)"
+        )
+
+    def csv(self) -> str:
+        """A line a class: intersection over union before and after, in [0, 1]."""
+        ious = zip(*(metrics.per_class_iou(matrix).tolist() for matrix in (self.before, self.after)), strict=True)
+        rows = [(name, f"{old:.5f}", f"{new:.5f}") for name, (old, new) in zip(self.names, ious, strict=True)]
+        return as_csv(("class", "iou_before", "iou_after"), rows)
+
+
+def outcome_of(path: Path | None, before: Tensor, after: Tensor, num_classes: int) -> list[list[int]] | None:
+    """The rows of a record: true class, class before and after, pixels; None for an image without truth."""
+    if path is None:
+        return None
+    with reading(path):
+        truth = read_mask(path, num_classes)
+    counted = (truth != IGNORE_INDEX) & (after != IGNORE_INDEX)
+    triples = torch.stack([truth[counted], before[counted], after[counted]])
+    found, counts = torch.unique(triples, dim=1, return_counts=True)
+    return [[*triple, count] for triple, count in zip(found.T.tolist(), counts.tolist(), strict=True)]
+
+
+def summary(outcomes: Iterable[Outcome], names: list[str]) -> Summary:
+    """The sums over images."""
+    outcomes = list(outcomes)
+    count = max([len(names) - 1, *(max(triple) for outcome in outcomes for triple in outcome.counts)]) + 1
+    matrices, fixed, broken = torch.zeros(2, count, count, dtype=torch.int64), 0, 0
+    for outcome in outcomes:
+        for (truth, before, after), pixels in outcome.counts.items():
+            matrices[0, truth, before] += pixels
+            matrices[1, truth, after] += pixels
+            fixed += pixels * (before != truth and after == truth)
+            broken += pixels * (before == truth and after != truth)
+    names = [*names, *map(str, range(len(names), count))]
+    return Summary(matrices[0], matrices[1], fixed, broken, len(outcomes), names)

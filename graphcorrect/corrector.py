@@ -1,0 +1,286 @@
+"""SegmentationCorrector: a trained network's masks made better by labeled images, in one call and without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect._hub import HubMixin
+from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.corrected_labels import CorrectedLabels, full_size
+from graphcorrect.corrector_input import labeled_images, scores_of_images
+from graphcorrect.encoders import TimmEncoder
+from graphcorrect.guided import guided_upsample
+from graphcorrect.keys import KeyEncoder, Maps
+from graphcorrect.labels import IGNORE_INDEX
+from graphcorrect.ops.kernels import faiss_index
+from graphcorrect.refine import DualGraphRefiner
+
+Preset = Literal["quality", "fast"]
+# Settings of the bank, and sizes at which images are looked at
+_PRESETS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "quality": ({}, (1.0, 2.0, 3.0)),
+    "fast": ({"key_dim": 128, "skip_certain": True}, (1.0, 2.0, 3.0)),
+}
+MOST_ANCHORS = 10_000  # of a class
+MOST_BYTES = 2**30  # of a bank whose capacity nobody chose
+
+
+class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", tags=["image-segmentation"]):
+    """Corrects the masks of any trained network by looking their pixels up among labeled ones. Nothing is trained.
+
+    Three steps, each usable alone: an :class:`AnchorBank` of labeled pixels moves the probabilities, the two graphs of
+    a :class:`DualGraphRefiner` clean up within the image, and :func:`guided_upsample` takes the result to full size
+    along the edges of the image. Images are corrected one by one, so that a batch changes no result.
+
+    Args:
+        num_classes: C.
+        encoder: what pixels are looked up by: "timm:NAME", or a module (copied as it is now) or callable that turns
+            images (B, 3, H, W) in [0, 1] into a map or a list of maps (:class:`graphcorrect.keys.KeyEncoder`). Best one
+            that was not trained on the labeled images, such as the encoder with its published weights.
+        preset: "quality" searches all anchors exactly; "fast" by 128 principal directions, through an approximate index
+            where faiss is installed, and only for pixels whose label could change.
+        levels: which maps of the encoder; None takes those at 1/8 and 1/16.
+        magnifications: sizes at which images are looked at; None is that of the preset, 1, 2 and 3.
+        pretrained: False leaves a timm encoder's weights random; of no use but to load others.
+        weights: a file of weights for a timm encoder, instead of the hub's.
+        bank: arguments of :class:`AnchorBank` over those of the preset, such as `{"strength": 0.5}`. The capacity is
+            10,000 anchors a class unless given, or fewer where they would take more than 1 GiB.
+        refiner: arguments of :class:`DualGraphRefiner`, such as `{"num_rounds": 1}`; `num_rounds` 0 leaves it out.
+        guided: False interpolates instead of following the edges of the image.
+        ignore_index: label that `fit` leaves out.
+        validate_args: True refuses images that are not in [0, 1], probabilities that are none, and logits that are
+            probabilities, which reads them and so waits for a GPU.
+
+    Attributes:
+        bank_: the :class:`AnchorBank`; None before `fit`.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range or of the wrong type.
+        ImportError: `encoder` names one of timm, which is not installed.
+
+    Bank, settings, and the encoder's weights if it is a module are in the `state_dict`. `save_pretrained(folder)`,
+    `from_pretrained(folder or repository)` and `push_to_hub(repository)` are those of `huggingface_hub` (extra `hub`);
+    an encoder of your own is given again: `from_pretrained(folder, encoder=mine)`.
+
+    Example:
+        >>> encoder = torch.nn.Conv2d(3, 8, 8, stride=8)  # stands for a pretrained one
+        >>> corrector = SegmentationCorrector(num_classes=2, encoder=encoder)
+        >>> images, masks = torch.rand(4, 3, 32, 48), torch.randint(2, (4, 32, 48))
+        >>> corrected = corrector.fit(images, masks)(images, logits=torch.randn(4, 2, 8, 12))
+        >>> corrected.labels.shape
+        torch.Size([4, 32, 48])
+    """
+
+    bank_: AnchorBank | None
+    _place: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: str | Callable[[Tensor], Maps],
+        *,
+        preset: Preset = "quality",
+        levels: Sequence[int] | None = None,
+        magnifications: Sequence[float] | None = None,
+        pretrained: bool = True,
+        weights: str | Path | None = None,
+        bank: Mapping[str, Any] | None = None,
+        refiner: Mapping[str, Any] | None = None,
+        guided: bool = True,
+        ignore_index: int = IGNORE_INDEX,
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        _checks.integer_at_least("num_classes", num_classes, 2)
+        _checks.one_of("preset", preset, get_args(Preset))
+        self.num_classes = num_classes
+        self.preset: Preset = preset
+        self.guided = guided
+        self.ignore_index = ignore_index
+        self.validate_args = validate_args
+        self._bank_settings = dict(bank or {})
+        self._refiner_settings = dict(refiner or {})
+        magnifications = _PRESETS[preset][1] if magnifications is None else magnifications
+        if isinstance(encoder, str):
+            named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
+            self.encoder_name = f"timm:{named.name}"
+            self.key_encoder = KeyEncoder(named, levels=range(len(named.levels)), magnifications=magnifications)
+        else:
+            if weights is not None:
+                raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
+            self.encoder_name = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
+            self.key_encoder = KeyEncoder(encoder, levels=levels, magnifications=magnifications)
+        self.bank_ = None
+        self._refiners: dict[int, DualGraphRefiner] = {}
+        self.register_buffer("_place", torch.empty(0), persistent=False)  # tells the device
+        if self._hub_mixin_config is not None:  # what a folder of results says: its weights lie beside it
+            self._hub_mixin_config.update(pretrained=False, weights=None)
+        self._new_bank(1)  # so that a wrong setting is refused here
+        self._new_refiner(1)
+
+    @classmethod
+    def _from_pretrained(cls, **settings: Any) -> SegmentationCorrector:
+        if "encoder" not in settings:
+            raise ValueError("expected `encoder`, as the saved corrector had one that is none of timm's, got none")
+        found: SegmentationCorrector = super()._from_pretrained(**settings)
+        return found
+
+    def fit(
+        self,
+        images: Iterable[Any],
+        masks: Iterable[Tensor] | None = None,
+    ) -> SegmentationCorrector:
+        """Adds labeled images to those that pixels are looked up among.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], or (3, H, W) each; or a loader of pairs of images and masks.
+            masks: (B, H, W) integers in [0, C) or `ignore_index`, of the images' size; None where `images` are pairs.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: shapes or ranges do not fit, or there was no image.
+            TypeError: dtypes do not fit.
+        """
+        pairs = images if masks is None else zip(images, masks, strict=True)
+        if masks is None and isinstance(images, Tensor):
+            raise ValueError("expected `masks` beside `images`, got None")
+        seen = 0
+        for pair in pairs:
+            given = labeled_images(pair, self.num_classes, self.ignore_index, self._place, self.validate_args)
+            for image, labels in zip(*given, strict=True):
+                self._remember(image[None], labels[None])
+                seen += 1
+        if not seen:
+            raise ValueError("expected labeled images to `fit`, got none")
+        return self
+
+    @torch.no_grad()
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        probabilities: Tensor | None = None,
+        logits: Tensor | None = None,
+        features: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> CorrectedLabels:
+        """Corrects what a network says of images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], as the network's before normalization.
+            probabilities: (B, C, h, w) of any resolution, on the simplex; or
+            logits: (B, C, h, w), scores before the softmax; one of the two.
+            features: (B, D, h', w') of the network, for the graphs within the image; None takes the keys.
+            mask: (B, h, w) bool, False where there is no prediction; such pixels keep theirs and reach nobody.
+
+        Raises:
+            RuntimeError: `fit` was not called.
+            ValueError: shapes, devices or ranges do not fit; what is given as something else is named.
+            TypeError: dtypes do not fit.
+        """
+        given = scores_of_images(
+            images, probabilities, logits, features, mask, self.num_classes, self._place, self.validate_args
+        )
+        if self.bank_ is None:
+            raise RuntimeError("expected a SegmentationCorrector with labeled images, got none; call fit first")
+        corrected = []
+        for number in range(len(images)):
+            of_one = [None if each is None else each[number : number + 1] for each in (given, features, mask)]
+            corrected.append(self._correct_one(images[number : number + 1], *of_one))
+        size = (0, self.num_classes, *images.shape[-2:])
+        return CorrectedLabels(torch.cat(corrected) if corrected else given.new_zeros(size))
+
+    def _correct_one(
+        self, image: Tensor, scores: Tensor | None, features: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        assert scores is not None
+        assert self.bank_ is not None
+        keys = self.key_encoder(image)
+        features = keys if features is None else features
+        found = self._refiner(features)(features, scores, mask=mask, anchors=self.bank_, anchor_features=keys)
+        soft = full_size(found.soft_labels, image.shape[-2], image.shape[-1])
+        return guided_upsample(soft, image) if self.guided else soft
+
+    def _remember(self, image: Tensor, labels: Tensor) -> None:
+        keys = self.key_encoder(image)
+        if self.bank_ is None:
+            self.bank_ = self._new_bank(keys.shape[1])
+        self.bank_.update(keys, labels)
+
+    def _new_bank(self, key_dim: int) -> AnchorBank:
+        settings = {"ignore_index": self.ignore_index, **_PRESETS[self.preset][0], **self._bank_settings}
+        settings.setdefault(
+            "capacity_per_class", max(1, min(MOST_ANCHORS, MOST_BYTES // (4 * key_dim * self.num_classes)))
+        )
+        if settings.get("key_dim") is not None:
+            settings["key_dim"] = min(settings["key_dim"], key_dim)
+        if self.preset == "fast":
+            settings.setdefault("index", "ivf" if faiss_index.serves(self._place) else "flat")
+        return AnchorBank(self.num_classes, key_dim, **settings).to(self._place)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SegmentationCorrector:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.bank_ is not None and self.preset == "fast" and "index" not in self._bank_settings:
+            self.bank_.index = "ivf" if faiss_index.serves(self._place) else "flat"
+        return self
+
+    def _new_refiner(self, feature_dim: int) -> DualGraphRefiner:
+        """An untrained one, whose random residuals are multiplied by zero: not drawn from the caller's numbers."""
+        with torch.random.fork_rng(devices=[]):
+            return DualGraphRefiner(self.num_classes, feature_dim, **self._refiner_settings).eval()
+
+    def _refiner(self, features: Tensor) -> DualGraphRefiner:
+        dim = features.shape[1]
+        if dim not in self._refiners:
+            self._refiners[dim] = self._new_refiner(dim)
+        return self._refiners[dim].to(features.device)
+
+    def get_extra_state(self) -> Tensor:
+        """The settings as the bytes of a JSON text, which every format of tensors holds."""
+        content = {
+            "num_classes": self.num_classes,
+            "encoder": self.encoder_name,
+            "levels": self.key_encoder.levels,
+            "magnifications": self.key_encoder.magnifications,
+            "preset": self.preset,
+            "bank": self._bank_settings | self._calibrated(),
+            "refiner": self._refiner_settings,
+            "guided": self.guided,
+            "ignore_index": self.ignore_index,
+            "anchors": None if self.bank_ is None else list(self.bank_.features.shape[1:]),
+        }
+        return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
+
+    def _calibrated(self) -> dict[str, float]:
+        """Settings of the bank that :func:`graphcorrect.calibrate` may have chosen."""
+        chosen = ("strength", "eps", "balance", "temperature")
+        return {} if self.bank_ is None else {name: getattr(self.bank_, name) for name in chosen}
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the settings over, and makes room for the bank that comes with them.
+
+        Raises:
+            ValueError: the state is that of other classes or of another encoder.
+        """
+        content = json.loads(bytes(state.tolist()))
+        for name, here in (("num_classes", self.num_classes), ("encoder", self.encoder_name)):
+            if content[name] != here:
+                raise ValueError(f"expected a state of `{name}` {here!r}, got {content[name]!r}")
+        self.key_encoder.levels = None if content["levels"] is None else tuple(content["levels"])
+        self.key_encoder.magnifications = tuple(content["magnifications"])
+        self.preset, self.guided, self.ignore_index = content["preset"], content["guided"], content["ignore_index"]
+        self._bank_settings, self._refiner_settings = content["bank"], content["refiner"]
+        self._refiners = {}
+        self.bank_ = None
+        if content["anchors"] is not None:
+            self._bank_settings["capacity_per_class"], key_dim = content["anchors"]
+            self.bank_ = self._new_bank(key_dim)

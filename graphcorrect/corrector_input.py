@@ -1,0 +1,88 @@
+"""What a corrector is given, checked before any work, and brought into one form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from graphcorrect import _checks
+from graphcorrect.ops.precision import widen
+
+TINY = 1e-8  # zero has no logarithm
+
+
+def labeled_images(
+    pair: Any, num_classes: int, ignore_index: int, place: Tensor, validate_args: bool
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) and labels (B, H, W) of a pair of them, or of one image and its labels.
+
+    Raises:
+        ValueError: shapes, devices or ranges do not fit.
+        TypeError: it is no pair of tensors, or dtypes do not fit.
+    """
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        size = f" of {len(pair)}" if isinstance(pair, Sequence | Mapping) else ""
+        raise TypeError(f"expected pairs of images and masks, got {type(pair).__name__}{size}")
+    images, masks = pair
+    _checks.floating("images", images)
+    _checks.integral("masks", masks)
+    _checks.ndim("images", images, (3, 4), "(B, 3, H, W) or (3, H, W)")
+    if images.ndim == 3:
+        _checks.shape("masks", masks, images.shape[-2:], "(a label for each pixel of `images`)")
+        images, masks = images[None], masks[None]
+    _checks.shape("masks", masks, (len(images), *images.shape[-2:]), "(a label for each pixel of `images`)")
+    _checks.same_device("images", images, "the corrector", place)
+    _checks.same_device("masks", masks, "`images`", images)
+    if validate_args:
+        _checks.unit_images("images", images)
+        _checks.labels_in_range("masks", masks, num_classes, ignore_index)
+    return images, masks
+
+
+def scores_of_images(
+    images: Tensor,
+    probabilities: Tensor | None,
+    logits: Tensor | None,
+    features: Tensor | None,
+    mask: Tensor | None,
+    num_classes: int,
+    place: Tensor,
+    validate_args: bool,
+) -> Tensor:
+    """Logits (B, C, h, w), of whichever of `probabilities` and `logits` was given.
+
+    Raises:
+        ValueError: shapes, devices or ranges do not fit, or one is given as the other.
+        TypeError: dtypes do not fit.
+    """
+    _checks.floating("images", images)
+    _checks.ndim("images", images, (4,), "(B, 3, H, W)")
+    _checks.same_device("images", images, "the corrector", place)
+    if (probabilities is None) == (logits is None):
+        raise ValueError(f"expected `probabilities` or `logits`, got {'neither' if logits is None else 'both'}")
+    name, given = ("logits", logits) if logits is not None else ("probabilities", probabilities)
+    _checks.floating(name, given)
+    assert given is not None
+    _checks.ndim(name, given, (4,), "(B, C, h, w)")
+    _checks.size(name, given, 0, len(images), "images")
+    if given.shape[1] == 1:
+        raise ValueError(
+            f"expected `{name}` of each class, got one channel; of a sigmoid p give torch.cat([1 - p, p], 1)"
+        )
+    _checks.size(name, given, 1, num_classes, "classes")
+    _checks.same_device(name, given, "`images`", images)
+    if given.shape[-2] > images.shape[-2] or given.shape[-1] > images.shape[-1]:
+        raise ValueError(f"expected `images` at least as large as `{name}`, got {_checks.shape_of(images)}")
+    if features is not None:
+        _checks.floating("features", features)
+        _checks.ndim("features", features, (4,), "(B, D, h, w)")
+        _checks.size("features", features, 0, len(images), "images")
+    if mask is not None:
+        _checks.boolean("mask", mask)
+        _checks.shape("mask", mask, (len(given), *given.shape[-2:]), f"(an entry for each pixel of `{name}`)")
+    if validate_args:
+        _checks.unit_images("images", images)
+        (_checks.scores if logits is not None else _checks.on_simplex)(name, given, 1)
+    return widen(given) if logits is not None else widen(given).clamp_min(TINY).log()

@@ -1,0 +1,127 @@
+"""What labeled pixels are looked up by: an encoder's maps of the image at several sizes, on one grid."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graphcorrect import _checks
+from graphcorrect.ops.precision import widen
+
+Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+MIDDLE_STRIDES = (8, 16)  # whose maps tell classes apart and have not memorized the labels
+
+
+def middle_levels(strides: Sequence[int]) -> list[int]:
+    """Which of an encoder's levels make keys: those at 1/8 and 1/16, all if there are none; of many the middle two."""
+    found = [number for number, stride in enumerate(strides) if stride in MIDDLE_STRIDES] or list(range(len(strides)))
+    first = (len(found) - 1) // 2
+    return found if len(found) <= 2 else found[first : first + 2]
+
+
+class KeyEncoder(nn.Module):
+    """Keys of pixels: levels of an encoder that looks at the image in several sizes, unit vectors each, side by side.
+
+    What is thin is found in an enlarged image. The best encoder is one that was not trained on the labeled images: one
+    that was knows them by heart, and what it says of them is not true of others.
+
+    Args:
+        encoder: a module, which is copied as it is now, since the keys of a bank must not move; or any callable. It
+            turns images (B, 3, H, W) in [0, 1] into a map (B, D, h, w), or a list or mapping of such.
+        levels: which maps of a list to take; None takes those at 1/8 and 1/16 of the image, all if there are none, and
+            of more than two the two in the middle.
+        magnifications: sizes at which the image is looked at; 1 is its own.
+        stride: of the grid; 4 keeps what is four pixels wide.
+        multiple: images are padded to a multiple of it, so that the cells of all levels line up; one of `stride`.
+        max_pixels: an image is not enlarged beyond it, and made smaller if it has more; what bounds the memory.
+
+    Shapes:
+        images (B, 3, H, W) in [0, 1] -> (B, M, ceil(H / stride), ceil(W / stride)) float32 or better
+
+    Example:
+        >>> encoder = KeyEncoder(torch.nn.Conv2d(3, 5, 8, stride=8), magnifications=(1.0, 2.0))
+        >>> encoder(torch.rand(1, 3, 30, 40)).shape
+        torch.Size([1, 10, 8, 10])
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor], Maps],
+        *,
+        levels: Sequence[int] | None = None,
+        magnifications: Sequence[float] = (1.0, 2.0, 3.0),
+        stride: int = 4,
+        multiple: int = 32,
+        max_pixels: int = 2**22,
+    ) -> None:
+        super().__init__()
+        if not callable(encoder):
+            raise TypeError(f"expected `encoder` to be a module or a callable, got {type(encoder).__name__}")
+        if not magnifications:
+            raise ValueError("expected `magnifications` with at least one size, got none")
+        for factor in magnifications:
+            _checks.in_interval("magnifications", factor, 0.0, 16.0, open_low=True)
+        _checks.integer_at_least("stride", stride, 1)
+        _checks.integer_at_least("multiple", multiple, 1)
+        if multiple % stride:
+            raise ValueError(f"expected `multiple` to be a multiple of `stride`, {stride}, got {multiple}")
+        _checks.integer_at_least("max_pixels", max_pixels, multiple**2)
+        self.encoder: Any = encoder
+        if isinstance(encoder, nn.Module):
+            self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
+        self.levels = None if levels is None else tuple(levels)
+        self.magnifications = tuple(map(float, magnifications))
+        self.stride = stride
+        self.multiple = multiple
+        self.max_pixels = max_pixels
+
+    def train(self, mode: bool = True) -> KeyEncoder:
+        """Stays in evaluation mode: keys must not depend on what else is in a batch."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Keys of images (B, 3, H, W)."""
+        height, width = images.shape[-2:]
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        padded = F.pad(images, padding, mode="replicate")
+        size = [side // self.stride for side in padded.shape[-2:]]
+        blocks = []
+        for factor in self.magnifications:
+            for level in self._levels(self._resized(padded, factor)):
+                unit = F.normalize(widen(level), dim=1)
+                if list(level.shape[-2:]) != size:
+                    unit = F.normalize(F.interpolate(unit, size=size, mode="bilinear", antialias=True), dim=1)
+                blocks.append(unit)
+        keys = torch.cat(blocks, dim=1)
+        return keys[..., : -(-height // self.stride), : -(-width // self.stride)]
+
+    def _resized(self, images: Tensor, factor: float) -> Tensor:
+        height, width = images.shape[-2:]
+        factor = min(factor, (self.max_pixels / (height * width)) ** 0.5)
+        size = [max(1, round(side * factor / self.multiple)) * self.multiple for side in (height, width)]
+        if size == [height, width]:
+            return images
+        return F.interpolate(images, size=size, mode="bicubic", antialias=factor < 1).clamp(0, 1)
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        found = self.encoder(images)
+        maps = list(found.values()) if isinstance(found, Mapping) else found
+        maps = [maps] if isinstance(maps, Tensor) else list(maps)
+        for level in maps:
+            _checks.floating("encoder", level)
+            _checks.ndim("encoder", level, (4,), "(B, D, h, w), or a list of such, from each call")
+        if self.levels is not None:
+            if max(self.levels) >= len(maps) or min(self.levels) < -len(maps):
+                raise ValueError(f"expected `levels` among the {len(maps)} maps of the encoder, got {self.levels}")
+            return [maps[number] for number in self.levels]
+        return [maps[number] for number in middle_levels([round(images.shape[-1] / each.shape[-1]) for each in maps])]
+
+    def extra_repr(self) -> str:
+        """The settings that `repr` prints."""
+        return f"levels={self.levels}, magnifications={self.magnifications}, stride={self.stride}"

@@ -1,0 +1,72 @@
+"""Options in groups with their defaults, and mistakes in one line that says what was meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """The text as it is written, the options with their defaults."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        is_plain = action.default in (None, False, argparse.SUPPRESS) or not action.option_strings
+        return text if is_plain or "default" in text else f"{text} (default: %(default)s)"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line; `commands` are those of its subparsers."""
+
+    def __init__(self, **given: Any) -> None:
+        settings: dict[str, Any] = {"formatter_class": Help, "allow_abbrev": False, **given}
+        super().__init__(**settings)
+        self.commands: dict[str, Parser] = {}
+
+    def error(self, message: str) -> NoReturn:
+        """Exits with 2 and one line on standard error."""
+        wrong = re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
+        if wrong:
+            near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
+        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` lists all options\n")
+
+    def parse_all(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The options, or an error that names the first that is not known and the nearest that is."""
+        args, unknown = self.parse_known_args(arguments)
+        if unknown:
+            parser = self.commands.get(getattr(args, "command", None) or "", self)
+            name = unknown[0].partition("=")[0]
+            near = difflib.get_close_matches(name, parser._option_string_actions, n=1, cutoff=0.5)
+            parser.error(f"no such option: {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        return args
+
+
+def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    """A type of option: a number of at least so much."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value < float("inf"):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {what} of at least {least:g}, got {text!r}")
+        return value
+
+    return read
+
+
+def share(text: str) -> float:
+    """A type of option: a number in [0, 1]."""
+    value = at_least(0, float)(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {text!r}")
+    return float(value)

