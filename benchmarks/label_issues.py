@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--rates", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.4])
     parser.add_argument("--every", type=int, default=1, help="judge every so many frames")
+    parser.add_argument("--jobs", type=int, default=1, help="processes of the quality study")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each network")
     parser.add_argument("--runs", type=Path, default=Path("runs/label_issues"), help="where predictions are kept")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000], help="images of the speed study")
