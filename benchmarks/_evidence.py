@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from _evidence_frozen import frozen
+from _evidence_issues import issues
 from _evidence_pairs import TRUE_LABELS, gap_share, students
 from _records import RESULTS
 from _tables import spread
@@ -150,6 +151,7 @@ def page() -> str:
             device = record["device"]
             where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
             parts.append(section(record) + f"\n{where}\n")
+    parts += issues()
     return "\n".join(parts)
 
 

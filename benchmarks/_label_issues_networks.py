@@ -6,6 +6,7 @@ they are given, wrong ones included, as whoever has wrong labels must do.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from pathlib import Path
@@ -50,14 +51,18 @@ class Networks:
     """
 
     def __init__(self, images: Tensor, num_classes: int, folder: Path, steps: int = STEPS):
-        self.num_classes, self.folder, self.steps, self.size = num_classes, folder, steps, images.shape[2:]
-        encoder = SegmentationNetwork(num_classes, load("camvid_small", {}).network).eval()
+        self.images, self.num_classes, self.folder, self.steps = images, num_classes, folder, steps
+
+    @functools.cached_property
+    def levels(self) -> list[Tensor]:
+        """Of each level (2, n, channels, h, w), the mirror images second."""
+        encoder = SegmentationNetwork(self.num_classes, load("camvid_small", {}).network).eval()
         with torch.no_grad():
             sides = [
-                [encoder.encode(image[None].float() / 255)[2:] for image in side] for side in (images, images.flip(-1))
+                [encoder.encode(image[None].float() / 255)[2:] for image in side]
+                for side in (self.images, self.images.flip(-1))
             ]
-        # of each level (2, n, channels, h, w), the mirror images second
-        self.levels = [
+        return [
             torch.stack([torch.cat(level).contiguous() for level in pair])
             for pair in zip(*[zip(*side, strict=True) for side in sides], strict=True)
         ]
@@ -100,7 +105,7 @@ class Networks:
         return torch.cat([self._logits(network, plain + number, plain).softmax(1).half() for number in numbers])
 
     def _logits(self, network: Decoder, numbers: Tensor, mirrored: Tensor) -> Tensor:
-        rows, columns = (-(-side // 4) for side in self.size)
+        rows, columns = (-(-side // 4) for side in self.images.shape[2:])
         return network([level[mirrored, numbers] for level in self.levels])[..., :rows, :columns]
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from _label_issues_networks import Networks, halves
 from _label_noise import VOID
+from _records import commit
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
@@ -37,33 +41,76 @@ class Verdict(NamedTuple):
     corrected: np.ndarray
 
 
-def results(scenes: Scenes, kinds: list[str], rates: list[float], args: argparse.Namespace) -> list[dict[str, Any]]:
+def results(scenes: Scenes, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every side on every kind and share of wrong labels."""
     num_classes = len(scenes.class_names)
     networks = Networks(scenes.images, num_classes, args.runs / "predictions", args.steps)
     keys = _keys(scenes.images, num_classes, args.runs / "keys.pt")
-    found = []
-    for rate in rates:
-        for kind in kinds:
+    # neither the network of an image nor its anchors have seen its half of the video
+    first, second = halves(len(scenes.truth))
+    pairs = list(zip(second, first, strict=False))[:: args.every]
+    order = [place for pair in pairs for place in pair]
+    tasks = []
+    for rate in args.rates:
+        for kind in args.kinds:
             given = _label_noise.KINDS[kind](scenes.truth, rate, np.random.default_rng(0), num_classes)
             coarse = networks.predictions(torch.from_numpy(given))
-            # neither the network of an image nor its anchors have seen its half of the video
-            first, second = halves(len(given))
-            pairs = list(zip(second, first, strict=False))[:: args.every]
-            order = [place for pair in pairs for place in pair]
-            part = Part(scenes.images[order], given[order], coarse[order], keys[order], scenes.truth[order])
-            for name, side in SIDES.items():
-                result = {"kind": kind, "rate": rate, "side": name, "images": len(order)} | part.measure(side)
-                found.append(result)
-                print(_line(result), flush=True)
+            part = Part(
+                scenes.images[order],
+                given[order],
+                coarse[order],
+                keys[order],
+                scenes.truth[order],
+                args.runs / "results",
+            )
+            tasks.append((kind, rate, part))
+    if args.jobs == 1:
+        found = [_measured(task) for task in tasks]
+    else:
+        _FORKED.extend(tasks)  # which a fork shares: gigabytes need not pass through pipes
+        with multiprocessing.get_context("fork").Pool(args.jobs) as pool:
+            found = pool.map(_measured_of_fork, range(len(tasks)), chunksize=1)
+    return [result for results in found for result in results]
+
+
+_FORKED: list[tuple[str, float, Part]] = []
+
+
+def _measured_of_fork(number: int) -> list[dict[str, Any]]:
+    return _measured(_FORKED[number])
+
+
+def _measured(task: tuple[str, float, Part]) -> list[dict[str, Any]]:
+    """Every side on one kind and share of wrong labels; a study that is stopped keeps what it has."""
+    kind, rate, part = task
+    path = part.folder / f"{commit()}-{kind}-{rate}-{len(part.given)}.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    found = []
+    for name, side in SIDES.items():
+        if name == "cleanlab" and importlib.util.find_spec(name) is None:
+            continue
+        found.append({"kind": kind, "rate": rate, "side": name, "images": len(part.given)} | part.measure(side))
+        print(_line(found[-1]), flush=True)
+    part.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found))
     return found
 
 
 class Part:
     """The images that are judged, in the order in which they are read."""
 
-    def __init__(self, images: Tensor, given: np.ndarray, coarse: Tensor, keys: Tensor, truth: np.ndarray):
-        self.images, self.given, self.coarse, self.keys, self.truth = images, given, coarse, keys, truth
+    def __init__(
+        self, images: Tensor, given: np.ndarray, coarse: Tensor, keys: Tensor, truth: np.ndarray, folder: Path
+    ):
+        self.images, self.given, self.coarse, self.keys, self.truth, self.folder = (
+            images,
+            given,
+            coarse,
+            keys,
+            truth,
+            folder,
+        )
 
     def probabilities(self, place: int) -> Tensor:
         """(C, H, W) float32, interpolated, as both tools get them."""
@@ -87,22 +134,17 @@ class Part:
         }
 
     def _miou(self, labels: np.ndarray) -> float:
-        known = self.truth != VOID
-        classes = self.coarse.shape[1]
-        confusion = metrics.confusion_matrix(
-            torch.from_numpy(labels[known].astype(np.int64)), torch.from_numpy(self.truth[known].astype(np.int64)), classes
-        )
-        return float(metrics.per_class_iou(confusion).nanmean())
+        known, count = self.truth != VOID, self.coarse.shape[1]
+        predicted, true = (torch.from_numpy(each[known].astype(np.int64)) for each in (labels, self.truth))
+        return float(metrics.per_class_iou(metrics.confusion_matrix(predicted, true, count)).nanmean())
 
 
 def ours(part: Part, **settings: Any) -> Verdict:
     """The library, an image at a time."""
-    found = list(
-        label_issues(
-            part.given, lambda: (part.probabilities(place) for place in range(len(part.given))), part.images, **settings
-        )
-    )
-    return Verdict(*(np.stack([getattr(each, name) for each in found]) for name in ("issues", "pixel_scores", "corrected")))
+    probabilities = lambda: map(part.probabilities, range(len(part.given)))  # noqa: E731
+    found = list(label_issues(part.given, probabilities, part.images, **settings))
+    names = ("issues", "pixel_scores", "corrected")
+    return Verdict(*(np.stack([getattr(each, name) for each in found]) for name in names))
 
 
 def cleanlab(part: Part) -> Verdict:

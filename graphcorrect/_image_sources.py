@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphcorrect import _checks
 
@@ -50,7 +50,11 @@ class ImageSources:
     def __init__(
         self, labels: Images, probabilities: Images, images: Images | None, features: Images | None, ignore_index: int
     ) -> None:
-        sources = {"labels": labels, "probabilities": probabilities, "images": images, "features": features}
+        self._encoder = features if isinstance(features, nn.Module) else None
+        if self._encoder is not None and images is None:
+            raise ValueError("expected `images` that the module in `features` can look at, got None")
+        read = None if self._encoder is not None else features
+        sources = {"labels": labels, "probabilities": probabilities, "images": images, "features": read}
         optional = ("images", "features")
         self._sources = {name: each for name, each in sources.items() if each is not None or name not in optional}
         self.ignore_index = ignore_index
@@ -139,8 +143,10 @@ class ImageSources:
                     f"expected `{named['images']}` in [0, 1] or uint8, got values from {float(image.min()):g} to "
                     f"{float(image.max()):g}"
                 )
+        if self._encoder is not None and image is not None:
+            features = _encoded(self._encoder, image, place)
         if features is not None:
-            features = _real(named["features"], features).to(probabilities.device)
+            features = _real(f"features (image {place})", features).to(probabilities.device)
         self.as_tensors = isinstance(values["labels"], Tensor)
         return LabeledImage(place, labels, probabilities, image, features, self.as_tensors)
 
@@ -164,6 +170,18 @@ def _tensor(name: str, value: Any) -> Tensor:
     _checks.is_tensor(name, value)
     assert isinstance(value, Tensor)
     return value.detach()
+
+
+@torch.no_grad()
+def _encoded(encoder: nn.Module, image: Tensor, place: int) -> Tensor:
+    """What an encoder says of one image, (D, h, w)."""
+    maps = encoder(image[None])
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or len(maps) != 1:
+        shape = _checks.shape_of(maps) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ValueError(
+            f"expected the module in `features` to return one map (1, D, h, w), got {shape} (image {place})"
+        )
+    return maps[0]
 
 
 def _real(name: str, tensor: Tensor) -> Tensor:

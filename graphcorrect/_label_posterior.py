@@ -15,9 +15,11 @@ from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.guided import window_mean, window_weights
 
 # Exponents and floors, chosen on training frames of CamVid with wrong annotations of four kinds: docs/evidence.md
-MODEL, OTHERS, AROUND = 0.9, 0.6, 0.08
+MODEL, OTHERS, AROUND = 0.8, 0.7, 0.03
+MODEL_ALONE = 1.0  # exponent of the model where no other image is asked
+BALANCE = 0.5  # of the anchors: halfway between classes of equal size and those of the images
 MODEL_FLOOR, OTHERS_FLOOR, AROUND_FLOOR = 1e-3, 0.03, 0.02
-BEYOND_THE_RATE = 0.6  # what a given label is worth beyond the odds that the rate of errors gives it, in log odds
+BEYOND_THE_RATE = 0.8  # what a given label is worth beyond the odds that the rate of errors gives it, in log odds
 STEPS, RADIUS, COLOR_SCALE, DISTANCE_SCALE, OWN_SHARE = 2, 2, 0.07, 3.0, 0.2  # those of guided_upsample
 
 
@@ -43,7 +45,8 @@ def posterior(item: LabeledImage, others: Tensor | None, trust: float) -> Tensor
     for _ in range(STEPS if item.image is not None else 0):  # without colors it would blur the model's edges
         model = OWN_SHARE * model + (1 - OWN_SHARE) * window_mean(model, weights, RADIUS)
     around = window_mean(given[None], weights, RADIUS)
-    log_odds = MODEL * (model[0] + MODEL_FLOOR).log() + trust * given
+    exponent = MODEL_ALONE if others is None else MODEL
+    log_odds = exponent * (model[0] + MODEL_FLOOR).log() + trust * given
     # A pixel among ignored ones: its neighbors have no opinion
     share = around[0] / around[0].sum(0).clamp_min(1e-6)
     log_odds += AROUND * (share + AROUND_FLOOR).log()
@@ -61,7 +64,7 @@ class OtherImages:
 
     def __init__(self, ignore_index: int, capacity_per_class: int, quota_per_image: int, seed: int) -> None:
         self._settings: dict[str, Any] = {"ignore_index": ignore_index, "capacity_per_class": capacity_per_class}
-        self._settings |= {"quota_per_image": quota_per_image, "seed": seed}
+        self._settings |= {"quota_per_image": quota_per_image, "seed": seed, "balance": BALANCE}
         self._banks: list[AnchorBank] = []
 
     @property

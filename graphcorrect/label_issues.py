@@ -24,10 +24,10 @@ class ImageIssues(NamedTuple):
     """What was found of one image; arrays where its labels were numpy's, else tensors.
 
     Attributes:
-        issues: (H, W) bool, True where the label looks wrong; there `corrected` differs from it.
+        issues: (H, W) bool, True where the label looks wrong.
         pixel_scores: (H, W) float32 in [0, 1], the probability that the label is right; 1 where it is ignored.
         image_score: in [0, 1], low for an image with labels that look wrong.
-        corrected: (H, W), the likeliest labels, in the dtype of the labels; ignored pixels stay ignored.
+        corrected: (H, W), in the dtype of the labels: other labels at the clearest issues.
     """
 
     issues: Any
@@ -43,6 +43,7 @@ def label_issues(
     *,
     features: Images | None = None,
     error_rate: float = 0.1,
+    caution: float = 4.0,
     temperature: float = 0.1,
     ignore_index: int = IGNORE_INDEX,
     capacity_per_class: int = 1000,
@@ -53,7 +54,7 @@ def label_issues(
 
     Beyond the paper, whose labels are a model's: here they are people's, and three opinions judge each pixel's label y:
 
-    .. math:: q_c \propto p_c^{0.9}\; (r_c + 0.03)^{0.6}\; (v_c + 0.02)^{0.08}\; e^{\pi [c = y]}
+    .. math:: q_c \propto p_c^{0.8}\; (r_c + 0.03)^{0.7}\; (v_c + 0.02)^{0.03}\; e^{\pi [c = y]}
 
     p is the model's, smoothed between pixels of one color (:func:`guided_upsample`); r is that of the most similar
     pixels of *other images*, by `features`, and of the labels that these were given (an :class:`AnchorBank`; images at
@@ -69,9 +70,12 @@ def label_issues(
         labels: (N, H, W) integers in [0, C) or `ignore_index`, as they were given.
         probabilities: (N, C, h, w) floating point on the simplex, h <= H and w <= W; smaller ones are interpolated.
         images: (N, 3, H, W), floating point in [0, 1] or uint8; None uses no colors.
-        features: (N, D, h', w') floating point, of any encoder: what pixels are compared by across images; None
-            compares with no other image.
+        features: (N, D, h', w') floating point, of any encoder: what pixels are compared by across images; or the
+            encoder, a module such as :class:`graphcorrect.keys.KeyEncoder` that turns an image (1, 3, H, W) in [0, 1]
+            into a map, which runs twice; None compares with no other image.
         error_rate: share of labels that are expected to be wrong, in (0, 1); more makes more issues.
+        caution: how many times likelier than the given label another class must be to take its place; 1 corrects every
+            issue. A list for people to look at may be longer than what is changed unseen.
         temperature: of the softmin that makes an image's score of its pixels' scores, as cleanlab's; above 0.
         ignore_index: label left out: never an issue, never changed.
         capacity_per_class: most pixels of one class that stand for all other images.
@@ -103,12 +107,13 @@ def label_issues(
         (0, 1)
     """
     _checks.in_interval("error_rate", error_rate, 0.0, 1.0, open_low=True, open_high=True)
+    _checks.in_interval("caution", caution, 1.0, math.inf, open_high=True)
     _checks.in_interval("temperature", temperature, 0.0, math.inf, open_low=True, open_high=True)
     _checks.integer_at_least("capacity_per_class", capacity_per_class, 1)
     _checks.integer_at_least("quota_per_image", quota_per_image, 1)
     sources = ImageSources(labels, probabilities, images, features, ignore_index)
     others = None if features is None else OtherImages(ignore_index, capacity_per_class, quota_per_image, seed)
-    return LabelIssues(sources, others, trust(error_rate), temperature)
+    return LabelIssues(sources, others, trust(error_rate), caution, temperature)
 
 
 class LabelIssues:
@@ -123,8 +128,11 @@ class LabelIssues:
         corrected: (N, H, W), in the dtype of the labels.
     """
 
-    def __init__(self, sources: ImageSources, others: OtherImages | None, trust: float, temperature: float) -> None:
-        self._sources, self._others, self._trust, self._temperature = sources, others, trust, temperature
+    def __init__(
+        self, sources: ImageSources, others: OtherImages | None, trust: float, caution: float, temperature: float
+    ) -> None:
+        self._sources, self._others = sources, others
+        self._trust, self._caution, self._temperature = trust, caution, temperature
         self._whole: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[ImageIssues]:
@@ -141,10 +149,12 @@ class LabelIssues:
         found = posterior(item, evidence, self._trust)  # (C, H, W)
         is_labeled = labels != self._sources.ignore_index
         scores = found.gather(0, labels.where(is_labeled, 0)[None])[0].where(is_labeled, 1.0)
-        corrected = found.argmax(0).where(is_labeled, labels)
+        best = found.max(0)
+        is_other = is_labeled & (best.indices != labels)
+        corrected = best.indices.where(is_other & (best.values > self._caution * scores), labels)
         weight = (1 - scores[is_labeled]).div(self._temperature).softmax(0)
         image_score = float((weight * scores[is_labeled]).sum()) if bool(is_labeled.any()) else 1.0
-        values = corrected != labels, scores, corrected.to(item.labels.dtype)
+        values = is_other, scores, corrected.to(item.labels.dtype)
         issues, scores_, corrected_ = values if item.as_tensors else (value.cpu().numpy() for value in values)
         return ImageIssues(issues, scores_, image_score, corrected_)
 

@@ -28,7 +28,8 @@ def add_to(parser: Parser) -> None:
     add("--probabilities", type=Path, required=True, metavar="FOLDER", help="what a model says of the same images")
     add("--images", type=Path, metavar="FOLDER", help="the images: issues then end at their edges; for the report")
     add("--features", type=Path, metavar="FOLDER", help="feature maps (D, h, w): pixels are compared across images")
-    add("--classes", metavar="C|FILE", help="number of classes, or a file with a name a line; for the tables")
+    add("--classes", metavar="C|FILE", help="number of classes, or a file with a name a line, and a color where masks "
+        "hold colors (CVAT's labelmap.txt, a CSV, a YAML)")  # fmt: skip
     add("--channels", choices=["first", "last"], help="where arrays have classes or channels; default: first, checked")
     add = parser.add_argument_group("how").add_argument
     add("--error-rate", type=float, default=0.1, metavar="R", help="share of labels expected to be wrong, in (0, 1)")

@@ -17,9 +17,9 @@ Correct the masks of a network, without any training.
   graphcorrect refine --model network.pt --images photos --out corrected \\
       --labeled-images labeled/photos --labeled-masks labeled/masks --encoder timm:tf_efficientnet_lite0
 
-Predictions are class probabilities, .npy or .npz of shape (C, H, W), or masks, .png with a palette or in grey, where
-255 means none; or what a model says of images. Labeled images bring evidence: pixels are looked up among theirs, by
-an encoder or by feature maps. Files belong together by name.
+Predictions are class probabilities of shape (C, H, W), .npy, .npz or .safetensors, or masks, .png of ids (255 means
+none) or of the colors that --classes lists; or what a model says of images. Labeled images bring evidence: pixels are
+looked up among theirs, by an encoder or by feature maps. Files belong together by name.
 
 The folder of results gets masks/, changes.csv (one line an image), flows.csv (from which class to which), report.html
 and, with --truth, scores.csv. Every file is read before any work, and every fault is listed. A run that was stopped
@@ -39,7 +39,8 @@ def add_to(parser: Parser) -> None:
     )
     add("--images", type=Path, metavar="FOLDER", help="images; for the model, the edges, pixel features, the report")
     add("--features", type=Path, metavar="FOLDER", help="feature maps (D, h, w), .npy or .npz, of any resolution")
-    add("--classes", metavar="C|FILE", help="number of classes, or a file with a name a line; needed for masks")
+    add("--classes", metavar="C|FILE", help="number of classes, or a file with a name a line, and a color where masks "
+        "hold colors (CVAT's labelmap.txt, a CSV, a YAML); needed for masks")  # fmt: skip
     add("--channels", choices=["first", "last"], help="where arrays have classes or channels; default: first, checked")
 
     add = parser.add_argument_group("labeled images, whose pixels are looked up").add_argument

@@ -138,3 +138,37 @@ def test_results_do_not_go_among_the_masks(folders, capsys):
     assert code == 1
     assert "--out outside --masks" in text
     assert torch.is_grad_enabled()
+
+
+LABEL_MAP = "ground:0,0,0::\nroad:128,64,128::\ncar:0,0,142::\n"
+
+
+@pytest.mark.parametrize("form", ["rgb", "rgba", "palette"])
+def test_masks_of_colors_are_corrected_in_their_colors(folders, capsys, form):
+    """By CVAT's list of labels: the same is found as in masks of ids, and written as the masks are."""
+    files = pytest.importorskip("graphcorrect.files")
+    (folders / "labelmap.txt").write_text(LABEL_MAP)
+    label_map = files.read_label_map(folders / "labelmap.txt")
+    assert answer(options(folders, out="by_id"), capsys)[0] == 0
+    for name in NAMES:
+        path = folders / f"masks/{name}.png"
+        files.write_mask(path, files.read_mask(path, 3), label_map, form=form)
+    code, text = answer(options(folders, "--classes", folders / "labelmap.txt"), capsys)
+    assert code == 0, text
+    for name in NAMES:
+        path = folders / f"out/masks/{name}.png"
+        assert files.read_stored_mask(path).form == form
+        assert files.read_mask(path, label_map).equal(files.read_mask(folders / f"by_id/masks/{name}.png", 3))
+    assert (folders / "out/flows.csv").read_text().splitlines()[0].startswith("image,")
+    assert "car" in (folders / "out/flows.csv").read_text()
+
+
+def test_colors_that_the_list_lacks_are_named(folders, capsys):
+    (folders / "labelmap.txt").write_text(LABEL_MAP)
+    for name in ("a", "b"):
+        Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(folders / f"masks/{name}.png")
+    code, text = answer(options(folders, "--classes", folders / "labelmap.txt"), capsys)
+    assert code == 1
+    assert text.count("expected the 3 colors of the label map, got 1 other(s)") == 2
+    assert "masks/a.png" in text
+    assert "masks/b.png" in text

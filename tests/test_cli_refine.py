@@ -347,3 +347,43 @@ def test_the_settings_name_the_model_by_its_content(photos):
     assert models.identity(str(path)) != first
     assert models.identity("a.b:c") == "a.b:c"
     assert refine.mask_path(Path("o"), "x/y") == Path("o/masks/x/y.png")
+
+
+def test_masks_of_colors_are_read_by_their_list_and_corrected_in_their_colors(photos, capsys):
+    """Predictions, labeled masks and truth: the same labels as of masks of ids, the first in the form that they had."""
+    files = pytest.importorskip("graphcorrect.files")
+    label_map = files.LabelMap(("ground", "road", "car"), {(0, 0, 0): 0, (128, 64, 128): 1, (0, 0, 142): 2})
+    files.write_label_map(photos / "labelmap.txt", label_map)
+    names = {"labeled/masks": ["x", "y"], "photos/masks": NAMES, "predictions": NAMES}
+    for number, name in enumerate(NAMES):
+        labels = torch.from_numpy(scene(number)[1]).long()
+        labels[5:9, 7:20] = 1
+        (photos / "predictions" / name).parent.mkdir(parents=True, exist_ok=True)
+        files.write_mask(photos / f"predictions/{name}.png", labels, 3, form="grey")
+
+    def run(out, classes):
+        folders = {
+            "--predictions": "predictions",
+            "--images": "photos/images",
+            "--labeled-masks": "labeled/masks",
+            "--labeled-images": "labeled/images",
+            "--truth": "photos/masks",
+            "--out": out,
+        }
+        arguments = [part for option, folder in folders.items() for part in (option, photos / folder)]
+        arguments = ["refine", *arguments, "--classes", classes, "--device", "cpu", "--neighbors", "8"]
+        code, text = answer([*map(str, arguments)], capsys)
+        assert code == 0, text
+        return next(line for line in text.splitlines() if "against the truth" in line)
+
+    by_id = run("by_id", "3")
+    for folder, kept in names.items():
+        for name in kept:
+            path = photos / folder / f"{name}.png"
+            files.write_mask(path, files.read_mask(path, 3), label_map, form="rgb")
+    assert run("out", photos / "labelmap.txt") == by_id
+    for name in NAMES:
+        path = photos / f"out/masks/{name}.png"
+        assert files.read_stored_mask(path).form == "rgb"
+        assert files.read_mask(path, label_map).equal(files.read_mask(photos / f"by_id/masks/{name}.png", 3))
+    assert "car" in (photos / "out/scores.csv").read_text()

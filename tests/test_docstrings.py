@@ -23,7 +23,7 @@ BASES = ("GraphPropagation",)  # for subclasses alone
 def is_entry(module, name):
     """Whether a name of a module is its own and for users."""
     entry = getattr(module, name)
-    own = getattr(entry, "__module__", "").startswith(module.__name__)
+    own = f"{getattr(entry, '__module__', '')}.".startswith(f"{module.__name__}.")
     return own and callable(entry) and not name.startswith("_") and name not in BASES
 
 

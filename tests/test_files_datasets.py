@@ -302,6 +302,22 @@ def test_names_that_nothing_has_and_files_of_one_name_are_listed_together(tmp_pa
     assert "masks/c.png: c.bmp has the same name" in str(caught.value)
 
 
+def test_polygons_are_no_masks(tmp_path):
+    """YOLO's `labels/` of text files: nothing is made of them, and nobody is told that there were masks."""
+    write_pair(tmp_path / "images/a.jpg", None)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_text("0 0.1 0.1 0.2 0.2 0.3 0.1")
+    with pytest.raises(ValueError, match="a data set of images/ and masks/"):
+        open_dataset(tmp_path)
+
+
+def test_a_yaml_among_the_folders_says_what_masks_mean(tmp_path):
+    root = flat(tmp_path)
+    (root / "classes.txt").rename(root / "notes.txt")
+    (root / "data.yaml").write_text("names: {0: background, 1: road, 2: car}")
+    assert open_dataset(root).label_map.names == MAP.names
+
+
 @pytest.mark.parametrize("line", ["images/b.jpg", "./images/b.jpg", "b", "b.jpg", "data/images/b.jpg", "images\\b.jpg",
                                   '"b"', "images/b.jpg masks/b.png", "images/b.jpg,masks/b.png"])  # fmt: skip
 def test_a_line_may_name_an_image_in_every_usual_way(tmp_path, line):

@@ -57,7 +57,7 @@ def test_other_images_decide_where_the_model_does_not_know():
     given[3, :6, :6] = (labels[3, 0, 0] + 1) % 3
     unsure = torch.full((6, 3, 24, 30), 1 / 3)
     alone = label_issues(given, unsure, images)
-    helped = label_issues(given, unsure, images, features=features, error_rate=0.3)
+    helped = label_issues(given, unsure, images, features=features, error_rate=0.3, caution=1)
     assert not alone.issues.any()
     assert torch.equal(helped.corrected, labels)
 
@@ -67,7 +67,7 @@ def test_no_image_confirms_its_own_mistakes():
     labels, _, images, features = scene(count=2)
     given = labels.clone()
     given[1] = (given[1] + 1) % 3  # all of an image; the other is right
-    found = label_issues(given, torch.full((2, 3, 24, 30), 1 / 3), images, features=features, error_rate=0.4)
+    found = label_issues(given, torch.full((2, 3, 24, 30), 1 / 3), images, features=features, error_rate=0.4, caution=1)
     assert torch.equal(found.corrected[1], labels[1])
 
 
@@ -76,8 +76,8 @@ def test_scores_are_the_posterior_of_the_given_label():
     labels = torch.zeros(1, 9, 9, dtype=torch.int64)
     probabilities = torch.tensor([0.2, 0.7, 0.1]).view(1, 3, 1, 1).repeat(1, 1, 9, 9)
     found = label_issues(labels, probabilities, error_rate=0.2)
-    opinions = (torch.tensor([0.2, 0.7, 0.1]) + 1e-3) ** 0.9 * torch.tensor([1.02, 0.02, 0.02]) ** 0.08
-    opinions[0] *= torch.tensor(0.6).exp() * 4
+    opinions = (torch.tensor([0.2, 0.7, 0.1]) + 1e-3) * torch.tensor([1.02, 0.02, 0.02]) ** 0.03
+    opinions[0] *= torch.tensor(0.8).exp() * 4
     expected = opinions / opinions.sum()
     item = next(iter(found))
     assert torch.allclose(item.pixel_scores, expected[0].expand(9, 9), atol=1e-6)
@@ -188,6 +188,34 @@ def test_every_form_of_many_images_gives_the_same(number):
     assert np.array_equal(found.pixel_scores, whole.pixel_scores)
 
 
+def test_an_encoder_gives_the_features_that_it_would_have_given():
+    labels, probabilities, images, _ = scene()
+    labels[0, 3:9, 3:9] = 1
+    encoder = torch.nn.Conv2d(3, 5, 3, padding=1, stride=2)
+    with torch.no_grad():
+        features = torch.cat([encoder(image[None]) for image in images])
+    one, other = (label_issues(labels, probabilities, images, features=each) for each in (features, encoder))
+    assert torch.equal(one.pixel_scores, other.pixel_scores)
+    with pytest.raises(ValueError, match="expected `images` that the module"):
+        label_issues(labels, probabilities, features=encoder)
+    rows = torch.nn.Sequential(encoder, torch.nn.Flatten(1))
+    with pytest.raises(ValueError, match=r"one map \(1, D, h, w\), got \(1, 900\) \(image 0\)"):
+        label_issues(labels, probabilities, images, features=rows).issues  # noqa: B018
+
+
+def test_more_caution_changes_fewer_of_the_same_issues():
+    labels, _, images, _ = scene()
+    sure = torch.linspace(0, 1, 30)
+    given, counts = torch.roll(labels, 2, -1), []
+    for caution in (1.0, 3.0, 9.0):
+        found = label_issues(given, sure * images + (1 - sure) / 3, images, error_rate=0.6, caution=caution)
+        changed = found.corrected != given
+        assert not (changed & ~found.issues).any()
+        counts.append((int(changed.sum()), int(found.issues.sum())))
+    assert counts[0][0] == counts[0][1] == counts[1][1] == counts[2][1]
+    assert counts[0][0] > counts[1][0] > counts[2][0] > 0
+
+
 def test_an_iterator_is_read_once_and_refused_for_two_readings():
     labels, probabilities, images, features = scene()
     found = label_issues(iter(labels), (each for each in probabilities))
@@ -287,7 +315,14 @@ def test_what_does_not_fit_is_refused_by_name(case):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("error_rate", 0), ("error_rate", 1.0), ("temperature", 0.0), ("capacity_per_class", 0), ("quota_per_image", 2.5)],
+    [
+        ("error_rate", 0),
+        ("error_rate", 1.0),
+        ("caution", 0.5),
+        ("temperature", 0.0),
+        ("capacity_per_class", 0),
+        ("quota_per_image", 2.5),
+    ],
 )
 def test_settings_out_of_range_are_refused(setting, value):
     labels, probabilities, _, _ = scene()

@@ -2,6 +2,8 @@
 
 import copy
 import random
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +57,13 @@ def test_checkpoints_of_earlier_versions_are_read(use, expected):
     read = recipes.from_dict(before, "its recipe")
     assert read.methods == ("supervised", expected)
     assert read.loss.labels == "soft"
+
+
+def test_one_training_is_read_in_900_lines():
+    pages = re.findall(r"`(\w+\.py)`", engine.__doc__)
+    assert pages == ["teaching.py", "losses.py", "model.py", "method.py", "state.py"]
+    lines = [len((Path(engine.__file__).parent / page).read_text().splitlines()) for page in ["engine.py", *pages]]
+    assert sum(lines) <= 900
 
 
 # --- losses

@@ -1,7 +1,7 @@
 """The loop: one supervised warm-up, then every method from that state, on the same batches, for as many steps.
 
-To read all of one training: this page, `teaching.py` (what a method asks of the student), `losses.py`, `model.py`,
-`method.py`, `state.py` (what is trained, and how it is built) and `running.py` (how a run begins and is saved).
+To understand one training, read this page, `teaching.py` (what a method asks of the student), `losses.py`, `model.py`,
+`method.py` and `state.py` (what is trained, and how it is built). How a run begins, stops and is saved is in `running`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from graphcorrect.corrector import SegmentationCorrector
 from graphcorrect.files.faults import reading
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import Item, read_features
+from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import read_mask
 from graphcorrect.guided import guided_upsample
 from graphcorrect.refine import DualGraphRefiner
@@ -33,10 +34,10 @@ def read_unit_image(item: Item, device: torch.device) -> Tensor | None:
         return read_image(item.image)[None].to(device).float() / 255
 
 
-def read_labels(item: Item, num_classes: int, device: torch.device) -> Tensor:
+def read_labels(item: Item, classes: LabelMap | int, device: torch.device) -> Tensor:
     """The true mask of an item, (1, H, W) int64."""
     with reading(item.labels):
-        return read_mask(item.labels, num_classes)[None].to(device)
+        return read_mask(item.labels, classes)[None].to(device)
 
 
 def correction(
@@ -69,7 +70,7 @@ def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Ite
             guided=args.guided,
         ).to(device)
         for item in labeled:
-            image, mask = read_unit_image(item, device), read_labels(item, num_classes, device)
+            image, mask = read_unit_image(item, device), read_labels(item, args.label_map or num_classes, device)
             assert image is not None
             corrector.fit(image, mask)
         _refuse_empty(corrector.bank_, args.labeled_masks)
@@ -100,7 +101,7 @@ def by_features(
         if anchors is None:
             anchors = AnchorBank(num_classes, feature_dim, capacity_per_class=args.anchor_capacity or 3000).to(device)
         features = read_features(item, args.position_weight, args.channels)
-        anchors.update(features[None].to(device), read_labels(item, num_classes, device))
+        anchors.update(features[None].to(device), read_labels(item, args.label_map or num_classes, device))
     if anchors is not None:
         _refuse_empty(anchors, args.labeled_masks)
 

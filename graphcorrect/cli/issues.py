@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from graphcorrect.cli import changes
 from graphcorrect.cli.console import in_words
-from graphcorrect.cli.masks import class_names, png, refuse_if_many
+from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
 from graphcorrect.files.faults import FileFault, as_bytes, reading, refuse
@@ -24,12 +24,11 @@ from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
 from graphcorrect.files.masks import read_mask
 from graphcorrect.files.probabilities import read_probabilities
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.label_issues import label_issues
 from graphcorrect.labels import IGNORE_INDEX
 
 WRITTEN = ("masks", "issues")  # folders in --out
-NOT_SETTINGS = ("out", "report_images", "command", "version")
+NOT_SETTINGS = ("out", "report_images", "command", "version", "label_map")
 BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
 
 
@@ -51,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     searched = {"--masks": args.masks}
     others = {"--probabilities": args.probabilities, "--images": args.images, "--features": args.features}
     results.check_apart(args.out, WRITTEN, searched=searched, others=others)
-    names = class_names(args.classes)
+    names, args.label_map = class_names(args.classes), label_map_of(args.classes)
     items, faults = find_items(args.masks, MASK_ENDINGS, args.images, args.features)
     said = Folder(args.probabilities, ARRAY_ENDINGS)
     faults += said.faults_of({item.name: item.labels for item in items})
@@ -77,7 +76,7 @@ def check(
         if probabilities is None:
             continue
         count = len(probabilities)
-        labels = tried(item.labels, partial(read_mask, classes=count), faults)
+        labels = tried(item.labels, partial(read_mask, classes=args.label_map or count), faults)
         if item.features is not None:
             tried(item.features, partial(read_maps, channels=args.channels), faults)
         if labels is None:
@@ -112,17 +111,20 @@ def judge(args: argparse.Namespace, items: list[Item], said: dict[str, Path], nu
     def each(read: Callable[[Item], Tensor]) -> Callable[[], Iterator[Tensor]]:
         return lambda: (read(item) for item in items)
 
+    classes = args.label_map or num_classes
     found = label_issues(
-        each(lambda item: read_mask(item.labels, num_classes)),
+        each(lambda item: read_mask(item.labels, classes)),
         each(lambda item: read_probabilities(said[item.name], num_classes, args.channels)),
         None if args.images is None else each(lambda item: read_image(_there(item.image))),
         features=None if args.features is None else each(lambda item: read_maps(_there(item.features), args.channels)),
         error_rate=args.error_rate,
     )
     for item, image in zip(tqdm(items, "judging", **BAR), found, strict=True):
-        given = torch.where(image.issues, read_mask(item.labels, num_classes), image.corrected)
+        given = torch.where(image.issues, read_mask(item.labels, classes), image.corrected)
         known = given != IGNORE_INDEX
-        write_atomically(args.out / "masks" / f"{item.name}.png", png(image.corrected))
+        write_atomically(
+            args.out / "masks" / f"{item.name}.png", corrected_png(image.corrected, args.label_map, item.labels)
+        )
         white = torch.where(image.issues, 255, 0)
         write_atomically(args.out / "issues" / f"{item.name}.png", png(white, palette=False))
         yield Judged(image.image_score, changes.count_changes(item.name, given, image.corrected, known))
@@ -162,7 +164,7 @@ def examples(
     """The images of the page, read one at a time."""
     for entry in entries:
         item = items[entry.name]
-        before = read_ids(item.labels).ids
-        after = read_ids(args.out / "masks" / f"{item.name}.png").ids
+        before = read_written(item.labels, args.label_map)
+        after = read_written(args.out / "masks" / f"{item.name}.png", args.label_map)
         image = None if item.image is None else read_image(item.image)
-        yield changes.Example(entry, image, torch.from_numpy(before), torch.from_numpy(after))
+        yield changes.Example(entry, image, before, after)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.faults import looks_like, reading
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.items import MASK_ENDINGS
+from graphcorrect.files.label_maps import LabelMap, read_label_map
+from graphcorrect.files.masks import encode_like, encode_mask, read_mask
+from graphcorrect.files.stored_masks import mask_bytes, read_ids, read_stored_mask
 from graphcorrect.labels import IGNORE_INDEX
+
+MAP_ENDINGS = (".yaml", ".yml", ".json")
 
 
 def class_names(classes: str | None) -> list[str] | None:
@@ -25,6 +28,8 @@ def class_names(classes: str | None) -> list[str] | None:
     path = Path(classes)
     if not (path.exists() or path.is_symlink()):
         raise ValueError(f"expected --classes as a number or a file with a name a line, got {classes!r}")
+    if path.suffix.lower() in MAP_ENDINGS:
+        return list(read_label_map(path).names)
     with reading(path, "a class name a line"):
         if fault := looks_like(path):
             raise ValueError(fault)
@@ -32,6 +37,14 @@ def class_names(classes: str | None) -> list[str] | None:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return names
+
+
+def label_map_of(classes: str | None) -> LabelMap | None:
+    """Which ids and colors stand for the classes, where `--classes` is a file that says so; else labels are ids."""
+    if classes is None or classes.isdecimal():
+        return None
+    found = read_label_map(Path(classes))
+    return found if found.colors or found.ids else None
 
 
 def refuse_if_many(num_classes: int | None, faults: list[str]) -> None:
@@ -42,9 +55,18 @@ def refuse_if_many(num_classes: int | None, faults: list[str]) -> None:
 
 def png(labels: Tensor, *, palette: bool = True) -> bytes:
     """A mask (H, W) as a PNG, in VOC's colors or in grey."""
-    mask = Image.fromarray(labels.to(torch.uint8).numpy())
-    if palette:
-        mask.putpalette(voc_palette())
-    content = io.BytesIO()
-    mask.save(content, "PNG")
-    return content.getvalue()
+    return mask_bytes(encode_mask(labels, 255, "palette" if palette else "grey"))
+
+
+def corrected_png(labels: Tensor, label_map: LabelMap | None, given: Path) -> bytes:
+    """A corrected mask (H, W) as a PNG: by a label map in the form of the mask that was given, else VOC's palette."""
+    if label_map is None:
+        return png(labels)
+    if given.suffix.lower() in MASK_ENDINGS and (like := read_stored_mask(given)).values.shape[:2] == labels.shape:
+        return mask_bytes(encode_like(labels, label_map, like))
+    return mask_bytes(encode_mask(labels, label_map, "palette"))
+
+
+def read_written(path: Path, label_map: LabelMap | None) -> Tensor:
+    """The labels (H, W) of a mask, one that was written here or the one that it corrects."""
+    return torch.from_numpy(read_ids(path).ids) if label_map is None else read_mask(path, label_map)

@@ -16,7 +16,7 @@ from graphcorrect.cli import changes, scores
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.correcting import Correction, correction, read_unit_image
 from graphcorrect.cli.devices import find_device
-from graphcorrect.cli.masks import class_names, png, refuse_if_many
+from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
 from graphcorrect.cli.models import Model, identity, open_model
 from graphcorrect.cli.shares import Ranks, share_of
 from graphcorrect.corrected_labels import full_size
@@ -29,7 +29,6 @@ from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
 from graphcorrect.files.probabilities import read_prediction
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.stored_masks import read_ids
 from graphcorrect.files.text import few
 from graphcorrect.labels import IGNORE_INDEX
 
@@ -44,6 +43,7 @@ NOT_SETTINGS = (
     "shard",
     "threads",
     "names",
+    "label_map",
     "ranks",
     "truths",
 )
@@ -75,7 +75,7 @@ def prepare(args: argparse.Namespace) -> None:
     args.device = find_device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    args.names = class_names(args.classes)
+    args.names, args.label_map = class_names(args.classes), label_map_of(args.classes)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -140,7 +140,7 @@ def settings_of(args: argparse.Namespace, labeled: list[Item]) -> dict[str, Any]
 def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labeled: list[Item]) -> tuple[int, int]:
     """Number of classes and of feature entries; one `ValueError` that lists every fault of every file."""
     count = None if args.names is None else len(args.names)
-    checker = Checker(count, args.neighbors, args.max_nodes, args.channels)
+    checker = Checker(count, args.neighbors, args.max_nodes, args.channels, args.label_map)
     for item in tqdm(waiting, "checking", disable=not waiting, **BAR):
         if args.model is None:
             faults += checker.faults_of_prediction(item, args.mask_confidence)
@@ -195,7 +195,9 @@ def correct(
     image = read_unit_image(item, args.device)
     if model is None:
         with reading(item.labels):
-            said, known = read_prediction(item.labels, num_classes, args.mask_confidence, args.channels)
+            said, known = read_prediction(
+                item.labels, args.label_map or num_classes, args.mask_confidence, args.channels
+            )
         said, known = said[None].to(args.device), known[None].to(args.device)
         # The logarithm of probabilities is logits; zero has none.
         after = correct_with(item, image, said.clamp_min(1e-8).log(), known).argmax(1)
@@ -209,7 +211,7 @@ def correct(
         write_atomically(args.out / "before" / f"{item.name}.png", png(before))
     labels = torch.where(is_known, after[0].cpu(), IGNORE_INDEX)
     found = changes.count_changes(item.name, before, labels, is_known)
-    mask_file = png(labels)
+    mask_file = corrected_png(labels, args.label_map, item.labels)
     write_atomically(mask_path(args.out, item.name), mask_file)
     record: dict[str, Any] = {
         "mask": hashlib.sha256(mask_file).hexdigest(),
@@ -218,7 +220,7 @@ def correct(
         "inputs": inputs,
     }
     if args.truth is not None:
-        record["truth"] = scores.outcome_of(args.truths.get(item.name), before, labels, num_classes)
+        record["truth"] = scores.outcome_of(args.truths.get(item.name), before, labels, args.label_map or num_classes)
     write_atomically(record_path(args.out, item.name), json.dumps(record).encode())
 
 
@@ -284,18 +286,18 @@ def examples(
         if args.model is not None:
             path = args.out / "before" / f"{item.name}.png"
             with reading(path):
-                before = torch.from_numpy(read_ids(path).ids)
+                before = read_written(path, None)
         else:
             with reading(item.labels):
-                count = None if args.names is None else len(args.names)
-                said, known = read_prediction(item.labels, count, args.mask_confidence, args.channels)
+                classes = args.label_map or (None if args.names is None else len(args.names))
+                said, known = read_prediction(item.labels, classes, args.mask_confidence, args.channels)
             before = torch.where(known, said.argmax(0), IGNORE_INDEX)
         image, mask = None, mask_path(args.out, item.name)
         if item.image is not None:
             with reading(item.image):
                 image = read_image(item.image)
         with reading(mask):
-            after = torch.from_numpy(read_ids(mask).ids)
+            after = read_written(mask, args.label_map)
         yield changes.Example(entry, image, before, after)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from graphcorrect import metrics
 from graphcorrect.cli.changes import as_csv
 from graphcorrect.files.faults import reading
+from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import read_mask
 from graphcorrect.labels import IGNORE_INDEX
 
@@ -52,12 +53,12 @@ class Summary(NamedTuple):
         return as_csv(("class", "iou_before", "iou_after"), rows)
 
 
-def outcome_of(path: Path | None, before: Tensor, after: Tensor, num_classes: int) -> list[list[int]] | None:
+def outcome_of(path: Path | None, before: Tensor, after: Tensor, classes: LabelMap | int) -> list[list[int]] | None:
     """The rows of a record: true class, class before and after, pixels; None for an image without truth."""
     if path is None:
         return None
     with reading(path):
-        truth = read_mask(path, num_classes)
+        truth = read_mask(path, classes)
     counted = (truth != IGNORE_INDEX) & (after != IGNORE_INDEX)
     triples = torch.stack([truth[counted], before[counted], after[counted]])
     found, counts = torch.unique(triples, dim=1, return_counts=True)

@@ -12,6 +12,7 @@ from graphcorrect.files.arrays import is_channels_last, read_maps
 from graphcorrect.files.faults import FileFault, reading
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item
+from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import read_mask
 from graphcorrect.files.probabilities import LAST, read_prediction
 from graphcorrect.labels import IGNORE_INDEX
@@ -22,10 +23,15 @@ class Checker:
     """Reads every file once and lists its faults; what must be the same in all files is what the first one holds."""
 
     def __init__(
-        self, num_classes: int | None, num_neighbors: int, max_nodes: int = 4096, channels: str | None = None
+        self,
+        num_classes: int | None,
+        num_neighbors: int,
+        max_nodes: int = 4096,
+        channels: str | None = None,
+        label_map: LabelMap | None = None,
     ) -> None:
         self.num_classes, self.num_neighbors, self.channels = num_classes, num_neighbors, channels
-        self.max_nodes = max_nodes
+        self.max_nodes, self.label_map = max_nodes, label_map
         self.feature_dim: int | None = None
         self.sizes: dict[str, tuple[int, ...]] = {}  # (height, width) of predictions and images, by name
         self._ids: dict[Path, set[int]] = {}  # that the masks of a folder hold
@@ -33,7 +39,8 @@ class Checker:
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
         """Faults of a prediction and its image and features."""
         found, faults = _try(
-            item.labels, lambda: read_prediction(item.labels, self.num_classes, mask_confidence, self.channels)
+            item.labels,
+            lambda: read_prediction(item.labels, self.label_map or self.num_classes, mask_confidence, self.channels),
         )
         size = None
         if found is not None:
@@ -56,9 +63,9 @@ class Checker:
 
     def faults_of_truth(self, name: str, path: Path) -> list[str]:
         """Faults of the true mask of a prediction or image of that name."""
-        num_classes = self.num_classes
-        assert num_classes is not None
-        labels, faults = _try(path, lambda: read_mask(path, num_classes))
+        classes = self.label_map or self.num_classes
+        assert classes is not None
+        labels, faults = _try(path, lambda: read_mask(path, classes))
         size = self.sizes.get(name)
         if labels is not None and size is not None and tuple(labels.shape) != size:
             faults.append(f"{path}: is {tuple(labels.shape)}, what it is the truth of is {size} (height, width)")
@@ -66,9 +73,9 @@ class Checker:
 
     def faults_of_labeled(self, item: Item) -> list[str]:
         """Faults of a true mask and its image and features."""
-        num_classes = self.num_classes
-        assert num_classes is not None
-        labels, faults = _try(item.labels, lambda: read_mask(item.labels, num_classes))
+        classes = self.label_map or self.num_classes
+        assert classes is not None
+        labels, faults = _try(item.labels, lambda: read_mask(item.labels, classes))
         if labels is not None:
             self._remember(item, set(labels.unique().tolist()))
         return faults + self._faults_of_keys(item, None if labels is None else tuple(labels.shape))

@@ -17,8 +17,8 @@ from graphcorrect.files.text import encoding_of, lines_of, read_text
 MOST_CLASSES = 255  # ids are of 8 bits, and 255 is the ignored one
 IGNORED_IDS = (255, -1)
 IGNORED_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "dontcare", "don't care"}
-NUMBER = re.compile(r"[+-]?\d+[.)]?\Z")
-CVAT = re.compile(r"(?P<name>[^:]*):(?P<color>\d+,\d+,\d+|):[^:]*:[^:]*\Z")
+NUMBER = re.compile(r"[+-]?\d{1,9}[.)]?\Z")
+CVAT = re.compile(r"(?P<name>[^:]*):(?P<color>\d{1,9},\d{1,9},\d{1,9}|):[^:]*:[^:]*\Z")
 SEPARATORS = (",", ";", "\t", ":", "=", "|", None)  # None: blanks
 QUOTES = " \"'"
 
@@ -200,7 +200,7 @@ def _by_id(found: list[Entry], path: Path) -> list[Entry]:
     numbers = [entry.number for entry in found if entry.number is not None]
     if sorted(numbers) != list(range(len(numbers))):
         twice = sorted({number for number in numbers if numbers.count(number) > 1})
-        lacking = sorted(set(range(max(numbers, default=0) + 1)) - set(numbers))
+        lacking = sorted(set(range(len(numbers))) - set(numbers))
         wrong = f"{twice[:8]} more than once" if twice else f"none of {lacking[:8]}"
         raise ValueError(f"{path}: expected each id from 0 to C - 1 once (255: ignored), got {wrong}")
     return [entry for _, entry in sorted(zip(numbers, found, strict=True))]

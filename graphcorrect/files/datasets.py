@@ -15,7 +15,7 @@ from graphcorrect.files.label_maps import LabelMap, find_label_map, read_label_m
 from graphcorrect.files.masks import read_mask
 from graphcorrect.files.pairs import SPLITS, Collector, Dataset, Pair
 
-MASK_FOLDERS = ("masks", "annotations", "labels")
+MASK_FOLDERS = ("masks", "annotations")
 YAML_ENDINGS = (".yaml", ".yml")
 
 

@@ -13,10 +13,12 @@ from typing import Any
 from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
 from graphcorrect.files.faults import looks_like, reading
 from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.text import read_text
 from graphcorrect.files.yaml import load_yaml
 from graphcorrect.labels import IGNORE_INDEX
 
-STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv")
+STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv",
+                  "classes.json", "data.yaml", "dataset.yaml")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def read_label_map(path: Path) -> LabelMap:
         if fault := looks_like(path):
             raise ValueError(fault)
         if path.suffix.lower() == ".json":
-            return label_map_of(json.loads(path.read_text(encoding="utf-8")))
+            return label_map_of(json.loads(read_text(path)))
         if path.suffix.lower() in (".yaml", ".yml"):
             return label_map_of(load_yaml(path))
         return _of_entries(read_entries(path))
@@ -130,16 +132,22 @@ def label_map_of(content: Any) -> LabelMap:
         by_id = dict(enumerate(names)) if isinstance(names, list) else _numbered_keys(names, "names")
         if sorted(by_id) != list(range(len(by_id))):
             raise ValueError(f"expected `names` from 0 to C - 1, got {sorted(by_id)[:8]}")
-        labels = [str(by_id[number]) for number in range(len(by_id))]
+        labels = [_name(by_id[number]) for number in range(len(by_id))]
         if len(labels) == 1:  # of one class: 0 is what is not of it
             labels.insert(0, "background")
         return LabelMap(tuple(labels), {}, _mapping(content, len(labels)))
     return _of_classes(_numbered_keys(content.get("classes", content), "classes"), content.get("ignore_classes") or [])
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"expected names of classes as text, got {type(value).__name__}")
+    return str(value)
+
+
 def _numbered_keys(table: Any, key: str) -> dict[int, Any]:
     if not isinstance(table, Mapping) or not all(str(number).lstrip("-").isdecimal() for number in table):
-        raise ValueError(f"expected `{key}` as a table of ids and names, got {str(table)[:80]}")
+        raise ValueError(f"expected `{key}` as a table of ids and names, got {type(table).__name__}")
     return {int(number): value for number, value in table.items()}
 
 
@@ -167,7 +175,7 @@ def _of_classes(classes: dict[int, Any], ignored: Iterable[Any]) -> LabelMap:
         entry = classes[number]
         is_table = isinstance(entry, Mapping)
         if number in kept:
-            names.append(str(entry["name"] if is_table else entry))
+            names.append(_name(entry["name"] if is_table else entry))
         for value in entry.get("labels", entry.get("values", [number])) if is_table else [number]:
             key = tuple(value) if isinstance(value, (list, tuple)) else int(value)
             held: dict[Any, int] = colors if isinstance(key, tuple) else ids

@@ -17,6 +17,7 @@ from graphcorrect.files.brush import decode_brush, encode_brush
 from graphcorrect.files.faults import looks_like, reading, refuse, words
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.text import read_text
 from graphcorrect.labels import IGNORE_INDEX
 
 KINDS = ("brushlabels", "labels")
@@ -69,7 +70,7 @@ def read_brush_masks(path: Path, label_map: LabelMap, *, background: str | None 
     with reading(path, "tasks as Label Studio exports them (JSON)"):
         if fault := looks_like(path):
             raise ValueError(fault)
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(read_text(path))
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
             raise ValueError(f"got {type(tasks).__name__}, not a list of tasks")
     found, faults = [], []
