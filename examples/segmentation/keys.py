@@ -2,56 +2,47 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphcorrect import AnchorBank
+from graphcorrect import AnchorBank, keys
 from segmentation.networks import NetworkOutput, SegmentationNetwork
 from segmentation.transforms import whole_image
 
+MAX_PIXELS = 2**40  # what fits is the recipe's affair
 POSITION_DIM, TURN = 4, 1.5  # radians from the middle of an image to the end of its longer side
 SETTINGS = ("capacity_per_class", "num_neighbors", "temperature", "strength", "eps", "balance", "decay",
             "quota_per_image")  # fmt: skip
 
 
-class KeyEncoder(nn.Module):
-    """Keys of an encoder as it was before anything was learned here, which looks at images in several sizes.
+class Levels(nn.Module):
+    """Levels of a network's encoder, at 1/4 of images (B, 3, H, W)."""
 
-    An encoder that is trained on few images knows them by heart; what the published weights see is as true of images
-    from elsewhere (docs/evidence.md).
+    def __init__(self, network: SegmentationNetwork, levels: tuple[int, ...]):
+        super().__init__()
+        self.network, self.levels = network, levels
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        found = self.network.encode(images)
+        return self.network.on_fine_grid([found[number] for number in self.levels], images.shape[-2:])
+
+
+class KeyEncoder(keys.KeyEncoder):
+    """Keys of a network's encoder as it was before anything was learned here.
 
     Args:
         network: whose encoder is copied, as it is now.
         levels: of the encoder, the one at 1/2 being the first.
         magnifications: sizes of the image; what is thin is found in a larger one.
-
-    Shapes:
-        images (B, 3, H, W) in [0, 1] -> (B, `dim`, ceil(H / 4), ceil(W / 4)), unit vectors a level and magnification
     """
 
     def __init__(self, network: SegmentationNetwork, levels: tuple[int, ...], magnifications: tuple[float, ...]):
-        super().__init__()
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.levels, self.magnifications = levels, magnifications
+        of_network = Levels(network, levels)  # which pads images to what its strides need
+        every = range(len(levels))
+        super().__init__(of_network, levels=every, magnifications=magnifications, multiple=4, max_pixels=MAX_PIXELS)
         self.dim = len(magnifications) * sum(network.encoder.out_channels[level] for level in levels)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        size = [-(-side // 4) for side in images.shape[-2:]]
-        blocks = []
-        for factor in self.magnifications:
-            larger = images
-            if factor != 1:
-                larger = F.interpolate(images, scale_factor=factor, mode="bicubic").clamp(0, 1)
-            found = self.network.encode(larger)
-            for level in self.network.on_fine_grid([found[number] for number in self.levels], larger.shape[-2:]):
-                on_grid = level if factor == 1 else F.interpolate(level, size=size, mode="bilinear", antialias=True)
-                blocks.append(F.normalize(on_grid, dim=1))
-        return torch.cat(blocks, dim=1)
 
 
 class LabeledPixels(AnchorBank):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphcorrect.encoders import rename_lite0
 from graphcorrect.files.faults import FileFault, check_archive, reading
-from segmentation.backbones import rename_lite0
 
 Entries = dict[str, Tensor]
 NO_WEIGHTS = ("num_batches_tracked", "total_ops", "total_params")  # counters, of BatchNorm and of profilers
