@@ -18,7 +18,12 @@ MIDDLE_STRIDES = (8, 16)  # whose maps tell classes apart and have not memorized
 
 
 def middle_levels(strides: Sequence[int]) -> list[int]:
-    """Which of an encoder's levels make keys: those at 1/8 and 1/16, all if there are none; of many the middle two."""
+    """Which of an encoder's levels make keys: those at 1/8 and 1/16, all if there are none; of many the middle two.
+
+    Example:
+        >>> middle_levels([2, 4, 8, 16, 32])
+        [2, 3]
+    """
     found = [number for number, stride in enumerate(strides) if stride in MIDDLE_STRIDES] or list(range(len(strides)))
     first = (len(found) - 1) // 2
     return found if len(found) <= 2 else found[first : first + 2]

@@ -28,6 +28,12 @@ class ImageIssues(NamedTuple):
         pixel_scores: (H, W) float32 in [0, 1], the probability that the label is right; 1 where it is ignored.
         image_score: in [0, 1], low for an image with labels that look wrong.
         corrected: (H, W), in the dtype of the labels: other labels at the clearest issues.
+
+    Example:
+        >>> labels = torch.zeros(2, 8, 8).long()
+        >>> probabilities = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1).repeat(2, 1, 8, 8)
+        >>> [bool(found.issues.any()) for found in label_issues(labels, probabilities)]
+        [False, False]
     """
 
     issues: Any
@@ -98,7 +104,7 @@ def label_issues(
 
     Example:
         >>> labels = torch.zeros(4, 8, 8, dtype=torch.uint8)
-        >>> probabilities = torch.tensor([0.98, 0.02]).view(1, 2, 1, 1).repeat(4, 1, 8, 8)
+        >>> probabilities = torch.tensor([0.995, 0.005]).view(1, 2, 1, 1).repeat(4, 1, 8, 8)
         >>> labels[1, :, 5:] = 1  # wrong, the model says
         >>> found = label_issues(labels, probabilities)
         >>> found.issues.sum((1, 2)).tolist()
@@ -126,6 +132,13 @@ class LabelIssues:
         pixel_scores: (N, H, W) float16 in [0, 1].
         image_scores: (N,) float32 in [0, 1].
         corrected: (N, H, W), in the dtype of the labels.
+
+    Example:
+        >>> labels = torch.zeros(2, 8, 8).long()
+        >>> probabilities = torch.tensor([0.9, 0.1]).view(1, 2, 1, 1).repeat(2, 1, 8, 8)
+        >>> found = label_issues(labels, probabilities)
+        >>> found.issues.shape, found.image_scores.shape
+        (torch.Size([2, 8, 8]), torch.Size([2]))
     """
 
     def __init__(

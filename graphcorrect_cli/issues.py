@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from graphcorrect_cli.parser import Parser, at_least
@@ -32,6 +33,13 @@ def add_to(parser: Parser) -> None:
         "hold colors (CVAT's labelmap.txt, a CSV, a YAML)")  # fmt: skip
     add("--channels", choices=["first", "last"], help="where arrays have classes or channels; default: first, checked")
     add = parser.add_argument_group("how").add_argument
+    add(
+        "--caution",
+        type=float,
+        default=4.0,
+        metavar="X",
+        help="how many times likelier than the given label another must be to replace it; 1 corrects every issue",
+    )
     add("--error-rate", type=float, default=0.1, metavar="R", help="share of labels expected to be wrong, in (0, 1)")
     add = parser.add_argument_group("results").add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="where they go; a folder of its own")
@@ -46,3 +54,5 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
             parser.error(f"expected --{key} to be a folder, got {str(folder)!r}")
     if not 0 < args.error_rate < 1:
         parser.error(f"expected --error-rate in (0, 1), got {args.error_rate:g}")
+    if not 1 <= args.caution < math.inf:
+        parser.error(f"expected --caution of at least 1, got {args.caution:g}")

@@ -43,7 +43,7 @@ def options(folders, *more, out="out"):
 @pytest.mark.parametrize("more", [[], ["images"], ["images", "features"]])
 def test_wrong_regions_are_found_and_corrected(folders, capsys, more):
     extra = [part for kind in more for part in (f"--{kind}", folders / kind)]
-    code, text = answer(options(folders, *extra), capsys)
+    code, text = answer(options(folders, *extra, "--caution", 1), capsys)
     assert code == 0, text
     for number, name in enumerate(NAMES):
         corrected = np.array(Image.open(folders / f"out/masks/{name}.png"))
@@ -122,6 +122,7 @@ def test_every_fault_is_listed_at_once(folders, capsys):
     ("more", "message"),
     [
         (["--error-rate", "0"], "--error-rate in (0, 1), got 0"),
+        (["--caution", "0.5"], "--caution of at least 1, got 0.5"),
         (["--error-rate", "1.5"], "--error-rate in (0, 1), got 1.5"),
         (["--features", "nowhere"], "--features to be a folder, got 'nowhere'"),
         (["--imags", "x"], "no such option: --imags; did you mean --images?"),

@@ -33,9 +33,10 @@ def test_the_reader_of_pages_sees_their_code():
 
 
 def test_every_page_is_in_the_table_of_contents():
-    index = (DOCS / "index.md").read_text(encoding="utf-8")
-    tables = re.findall(r"```{toctree}\n(?::[^\n]*\n)*\n(.*?)```", index, flags=re.DOTALL)
-    listed = [entry for table in tables for entry in table.split()]
+    listed = []
+    for index in (DOCS / "index.md", DOCS / "api/index.md"):
+        tables = re.findall(r"```{toctree}\n(?::[^\n]*\n)*\n(.*?)```", index.read_text("utf-8"), flags=re.DOTALL)
+        listed += [(index.parent / entry).relative_to(DOCS).as_posix() for table in tables for entry in table.split()]
     assert len(listed) == len(set(listed))
     assert {*listed, "index"} == {page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.rglob("*.md")}
 

@@ -118,6 +118,7 @@ def judge(args: argparse.Namespace, items: list[Item], said: dict[str, Path], nu
         None if args.images is None else each(lambda item: read_image(_there(item.image))),
         features=None if args.features is None else each(lambda item: read_maps(_there(item.features), args.channels)),
         error_rate=args.error_rate,
+        caution=args.caution,
     )
     for item, image in zip(tqdm(items, "judging", **BAR), found, strict=True):
         given = torch.where(image.issues, read_mask(item.labels, classes), image.corrected)
