@@ -61,7 +61,8 @@ def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], 
             value = None
         if value is None or not least <= value <= MOST:
             what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {what} of at least {least:g}, got {text!r}")
+            most = "" if value is None or value <= MOST else f" and at most {MOST}"
+            raise argparse.ArgumentTypeError(f"expected {what} of at least {least:g}{most}, got {text!r}")
         return value
 
     return read

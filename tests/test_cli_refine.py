@@ -20,6 +20,7 @@ from small_models import Colors, Pooled  # noqa: E402
 
 from graphcorrect import SegmentationCorrector, metrics  # noqa: E402
 from graphcorrect.cli import models, refine  # noqa: E402
+from graphcorrect.files import results  # noqa: E402
 from graphcorrect_cli.main import main  # noqa: E402
 
 HERE, SIZE = Path(__file__).parent, (48, 64)
@@ -387,3 +388,20 @@ def test_masks_of_colors_are_read_by_their_list_and_corrected_in_their_colors(ph
         assert files.read_stored_mask(path).form == "rgb"
         assert files.read_mask(path, label_map).equal(files.read_mask(photos / f"by_id/masks/{name}.png", 3))
     assert "car" in (photos / "out/scores.csv").read_text()
+
+
+def test_shares_that_begin_at_one_moment_do_not_stop_each_other(tmp_path, monkeypatch):
+    def overtaken(path, content):
+        path.write_bytes(content)  # by another process, which took the partial file along
+        raise OSError("no such file: settings.json.partial")
+
+    monkeypatch.setattr(results, "write_atomically", overtaken)
+    results.begin(tmp_path / "out", {"alpha": 0.2})
+    assert json.loads((tmp_path / "out/settings.json").read_text()) == {"alpha": 0.2}
+
+    def full(path, content):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(results, "write_atomically", full)
+    with pytest.raises(OSError, match="disk full"):
+        results.begin(tmp_path / "other", {"alpha": 0.2})

@@ -157,7 +157,7 @@ def check_writable(folder: Path, option: str = "--out") -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may probe, too
     except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
         raise ValueError(
             f"expected {option} to be a folder that can be written, got {str(folder)!r}: {words(error)}"

@@ -88,9 +88,14 @@ def is_ours(out: Path) -> bool:
 
 
 def begin(out: Path, settings: dict[str, Any]) -> None:
-    """Write what the results depend on, before the first of them."""
+    """Write what the results depend on, before the first of them; other processes may do the same at this moment."""
     check_writable(out)
-    write_atomically(out / FILE, json.dumps(settings, indent=2).encode())
+    path, content = out / FILE, json.dumps(settings, indent=2).encode()
+    try:
+        write_atomically(path, content)
+    except OSError:
+        if not path.is_file() or path.read_bytes() != content:
+            raise
 
 
 def clear(out: Path, written: tuple[str, ...]) -> None:
