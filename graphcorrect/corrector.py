@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -111,7 +112,8 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         if isinstance(encoder, str):
             named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
             self.encoder_name = f"timm:{named.name}"
-            self.key_encoder = KeyEncoder(named, levels=range(len(named.levels)), magnifications=magnifications)
+            every, multiple = range(len(named.levels)), math.lcm(named.multiple, 4)
+            self.key_encoder = KeyEncoder(named, levels=every, magnifications=magnifications, multiple=multiple)
         else:
             if weights is not None:
                 raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
