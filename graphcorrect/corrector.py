@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,7 +27,7 @@ Preset = Literal["quality", "fast"]
 # Settings of the bank, and sizes at which images are looked at
 _PRESETS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "quality": ({}, (1.0, 2.0, 3.0)),
-    "fast": ({"key_dim": 128, "skip_certain": True}, (1.0, 2.0, 3.0)),
+    "fast": ({"key_dim": 128}, (1.0, 2.0, 3.0)),
 }
 MOST_ANCHORS = 10_000  # of a class
 MOST_BYTES = 2**30  # of a bank whose capacity nobody chose
@@ -44,8 +45,8 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         encoder: what pixels are looked up by: "timm:NAME", or a module (copied as it is now) or callable that turns
             images (B, 3, H, W) in [0, 1] into a map or a list of maps (:class:`graphcorrect.keys.KeyEncoder`). Best one
             that was not trained on the labeled images, such as the encoder with its published weights.
-        preset: "quality" searches all anchors exactly; "fast" by 128 principal directions, through an approximate index
-            where faiss is installed, and only for pixels whose label could change.
+        preset: "quality" searches all anchors exactly; "fast" by 128 principal directions, and through an approximate
+            index where faiss is installed.
         levels: which maps of the encoder; None takes those at 1/8 and 1/16.
         magnifications: sizes at which images are looked at; None is that of the preset, 1, 2 and 3.
         pretrained: False leaves a timm encoder's weights random; of no use but to load others.
@@ -111,7 +112,8 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         if isinstance(encoder, str):
             named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
             self.encoder_name = f"timm:{named.name}"
-            self.key_encoder = KeyEncoder(named, levels=range(len(named.levels)), magnifications=magnifications)
+            every, multiple = range(len(named.levels)), math.lcm(named.multiple, 4)
+            self.key_encoder = KeyEncoder(named, levels=every, magnifications=magnifications, multiple=multiple)
         else:
             if weights is not None:
                 raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
