@@ -14,6 +14,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_design",
     "sphinx-mathjax-offline",  # the site asks no other host for anything
 ]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
