@@ -32,7 +32,9 @@ Average precision, the area under precision over recall of wrong pixels, in %; h
 CORRECTED = """
 What corrections do, `error_rate` as it stands. Fixed: wrong labels that become right, in % of the wrong ones; broken:
 right ones that become wrong, in % of the wrong ones too. mIoU of the labels with the truth. cleanlab corrects nothing:
-its issues are given the network's class here.
+its issues are given the network's class here. A network that has learned from many wrong labels is unsure of
+everything, and then few are replaced: say so by `error_rate`. Where whole regions carry a similar class, or 5 % of the
+pixels are wrong, so weak a network breaks enough rare pixels to cost mIoU: let a person look at `issues` instead.
 
 """
 SPEED = """
