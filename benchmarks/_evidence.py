@@ -15,8 +15,20 @@ from _tables import spread
 
 INTRODUCTION = """# Evidence
 
-Does the correction correct? Every table here is made from the JSON that `python benchmarks/label_correction.py`
-wrote, with every seed in it. The street scenes are CamVid's at 240 x 180 (11 classes): 48 evenly spread frames of
+Five numbers, each with what it was measured on:
+
+| mIoU | |
+|---|---|
+| **46.9 to 51.0** | a frozen network's labels of 233 street scenes, without training ([how](#a-frozen-teacher)) |
+| **+0.1** | the same by the paper's graphs alone: the gain comes from pixels whose labels are known |
+| **+3.3**, **+0.7** | a student of corrected labels, over self-training and over supervised training; 2.9 is possible |
+| **+5.0**, **+13.0** | the same on scenes of handwritten digits, where 26.6 is possible |
+| **34 to 47** | % average precision in finding regions of a wrong class, beside cleanlab ([how](#wrong-annotations)) |
+
+The first four are means over three seeds; their deviations are below, with every setting in which it did not help.
+
+Does the correction correct? Every table here, that of the hearts apart, is made from the JSON that `python
+benchmarks/label_correction.py` and `label_issues.py` wrote, with every seed in it. The street scenes are CamVid's at 240 x 180 (11 classes): 48 evenly spread frames of
 its 367 training frames are held out, on which settings were chosen; of the rest each seed draws 46 labeled frames
 at random, and the others are unlabeled. Most training frames lie 30 frames apart in video, so that an unlabeled
 frame often has a labeled neighbor in time; the 233 test frames come from other drives. CamVid's own `val`, one
@@ -52,39 +64,40 @@ TRAINING = """## What better labels are worth to a student
 
 Four methods from one warm-up a seed, same batches, {warmup} supervised steps and {steps} further ones; mIoU of the
 student's plain head, without any correction, mean and standard deviation over {seeds} seeds; gains on the test images
-are paired, seed by seed. The last columns are of the teacher's labels of unlabeled images at the end, before and after
-correction (by graphs as they are built, where the method trains none).
+are paired, seed by seed. The last columns are of the teacher's labels of unlabeled images at the end, before and
+after correction (by graphs as they are built, where the method trains none).
 
 ![The student's mIoU of every method and seed](images/training.png)
 
-`mllc` gains on self-training in every seed. It gains little on supervised training, and on held-out frames of known
-drives it does not reach it: in so few steps self-training and FixMatch lose to plain supervised training, because a
-teacher of this quality has thin classes that its labels lose further, and correction makes up for that loss and
-somewhat more: signs fall from 23.6 to 7.4 in IoU under self-training, to 21.4 under `mllc`, and pavement and cars rise
-by 6 and 4.
+`anchors+graphs` gains on self-training in every seed. It gains little on supervised training, and on held-out frames
+of known drives it does not reach it: in so few steps self-training and FixMatch lose to plain supervised training,
+because a teacher of this quality has thin classes that its labels lose further, and correction makes up for that loss
+and somewhat more: signs fall from 23.6 to 7.4 in IoU under self-training, to 21.4 under `anchors+graphs`, and
+pavement and cars rise by 6 and 4.
 
 The paper's gain over supervised training (8.10 at an eighth of the labels) is out of reach here. `true_labels` is
 supervised training that is given the true labels of all unlabeled frames as well, as many images a step: about what a
 perfect correction would be worth. It gains 2.9 points on supervised training. Under this schedule the network learns
 from 46 frames most of what it learns from 319, and on the one seed that was trained longer still more of it.
 
-`mllc` is here the anchors (keys of the encoder that is trained), the graphs as they are built, and the corrected
-probabilities; its losses SLG and CLG are off, for reasons that the trials below show. The trainer calls that
-`self_training+anchors+graphs` with `loss.labels=soft` by now.
+`anchors+graphs` is self-training on labels that anchors (keys of the encoder that is trained) and graphs, as they are
+built, have corrected, learned as probabilities; the paper's losses SLG and CLG are off, for reasons that the trials
+below show. The trainer calls it `self_training+anchors+graphs` with `loss.labels=soft`.
 
-`python benchmarks/label_correction.py training --data CamVid --set anchors.keys=trained anchors.capacity=1000
-anchors.decay=0.99`
+`python benchmarks/label_correction.py training --data CamVid --set loss.labels=soft anchors.keys=trained
+anchors.capacity=1000 anchors.decay=0.99`
 """
 
 INITIAL = """### Looked up by the initial encoder
 
-`mllc` with the keys that the frozen study prefers, those of the encoder as it was before training, of the image and
-of one twice its size, 2,000 anchors a class: {warmup} supervised steps and {steps} further ones, seeds 0 and 1, the
-second on another processor, where supervised training ended half a point lower. With keys of the trained encoder the
-two gained 1.4 and 0.2 points over supervised training on test frames, with these 1.7 and 0.4; on held-out frames they
-lose 0.3 and 1.6. The labels of the last teacher gain 1.5 and 3.2 points, and the student does not follow.
+`anchors+graphs` with the keys that the frozen study prefers, those of the encoder as it was before training, of the
+image and of one twice its size, 2,000 anchors a class: {warmup} supervised steps and {steps} further ones, seeds 0
+and 1, the second on another processor, where supervised training ended half a point lower. With keys of the trained
+encoder the two gained 1.4 and 0.2 points over supervised training on test frames, with these 1.7 and 0.4; on held-out
+frames they lose 0.3 and 1.6. The labels of the last teacher gain 1.5 and 3.2 points, and the student does not follow.
 
-`python benchmarks/label_correction.py training --data CamVid --seeds 0 1 --methods supervised mllc`
+`python benchmarks/label_correction.py training --data CamVid --seeds 0 1 --methods supervised
+self_training+anchors+graphs`
 """
 
 FEW = """### A quarter of the labels
@@ -95,31 +108,58 @@ ones. Where true labels are worth more, correction is too: 2.2 points over super
 lies in the labels: those of the last teacher are at 46 in mIoU after correction.
 
 `python benchmarks/label_correction.py training --data CamVid --labeled {labeled} --methods supervised self_training
-mllc true_labels --set anchors.keys=trained anchors.capacity=1000 anchors.decay=0.99`
+self_training+anchors+graphs true_labels --set loss.labels=soft anchors.keys=trained anchors.capacity=1000
+anchors.decay=0.99`
 """
 
 LONGER = """### Five times as many steps
 
 Seed 0 alone, {warmup} supervised steps and {steps} further ones. The gap between supervised training and true labels
-gets narrower rather than wider, and `mllc` is level with supervised training: a little below on test frames, a little
-above on held-out ones.
+gets narrower rather than wider, and `anchors+graphs` is level with supervised training: a little below on test
+frames, a little above on held-out ones.
 
-`python benchmarks/label_correction.py training --data CamVid --seeds 0 --methods supervised mllc true_labels --set
-schedule.steps={steps} anchors.keys=trained anchors.capacity=1000 anchors.decay=0.99 --runs runs/longer
---out runs/longer`
+`python benchmarks/label_correction.py training --data CamVid --seeds 0 --methods supervised
+self_training+anchors+graphs true_labels --set schedule.steps={steps} loss.labels=soft anchors.keys=trained
+anchors.capacity=1000 anchors.decay=0.99 --runs runs/longer --out runs/longer`
 """
 
 TRIALS = """### What the settings of that run rest on
 
-Trials on seed 0, scored on the 48 held-out frames, never on the test frames: so many supervised steps, then so many of
-the method. Labels are the teacher's of 32 unlabeled frames at the end; `as built`: by graphs that are not trained.
+Trials on seed 0, scored on the 48 held-out frames, never on the test frames: so many supervised steps, then so many
+of the method. Labels are the teacher's of 32 unlabeled frames at the end; `as built`: by graphs that are not trained.
 
 Three things cost more than correction brings back in so few steps. Labels made by argmax: a thin class loses most of
-its pixels to its neighbors, the student learns that, and its next labels have fewer still; under self-training
-signs go from 25 to 12 in IoU and poles from 9 to 5. Harsh colors: signs and sky are known by theirs. And trained
-graphs, which corrected worse than the plain propagation they began with; they too learn from labeled images, which
-the network knows by heart, and that is our guess at the cause. Supervised training is far from its end at this point
-and gains as much from further steps as any method does.
+its pixels to its neighbors, the student learns that, and its next labels have fewer still; under self-training signs
+go from 25 to 12 in IoU and poles from 9 to 5. Harsh colors: signs and sky are known by theirs. And trained graphs,
+which corrected worse than the plain propagation they began with; they too learn from labeled images, which the
+network knows by heart, and that is our guess at the cause. Supervised training is far from its end at this point and
+gains as much from further steps as any method does.
+"""
+
+ACDC = """## Hearts, beside published results
+
+ACDC is the one semi-supervised benchmark with published results that could be had here: 3 labeled patients of 70, test
+Dice of 20 others, a U-Net of 1.8 million weights from scratch. Published there, at 256 pixels and 300 epochs: 41.5
+supervised, 88.9 UniMatch. Ours are trials of a CPU, with images of 128 pixels, 200 + 400 steps and AdamW, on which
+supervised training reaches 68.2 and true labels of all patients 80.4: **most of the published gap is not there to be
+won**. They were made by a script of their own, not yet by the trainer, whose recipe `acdc_3` has the same settings.
+
+| test Dice | seed 0 | seed 1 | seed 2 |
+|---|--:|--:|--:|
+| supervised | 68.2 | | |
+| FixMatch with an EMA teacher, confidence 0.95 | 67.4 | | |
+| the same, corrected by anchors | 74.3 | | |
+| every pixel, which is the strongest without correction | 73.7 | 74.4 | 72.5 |
+| the same with UniMatch's two views and feature dropout | 74.0 | | |
+| **every pixel, corrected by anchors, which fade** | 75.8 | 74.0 | 73.3 |
+| true labels | 80.4 | | |
+
+So correction was worth +2.1, -0.4 and +0.8 points on the strongest uncorrected method, **not a point in every seed**,
+and 6.9 where a confidence threshold keeps half of the heart from teaching. What mattered, chosen on patients of `val`:
+keys of the teacher's encoder at 1/4 joined with the place in the image (hearts lie alike), classes as frequent as
+they are (`balance=0`: of a balanced bank half of what it changes on the background is wrong), and a strength that falls
+to zero while the teacher gets better. The corrected labels were better by a point in the first hundred steps and no
+better later. A frozen teacher's labels went from 50.2 to 54.2 by these anchors, 3.6 labels fixed for one broken.
 """
 
 DIGITS = """### On the embedded digits
@@ -147,12 +187,22 @@ def page() -> str:
     for name, section in sections.items():
         path = RESULTS / f"label_correction_{name}.json"
         if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = renamed(json.loads(path.read_text(encoding="utf-8")))
             device = record["device"]
             where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
             parts.append(section(record) + f"\n{where}\n")
-    parts += issues()
+    parts += [ACDC, *issues()]
     return "\n".join(parts)
+
+
+def renamed(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of the time when the trainer called `mllc` what trains none of the paper's losses."""
+    loss = record["settings"].get("recipe", {}).get("loss", {})
+    if loss.get("slg_weight") == loss.get("clg_weight") == 0:
+        for result in record["results"]:
+            if result.get("method") == "mllc":
+                result["method"] = "anchors+graphs"
+    return record
 
 
 def noise(record: dict[str, Any]) -> str:
