@@ -28,11 +28,11 @@ Five numbers, each with what it was measured on:
 The first four are means over three seeds; their deviations are below, with every setting in which it did not help.
 
 Does the correction correct? Every table here, that of the hearts apart, is made from the JSON that `python
-benchmarks/label_correction.py` and `label_issues.py` wrote, with every seed in it. The street scenes are CamVid's at 240 x 180 (11 classes): 48 evenly spread frames of
-its 367 training frames are held out, on which settings were chosen; of the rest each seed draws 46 labeled frames
-at random, and the others are unlabeled. Most training frames lie 30 frames apart in video, so that an unlabeled
-frame often has a labeled neighbor in time; the 233 test frames come from other drives. CamVid's own `val`, one
-short clip, is not used.
+benchmarks/label_correction.py` and `label_issues.py` wrote, with every seed in it. The street scenes are CamVid's
+at 240 x 180 (11 classes): 48 evenly spread frames of its 367 training frames are held out, on which settings were
+chosen; of the rest each seed draws 46 labeled frames at random, and the others are unlabeled. Most training frames
+lie 30 frames apart in video, so that an unlabeled frame often has a labeled neighbor in time; the 233 test frames
+come from other drives. CamVid's own `val`, one short clip, is not used.
 
 The network is DeepLabV3+ on an EfficientNet-Lite0, the one pretrained backbone that a package registry carries, and
 its schedules are those of a CPU. **The paper's ResNet-101 and its 100 epochs were not run**: nothing here stands
