@@ -11,9 +11,10 @@ def cut(path):
 
 
 def flipped(path):
-    """One bit, in the middle: what is read may be whole, another value, or no file of its kind."""
+    """Bits in three places, as one may hit what nobody reads: what is read may be whole, another value, or no file."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 16
+    for part in (0.35, 0.5, 0.65):
+        content[int(part * len(content))] ^= 16
     path.write_bytes(content)
 
 

@@ -96,7 +96,7 @@ def test_a_weak_view_moves_image_and_labels_together():
     view = transforms.WeakView((32, 32), (0.5, 2.0))
     sizes = set()
     for number in range(40):
-        seen, seen_labels = view(image, labels, random.Random(number))
+        seen, seen_labels, _ = view(image, labels, random.Random(number))
         assert seen.shape == (3, 32, 32)
         inside = seen_labels != 255
         sizes.add(int(inside.sum()))

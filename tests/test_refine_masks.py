@@ -281,7 +281,9 @@ def test_a_fault_is_named(folders, spoil, fault):
 def test_a_mask_in_colors_is_a_fault_and_a_hidden_file_is_none(folders):
     (folders / "masks/.a.png").write_bytes(b"a file system's own")
     Image.fromarray(np.zeros((18, 24, 3), np.uint8)).save(folders / "masks/b.png")
-    with pytest.raises(SystemExit, match=r"1 fault\(s\):\n.*b\.png: expected a mask of one 8-bit channel") as caught:
+    with pytest.raises(
+        SystemExit, match=r"1 fault\(s\):\n.*b\.png: expected a mask of one channel \(ids\), got colors"
+    ) as caught:
         refine_masks.run(command(folders, predicted="masks", more=["--classes", "3"]))
     assert ".a.png" not in str(caught.value)
 
@@ -290,7 +292,7 @@ def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders
     with pytest.raises(SystemExit, match="expected `--classes` where predictions are masks"):
         refine_masks.run(command(folders, predicted="masks"))
     (folders / "empty").mkdir()
-    with pytest.raises(SystemExit, match=r"empty: no file that ends in \.npy, \.npz, \.png"):
+    with pytest.raises(SystemExit, match=r"empty: no file that ends in \.npy, \.npz, \.safetensors, \.png"):
         refine_masks.run(command(folders, predicted="empty"))
 
 

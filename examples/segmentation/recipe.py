@@ -82,7 +82,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         _fill(recipe, content, source, prefix="")
     for key, value in (overrides or {}).items():
         recipe.set(key, value, "the command line")
-    _check_together(recipe)
+    _check_together(recipe, f"recipe {name}")
     return recipe
 
 
@@ -102,7 +102,7 @@ def from_dict(content: dict[str, Any], source: str) -> Recipe:
     """The recipe that `as_dict` wrote, say of a checkpoint."""
     recipe = Recipe()
     _fill(recipe, of_earlier_versions(content), source, prefix="")
-    _check_together(recipe)
+    _check_together(recipe, source)
     return recipe
 
 
@@ -189,8 +189,16 @@ def _method(name: str, source: str) -> Method:
         raise ValueError(f"{source}: `methods`: {error}") from None
 
 
-def _check_together(recipe: Recipe) -> None:
-    """What no single key can say."""
+def _check_together(recipe: Recipe, source: str) -> None:
+    """What no single key can say; `source` is whom an error blames."""
+    try:
+        _check_keys(recipe)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _check_keys(recipe: Recipe) -> None:
+    """The same, blaming nobody."""
     if recipe.views.scale[0] > recipe.views.scale[1]:
         raise ValueError(f"expected `views.scale` as two numbers MIN <= MAX, got {list(recipe.views.scale)}")
     if recipe.schedule.steps is None and recipe.schedule.epochs is None:
