@@ -114,6 +114,8 @@ def test_flags_and_set_lay_over_the_recipe(tmp_path):
         ("mllc", "fixmatch+anchors+graphs"),
     )
     assert read.data.layout == "digits"
+    named = ["--method", "fixmatch+anchors+graphs", "fixmatch+graphs", "mllc+anchors", "--no-anchors"]
+    assert train_voc.parse([*named, "--out", str(tmp_path)]).recipe.methods == ("fixmatch+graphs", "mllc")
     split = train_voc.parse(["--labeled", "1_8", "--set", "data.test=null"]).recipe  # YAML reads 1_8 as 18
     assert (split.data.labeled, split.data.test) == ("1_8", None)
     folder = train_voc.parse(["--data", "camvid:somewhere", "--smoke"]).recipe

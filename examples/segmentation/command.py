@@ -107,6 +107,7 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     )
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
+    parser.add_argument("--no-anchors", action="store_true", help="take +anchors from the name of every method")
     for flag, keys, count, text in FLAGS:
         parser.add_argument(flag, nargs=count, metavar=keys.split(".")[-1].upper(), help=text or None)
     given = parser.parse_args(arguments)
@@ -126,7 +127,10 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
         if given.smoke:
             digits = load_any(name, overrides).data.layout == "digits"
             overrides = SMOKE | (SMOKE_DIGITS if digits else {}) | overrides
-        return Command(load_any(name, overrides), given.out, False, given.dry_run, given.measure)
+        found = load_any(name, overrides)
+        if given.no_anchors:
+            found.set("methods", [method.replace("+anchors", "") for method in found.methods], "--no-anchors")
+        return Command(found, given.out, False, given.dry_run, given.measure)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     except Exception as error:
