@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from graphcorrect.files.faults import UnreadableFile
+from graphcorrect.files.images import read_image as read_image
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import decode_mask
 from graphcorrect.files.stored_masks import Ids, read_ids, read_stored_mask
