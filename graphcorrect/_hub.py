@@ -29,7 +29,9 @@ else:
     except ImportError:
 
         def _missing(*args: Any, **kwargs: Any) -> None:
-            raise ImportError('the Hugging Face Hub needs its client: pip install "graphcorrect[hub]"')
+            raise ImportError(
+                'the Hugging Face Hub needs its client: pip install "graphcorrect[hub]", or from a clone ".[hub]"'
+            )
 
         class HubMixin:
             """Stands where `huggingface_hub` is missing."""

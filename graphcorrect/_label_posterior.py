@@ -12,7 +12,16 @@ from torch import Tensor
 from graphcorrect import _checks
 from graphcorrect._image_sources import ImageSources, LabeledImage
 from graphcorrect.banks.anchors import AnchorBank
-from graphcorrect.guided import window_mean, window_weights
+from graphcorrect.guided import (
+    COLOR_SCALE,
+    DISTANCE_SCALE,
+    OWN_SHARE,
+    RADIUS,
+    STEPS,
+    smoothed,
+    window_mean,
+    window_weights,
+)
 
 # Exponents and floors, chosen on training frames of CamVid with wrong annotations of four kinds: docs/evidence.md
 MODEL, OTHERS, AROUND = 0.8, 0.7, 0.03
@@ -20,7 +29,6 @@ MODEL_ALONE = 1.0  # exponent of the model where no other image is asked
 BALANCE = 0.5  # of the anchors: halfway between classes of equal size and those of the images
 MODEL_FLOOR, OTHERS_FLOOR, AROUND_FLOOR = 1e-3, 0.03, 0.02
 BEYOND_THE_RATE = 0.8  # what a given label is worth beyond the odds that the rate of errors gives it, in log odds
-STEPS, RADIUS, COLOR_SCALE, DISTANCE_SCALE, OWN_SHARE = 2, 2, 0.07, 3.0, 0.2  # those of guided_upsample
 
 
 def trust(error_rate: float) -> float:
@@ -42,8 +50,8 @@ def posterior(item: LabeledImage, others: Tensor | None, trust: float) -> Tensor
     model = F.interpolate(item.probabilities[None], size=size, mode="bilinear")
     colors = item.probabilities.new_zeros(1, 1, *size) if item.image is None else item.image[None].to(model.dtype)
     weights = window_weights(colors, RADIUS, COLOR_SCALE, DISTANCE_SCALE)
-    for _ in range(STEPS if item.image is not None else 0):  # without colors it would blur the model's edges
-        model = OWN_SHARE * model + (1 - OWN_SHARE) * window_mean(model, weights, RADIUS)
+    if item.image is not None:  # without colors it would blur the model's edges
+        model = smoothed(model, weights, STEPS, RADIUS, OWN_SHARE)
     around = window_mean(given[None], weights, RADIUS)
     exponent = MODEL_ALONE if others is None else MODEL
     log_odds = exponent * (model[0] + MODEL_FLOOR).log() + trust * given

@@ -21,8 +21,9 @@ class Serving(NamedTuple):
         refused: what would be preferred -> why it does not serve.
 
     Example:
-        >>> explain_backends()["neighbors"].name in ("torch", "triton", "faiss", "numba", "quantized")
-        True
+        >>> serving = explain_backends()["neighbors"]
+        >>> serving.name in serving.refused  # what serves was not refused
+        False
     """
 
     name: str

@@ -108,7 +108,7 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise ImportError('`encoder="timm:..."` needs timm: pip install "graphcorrect[timm]"') from error
+        raise ImportError('`encoder="timm:..."` needs timm: pip install timm') from error
     return timm
 
 

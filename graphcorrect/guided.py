@@ -8,18 +8,18 @@ from graphcorrect import _checks
 from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.values import reading_is_free
 
-COLOR_SCALE = 0.07  # of images in [0, 1]
+STEPS, RADIUS, COLOR_SCALE, DISTANCE_SCALE, OWN_SHARE = 2, 2, 0.07, 3.0, 0.2  # of images in [0, 1]
 
 
 def guided_upsample(
     soft_labels: Tensor,
     images: Tensor,
     *,
-    steps: int = 2,
-    radius: int = 2,
+    steps: int = STEPS,
+    radius: int = RADIUS,
     color_scale: float = COLOR_SCALE,
-    distance_scale: float = 3.0,
-    own_share: float = 0.2,
+    distance_scale: float = DISTANCE_SCALE,
+    own_share: float = OWN_SHARE,
     validate_args: bool = False,
 ) -> Tensor:
     r"""Upsamples class probabilities to the size of their images and smooths them between pixels of one color.
@@ -84,8 +84,7 @@ def guided_upsample(
         values = F.interpolate(widen(soft_labels), size=size, mode="bilinear")
         if steps:
             weights = window_weights(widen(images).to(values.dtype), radius, color_scale, distance_scale)
-            for _ in range(steps):
-                values = own_share * values + (1 - own_share) * window_mean(values, weights, radius)
+            values = smoothed(values, weights, steps, radius, own_share)
         return values.to(soft_labels.dtype)
 
 
@@ -116,6 +115,13 @@ def window_weights(images: Tensor, radius: int, color_scale: float, distance_sca
     )
     # A softmax, so that a pixel unlike all around it still has weights that sum to one
     return exponents.softmax(1)
+
+
+def smoothed(values: Tensor, weights: Tensor, steps: int, radius: int, own_share: float) -> Tensor:
+    """Values (B, C, H, W) of which each keeps `own_share` and takes the rest from its window, `steps` times."""
+    for _ in range(steps):
+        values = own_share * values + (1 - own_share) * window_mean(values, weights, radius)
+    return values
 
 
 def window_mean(values: Tensor, weights: Tensor, radius: int) -> Tensor:

@@ -52,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("graphcorrect"):
             raise
-        sys.exit(f'error: `graphcorrect {args.command}` needs {error.name}: pip install "graphcorrect[cli]"')
+        how = 'pip install "graphcorrect[cli]", or from a clone pip install ".[cli]"'
+        sys.exit(f"error: `graphcorrect {args.command}` needs {error.name}: {how}")
     command.run(args)
 
 

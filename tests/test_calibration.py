@@ -145,6 +145,11 @@ def test_maps_meet_keys_of_another_resolution():
         ({"probabilities": [torch.ones(4, 3)] * 2}, "`probabilities`"),
         ({"strengths": [-1.0]}, "`strengths`"),
         ({"eps": [2.0]}, "`eps`"),
+        ({"eps": [0.0]}, "`eps`"),
+        ({"balances": [1.5]}, "`balances`"),
+        ({"temperatures": [0.0]}, "`temperatures`"),
+        ({"strengths": []}, "`strengths` with a setting to compare"),
+        ({"max_class_loss": -0.1}, "`max_class_loss`"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):

@@ -20,6 +20,13 @@ from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
 
 Index = Literal["flat", "ivf"]
+# Of what says how far anchors move probabilities
+LIMITS: dict[str, Any] = {
+    "temperature": {"low": 0.0, "high": float("inf"), "open_low": True, "open_high": True},
+    "strength": {"low": 0.0, "high": float("inf"), "open_high": True},
+    "eps": {"low": 0.0, "high": 1.0, "open_low": True},
+    "balance": {"low": 0.0, "high": 1.0},
+}
 
 
 class AnchorBank(nn.Module):
@@ -121,10 +128,9 @@ class AnchorBank(nn.Module):
         _checks.integer_at_least("feature_dim", feature_dim, 1)
         _checks.integer_at_least("capacity_per_class", capacity_per_class, 1)
         _checks.integer_at_least("num_neighbors", num_neighbors, 1)
-        _checks.in_interval("temperature", temperature, 0.0, float("inf"), open_low=True, open_high=True)
-        _checks.in_interval("strength", strength, 0.0, float("inf"), open_high=True)
-        _checks.in_interval("eps", eps, 0.0, 1.0, open_low=True)
-        _checks.in_interval("balance", balance, 0.0, 1.0)
+        given = {"temperature": temperature, "strength": strength, "eps": eps, "balance": balance}
+        for name, value in given.items():
+            _checks.in_interval(name, value, **LIMITS[name])
         _checks.in_interval("decay", decay, 0.0, 1.0, open_low=True)
         if quota_per_image is not None:
             _checks.integer_at_least("quota_per_image", quota_per_image, 1)

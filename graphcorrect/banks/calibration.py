@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graphcorrect import _checks, metrics
 from graphcorrect.banks._lookup import with_prior
-from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.banks.anchors import LIMITS, AnchorBank
 from graphcorrect.labels import labeled_nodes
 from graphcorrect.nodes import image_to_nodes, resize_maps
 from graphcorrect.ops.precision import widen
@@ -93,7 +93,7 @@ def calibrate(
         The choice and what it is worth.
 
     Raises:
-        ValueError: numbers of images differ, shapes do not fit, or no image has a label.
+        ValueError: numbers of images differ, shapes do not fit, a setting is out of range, or no image has a label.
         RuntimeError: the bank is empty, and `folds` is None.
 
     Cost: a look-up for each image, and with `folds` as many updates of each image less one.
@@ -107,9 +107,13 @@ def calibrate(
         (True, 0.5)
     """
     _check_lengths(keys, labels, probabilities, folds)
-    for name, values, highest in (("strengths", strengths, None), ("eps", eps, 1.0), ("balances", balances, 1.0)):
+    _checks.in_interval("max_class_loss", max_class_loss, 0.0, 1.0)
+    compared = {"strengths": strengths, "eps": eps, "balances": balances, "temperatures": temperatures}
+    for (argument, values), setting in zip(compared.items(), Settings._fields, strict=True):
+        if len(values) == 0:
+            raise ValueError(f"expected `{argument}` with a setting to compare, got none")
         for value in values:
-            _checks.in_interval(name, value, 0.0, highest or float("inf"), open_high=highest is None)
+            _checks.in_interval(argument, value, **LIMITS[setting])
     grid = [Settings(*each) for each in itertools.product(strengths, eps, balances, temperatures)]
     images = [_nodes(bank, *each) for each in zip(keys, labels, probabilities, strict=True)]
     confusions = torch.zeros(1 + len(grid), bank.num_classes, bank.num_classes, dtype=torch.int64)

@@ -59,7 +59,7 @@ def candidates(nodes: Tensor, keys: Tensor | None, count: int) -> tuple[dict[str
     else:
         left_out["product and topk"] = f"its scores would take {scores / 2**30:.1f} GiB"
     if importlib.util.find_spec("faiss") is None:
-        left_out["faiss"] = 'not installed: pip install "graphcorrect[faiss]"'
+        left_out["faiss"] = "not installed: pip install faiss-cpu"
     else:
         searches["faiss"] = ours("faiss")
     return searches, left_out

@@ -33,8 +33,8 @@ def lines() -> list[str]:
     ]
     packages = optional_packages()
     width = max(map(len, packages), default=0)
-    for name, extra in packages.items():
-        said = version_of(name) or f'missing: pip install "graphcorrect[{extra}]"'
+    for name in packages:
+        said = version_of(name) or f"missing: pip install {name}"
         found.append(f"  {name:<{width}}  {said}")
     found += ["", "devices:", f"  cpu     {torch.get_num_threads()} threads"]
     for number in range(torch.cuda.device_count()):
@@ -46,15 +46,14 @@ def lines() -> list[str]:
     return found
 
 
-def optional_packages() -> dict[str, str]:
-    """Packages that are used where they are installed, and the extra that brings each, as the metadata has them."""
+def optional_packages() -> list[str]:
+    """Packages that are used where they are installed, as the metadata has them."""
     try:
         required = importlib.metadata.requires("graphcorrect") or []
     except importlib.metadata.PackageNotFoundError:  # run from a clone
-        return {}
+        return []
     matches = (re.match(r"([\w.-]+)[^;]*;.*extra == ['\"]([\w-]+)['\"]", line) for line in required)
-    found = [(match[1], match[2]) for match in matches if match and match[2] not in NOT_SHOWN]
-    return {name: extra for name, extra in reversed(found)}  # the first extra that has it
+    return list(dict.fromkeys(match[1] for match in matches if match and match[2] not in NOT_SHOWN))
 
 
 def version_of(package: str) -> str | None:
