@@ -17,7 +17,7 @@ from graphcorrect.cli.console import in_words
 from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
-from graphcorrect.files.faults import FileFault, as_bytes, reading, refuse
+from graphcorrect.files.faults import as_bytes, refuse, tried
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
@@ -69,16 +69,22 @@ def check(
     args: argparse.Namespace, items: list[Item], said: dict[str, Path], count: int | None, faults: list[str]
 ) -> int:
     """The number of classes; one `ValueError` that lists every fault of every file."""
+
+    def listed(path: Path, read: Callable[[], Tensor]) -> Tensor | None:
+        found: Tensor | None
+        found, new = tried(path, read)
+        faults.extend(new)
+        return found
+
     for item in tqdm(items, "checking", **BAR):
-        probabilities = tried(
-            said[item.name], partial(read_probabilities, num_classes=count, channels=args.channels), faults
-        )
+        path = said[item.name]
+        probabilities = listed(path, partial(read_probabilities, path, count, args.channels))
         if probabilities is None:
             continue
         count = len(probabilities)
-        labels = tried(item.labels, partial(read_mask, classes=args.label_map or count), faults)
+        labels = listed(item.labels, partial(read_mask, item.labels, args.label_map or count))
         if item.features is not None:
-            tried(item.features, partial(read_maps, channels=args.channels), faults)
+            listed(item.features, partial(read_maps, item.features, channels=args.channels))
         if labels is None:
             continue
         size = tuple(labels.shape)
@@ -86,23 +92,13 @@ def check(
             shape = tuple(probabilities.shape[1:])
             faults.append(f"{said[item.name]}: is {shape}, larger than {item.labels.name}, {size} (height, width)")
         if item.image is not None:
-            image = tried(item.image, read_image, faults)
+            image = listed(item.image, partial(read_image, item.image))
             if image is not None and tuple(image.shape[1:]) != size:
                 shape = tuple(image.shape[1:])
                 faults.append(f"{item.image}: is {shape}, {item.labels.name} is {size} (height, width)")
     refuse_if_many(count, faults)
     refuse(faults, "the folders have")
     return count or 0
-
-
-def tried(path: Path, read: Callable[[Path], Tensor], faults: list[str]) -> Tensor | None:
-    """What `read` makes of a file, or None, and its fault among the others."""
-    try:
-        with reading(path):
-            return read(path)
-    except FileFault as fault:
-        faults.append(str(fault))
-        return None
 
 
 def judge(args: argparse.Namespace, items: list[Item], said: dict[str, Path], num_classes: int) -> Iterator[Judged]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from graphcorrect.files.arrays import is_channels_last, read_maps
-from graphcorrect.files.faults import FileFault, reading
+from graphcorrect.files.faults import tried
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item
 from graphcorrect.files.label_maps import LabelMap
@@ -38,7 +36,7 @@ class Checker:
 
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
         """Faults of a prediction and its image and features."""
-        found, faults = _try(
+        found, faults = tried(
             item.labels,
             lambda: read_prediction(item.labels, self.label_map or self.num_classes, mask_confidence, self.channels),
         )
@@ -56,7 +54,7 @@ class Checker:
     def faults_of_image(self, item: Item) -> list[str]:
         """Faults of an image alone, of which a model will say something."""
         assert (path := item.image) is not None
-        image, faults = _try(path, partial(read_image, path))
+        image, faults = tried(path, partial(read_image, path))
         if image is not None:
             self.sizes[item.name] = tuple(image.shape[1:])
         return faults
@@ -65,7 +63,7 @@ class Checker:
         """Faults of the true mask of a prediction or image of that name."""
         classes = self.label_map or self.num_classes
         assert classes is not None
-        labels, faults = _try(path, lambda: read_mask(path, classes))
+        labels, faults = tried(path, lambda: read_mask(path, classes))
         size = self.sizes.get(name)
         if labels is not None and size is not None and tuple(labels.shape) != size:
             faults.append(f"{path}: is {tuple(labels.shape)}, what it is the truth of is {size} (height, width)")
@@ -75,7 +73,7 @@ class Checker:
         """Faults of a true mask and its image and features."""
         classes = self.label_map or self.num_classes
         assert classes is not None
-        labels, faults = _try(item.labels, lambda: read_mask(item.labels, classes))
+        labels, faults = tried(item.labels, lambda: read_mask(item.labels, classes))
         if labels is not None:
             self._remember(item, set(labels.unique().tolist()))
         return faults + self._faults_of_keys(item, None if labels is None else tuple(labels.shape))
@@ -99,13 +97,13 @@ class Checker:
         faults: list[str] = []
         maps = [] if size is None else [size]
         if (path := item.image) is not None:
-            image, faults = _try(path, partial(read_image, path))
+            image, faults = tried(path, partial(read_image, path))
             if image is not None and size is not None and tuple(image.shape[1:]) != size:
                 faults.append(
                     f"{item.image}: is {tuple(image.shape[1:])}, {item.labels.name} is {size} (height, width)"
                 )
         if (path := item.features) is not None:
-            features, found = _try(path, partial(read_maps, path, self.channels))
+            features, found = tried(path, partial(read_maps, path, self.channels))
             faults += found
             if features is not None:
                 shape = tuple(features.shape)
@@ -127,12 +125,3 @@ class Checker:
                 pooled = f" of at most {self.max_nodes}" if cells < height * width else ""
                 faults.append(f"{item.labels}: {cells} cells{pooled}, too few for {self.num_neighbors} neighbors each")
         return faults
-
-
-def _try(path: Path, read: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What `read` returns, or the fault that it found."""
-    try:
-        with reading(path):
-            return read(), []
-    except FileFault as fault:
-        return None, [str(fault)]

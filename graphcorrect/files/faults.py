@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from graphcorrect.files import text
 
@@ -71,6 +72,15 @@ def reading(path: Path | str, expected: str = "") -> Iterator[None]:
         if said.startswith("unreadable (") and said.endswith(")"):  # as pictures are said to be
             said = said.removeprefix("unreadable (").removesuffix(")")
         raise FileFault(f"{path}: {wanted}{looks_like(Path(path)) or said}") from error
+
+
+def tried(path: Path, read: Callable[[], Any]) -> tuple[Any, list[str]]:
+    """What `read` returns; or None, and the fault of the file at `path` that it found."""
+    try:
+        with reading(path):
+            return read(), []
+    except FileFault as fault:
+        return None, [str(fault)]
 
 
 def looks_like(path: Path) -> str | None:
