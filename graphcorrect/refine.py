@@ -59,7 +59,7 @@ class DualGraphRefiner(nn.Module):
     Args:
         num_classes: C.
         feature_dim: D.
-        num_rounds: K of the paper; 0 returns the input.
+        num_rounds: K of the paper; 0 leaves out the graphs, so that anchors alone correct.
         num_neighbors: neighbors of a node in the semantic-level graph, k.
         gamma: the power of the cosine in its edge weights.
         alpha: in [0, 1]; the share of the correction that confident nodes take. Others take 1 - alpha. Differs from the
@@ -224,7 +224,7 @@ class DualGraphRefiner(nn.Module):
                 return self._refine_images(features, logits, mask, anchors, anchor_features)
             probabilities = widen(logits).softmax(-1)
             keys = features if anchor_features is None else anchor_features
-            start = probabilities if anchors is None else anchors.correct(probabilities, keys)
+            start = None if anchors is None else anchors.correct(probabilities, keys)
             rounds, feature_rounds = self._refine_nodes(widen(features), probabilities, start, mask)
             return RefinedLabels(
                 tuple(values.to(logits.dtype) for values in (probabilities, *rounds)),
@@ -249,11 +249,11 @@ class DualGraphRefiner(nn.Module):
         coarse = resize_maps(probabilities, size, mask)
         coarse_features = resize_maps(widen(features), size, mask)
         keys = coarse_features if anchor_features is None else resize_maps(widen(anchor_features), size, mask)
-        start = coarse if anchors is None else anchors.correct(coarse, keys)
+        start = None if anchors is None else anchors.correct(coarse, keys)
         rounds, feature_rounds = self._refine_nodes(
             image_to_nodes(coarse_features),
             image_to_nodes(coarse),
-            None if start is coarse else image_to_nodes(start),
+            None if start is None else image_to_nodes(start),
             None if coarse_mask is None else coarse_mask.flatten(1),
         )
         corrected = [
@@ -272,8 +272,10 @@ class DualGraphRefiner(nn.Module):
         """Algorithm 1 on nodes: the probabilities and the features of rounds 1..K.
 
         `probabilities` are the input head's, which decide who is confident; `start` is what round 1 sets out from,
-        None the same.
+        None the same. Without rounds it is all that was corrected.
         """
+        if not self.num_rounds and start is not None:
+            return [start if mask is None else torch.where(mask[..., None], start, probabilities)], [features]
         start = probabilities if start is None else start
         input_features, input_probabilities = features, probabilities
         if mask is not None:

@@ -366,6 +366,16 @@ def test_no_queries_give_no_answers(shape):
     assert bank(torch.zeros(shape, dtype=torch.float64)).shape == expected
 
 
+def test_a_row_of_zeros_stays_one():
+    """Of a cell that a mask leaves empty; NaN would reach its neighbors when the map is resized."""
+    anchors = AnchorBank(num_classes=3, feature_dim=4)
+    anchors.update(torch.randn(30, 4), torch.randint(3, (30,)))
+    probabilities = torch.randn(5, 3).softmax(-1)
+    probabilities[2] = 0
+    corrected = anchors.correct(probabilities, torch.randn(5, 4))
+    torch.testing.assert_close(corrected.sum(-1), torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0]))
+
+
 def test_zero_queries_get_a_finite_answer():
     bank, _, _ = filled_bank()
     posterior = bank(torch.zeros(3, 5, dtype=torch.float64))

@@ -239,6 +239,34 @@ def test_no_rounds_return_the_input():
     torch.testing.assert_close(out.soft_labels, logits.softmax(-1))
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+def test_without_rounds_anchors_alone_correct(masked):
+    features, logits = nodes()
+    anchors = AnchorBank(3, 4, strength=0.7)
+    anchors.update(torch.randn(60, 4), torch.randint(3, (60,)))
+    mask = torch.arange(14) < 9 if masked else torch.ones(14, dtype=torch.bool)
+    out = build(num_rounds=0)(features, logits, anchors=anchors, mask=mask.expand(logits.shape[:-1]))
+    expected = torch.where(mask[:, None], anchors.correct(logits.softmax(-1), features), logits.softmax(-1))
+    torch.testing.assert_close(out.soft_labels, expected)
+    assert len(out.probabilities) == len(out.features) == 2
+
+
+@pytest.mark.parametrize("num_rounds", [0, 2])
+def test_a_cell_that_a_mask_leaves_empty_spoils_no_pixel_and_no_gradient(num_rounds):
+    """Its mean is of nothing: a row of zeros, which the anchors' weights cannot make a probability of."""
+    features, logits = torch.randn(2, 4, 8, 12), torch.randn(2, 3, 8, 12, requires_grad=True)
+    anchors = AnchorBank(3, 4)
+    anchors.update(torch.randn(60, 4), torch.randint(3, (60,)))
+    mask = torch.ones(2, 8, 12, dtype=torch.bool)
+    mask[0, :, 5:] = False
+    out = build(num_rounds=num_rounds, max_nodes=24)(features, logits, anchors=anchors, mask=mask)
+    torch.testing.assert_close(out.soft_labels.sum(1), torch.ones(2, 8, 12))
+    (out.soft_labels * torch.arange(3.0)[:, None, None])[mask[:, None].expand_as(logits)].sum().backward()
+    assert logits.grad.isfinite().all()
+    whole = build(num_rounds=num_rounds, max_nodes=24)(features[1:], logits[1:], anchors=anchors)
+    torch.testing.assert_close(out.soft_labels[1:], whole.soft_labels)
+
+
 def test_the_authors_code_keeps_self_loops_cosine_weights_and_the_last_rounds_labels():
     features, logits = nodes(1, 30)
     refiner = DualGraphRefiner.from_preset("released", 3, 4, num_neighbors=5, sigma=0.8).eval()

@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional as F
 from trainer_data import tiny, write_voc
 
+from graphcorrect import DualGraphRefiner
+
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 engine = pytest.importorskip("segmentation.engine")
 losses = pytest.importorskip("segmentation.losses")
@@ -258,6 +260,9 @@ def test_anchors_alone_move_probabilities_to_the_labels_nearby(stride):
     inside[..., 24:] = False
     masked = models.corrected_probabilities(("anchors",), refiner, output, left, inside=inside, **options)
     torch.testing.assert_close(masked[..., 28:], torch.full((1, 2, 16, 4), 0.5))
+    coarse = DualGraphRefiner(2, recipe.network.feature_dim, max_nodes=32)  # cells of padding alone
+    masked = models.corrected_probabilities(("anchors",), coarse, output, left, inside=inside, **options)
+    torch.testing.assert_close(masked.sum(1), torch.ones(1, 16, 32))
 
 
 def with_both_halves(tmp_path, **settings):

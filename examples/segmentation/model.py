@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import DualGraphRefiner, RefinedLabels, guided_upsample
-from graphcorrect.nodes import grid_size, resize_maps
 from segmentation.keys import LabeledPixels
-from segmentation.losses import wide
 from segmentation.networks import NetworkOutput, SegmentationNetwork, upsample
 
 
@@ -74,27 +71,12 @@ def corrected_probabilities(
     """
     bank = anchors if "anchors" in correct else None
     keys = None if bank is None else bank.keys(images, output, places)
-    if "graphs" in correct:
-        found = refine(refiner, output, inside=inside, anchors=bank, keys=keys).soft_labels
-    else:
-        found = _looked_up(bank, keys, output, _mask_of(inside, output), refiner.max_nodes)
+    if "graphs" not in correct:  # the grid, the mask and the way back to full size are the refiner's all the same
+        refiner = DualGraphRefiner(refiner.num_classes, refiner.feature_dim, num_rounds=0, max_nodes=refiner.max_nodes)
+        refiner = refiner.to(images.device)
+    found = refine(refiner, output, inside=inside, anchors=bank, keys=keys).soft_labels
     enlarged = upsample(found, images.shape[-2:])
     return guided_upsample(enlarged, images) if guided and enlarged is not found else enlarged
-
-
-def _looked_up(
-    anchors: LabeledPixels, keys: Tensor, output: NetworkOutput, mask: Tensor | None, max_nodes: int
-) -> Tensor:
-    """Probabilities (B, C, h, w) that anchors alone correct: on a grid, as in the refiner, whose changes are added."""
-    probabilities = wide(output.logits).softmax(1)
-    size = probabilities.shape[-2:]
-    grid = grid_size(*size, max_nodes)
-    coarse = resize_maps(probabilities, grid, mask)
-    after = anchors.correct(coarse, resize_maps(keys.to(coarse.dtype), grid, mask))
-    if grid != tuple(size):
-        after = (probabilities + F.interpolate(after - coarse, size=size, mode="bilinear")).clamp_min(0)
-        after = after / after.sum(1, keepdim=True)
-    return after if mask is None else torch.where(mask[:, None], after, probabilities)
 
 
 def _mask_of(inside: Tensor | None, output: NetworkOutput) -> Tensor | None:

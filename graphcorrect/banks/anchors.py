@@ -267,8 +267,9 @@ class AnchorBank(nn.Module):
         wide = widen(probabilities)
         posterior = self._where_it_matters(wide, features) if self.skip_certain else self(features)
         weighted = wide * (posterior.to(wide.dtype) + self.eps) ** self.strength
-        # eps keeps every factor positive, so that the sum is that of no empty row
-        corrected: Tensor = weighted / weighted.sum(class_dim, keepdim=True)
+        # A row of zeros, of a cell that a mask leaves empty, stays one: 0 / 0 would spread as soon as it is resized
+        total = weighted.sum(class_dim, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+        corrected: Tensor = weighted / total
         return corrected.to(probabilities.dtype)
 
     @torch.no_grad()
