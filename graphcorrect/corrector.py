@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._hub import HubMixin
 from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.banks.calibration import Calibration, calibrate
 from graphcorrect.corrected_labels import CorrectedLabels, full_size
 from graphcorrect.corrector_input import labeled_images, scores_of_images
 from graphcorrect.encoders import TimmEncoder
@@ -166,6 +167,40 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         return self
 
     @torch.no_grad()
+    def calibrate(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        *,
+        probabilities: Tensor | None = None,
+        logits: Tensor | None = None,
+        max_class_loss: float = 0.01,
+    ) -> Calibration:
+        """Lets labeled images choose how far anchors move a probability: :func:`graphcorrect.calibrate`.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], which **neither the network was trained on nor `fit` was given**.
+            masks: (B, H, W) integers in [0, C) or `ignore_index`.
+            probabilities: (B, C, h, w) of any resolution, what the network says of them; or
+            logits: (B, C, h, w).
+            max_class_loss: IoU that a class may lose, in [0, 1].
+
+        Returns:
+            The settings, which the corrector and its `state_dict` now have, and what they are worth on these images.
+
+        Raises:
+            RuntimeError: `fit` was not called.
+            ValueError: shapes, devices or ranges do not fit, or no pixel has a label.
+            TypeError: dtypes do not fit.
+        """
+        scores = scores_of_images(
+            images, probabilities, logits, None, None, self.num_classes, self._place, self.validate_args
+        )
+        labeled_images((images, masks), self.num_classes, self.ignore_index, self._place, self.validate_args)
+        keys = [self.key_encoder(image[None])[0] for image in images]
+        return calibrate(self._fitted(), keys, list(masks), list(scores.softmax(1)), max_class_loss=max_class_loss)
+
+    @torch.no_grad()
     def forward(
         self,
         images: Tensor,
@@ -192,8 +227,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         given = scores_of_images(
             images, probabilities, logits, features, mask, self.num_classes, self._place, self.validate_args
         )
-        if self.bank_ is None:
-            raise RuntimeError("expected a SegmentationCorrector with labeled images, got none; call fit first")
+        self._fitted()
         corrected = []
         for number in range(len(images)):
             of_one = [None if each is None else each[number : number + 1] for each in (given, features, mask)]
@@ -205,12 +239,16 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         self, image: Tensor, scores: Tensor | None, features: Tensor | None, mask: Tensor | None
     ) -> Tensor:
         assert scores is not None
-        assert self.bank_ is not None
         keys = self.key_encoder(image)
         features = keys if features is None else features
-        found = self._refiner(features)(features, scores, mask=mask, anchors=self.bank_, anchor_features=keys)
+        found = self._refiner(features)(features, scores, mask=mask, anchors=self._fitted(), anchor_features=keys)
         soft = full_size(found.soft_labels, image.shape[-2], image.shape[-1])
         return guided_upsample(soft, image) if self.guided else soft
+
+    def _fitted(self) -> AnchorBank:
+        if self.bank_ is None:
+            raise RuntimeError("expected a SegmentationCorrector with labeled images, got none; call fit first")
+        return self.bank_
 
     def _remember(self, image: Tensor, labels: Tensor) -> None:
         keys = self.key_encoder(image)

@@ -25,6 +25,9 @@ The folder of results gets masks/, changes.csv (one line an image), flows.csv (f
 and, with --truth, scores.csv. Every file is read before any work, and every fault is listed. A run that was stopped
 goes on when the same command is given again; several processes share the work (torchrun, or --shard)."""
 
+OF_BANK = ("anchor_capacity", "balance")
+OF_CORRECTION = (*OF_BANK, "preset", "rounds", "neighbors", "alpha", "sigma", "max_nodes", "guided")
+
 
 def add_to(parser: Parser) -> None:
     """Adds the options."""
@@ -53,6 +56,8 @@ def add_to(parser: Parser) -> None:
     add("--preset", choices=["quality", "fast"], default="fast", help="of the look-up by an encoder")
     add("--anchor-capacity", type=at_least(1), metavar="N", help="most labeled pixels of a class; default: 10000, or "
         "3000 by feature maps")  # fmt: skip
+    add("--balance", type=share, metavar="B", help="1: classes are alike beforehand, the default; 0: as frequent as "
+        "in the labeled images, where nearly all of an image is one class")  # fmt: skip
 
     add = parser.add_argument_group("the model").add_argument
     add("--mean", type=float, nargs=3, metavar="M", help="subtracted from images in [0, 1]; ImageNet's: 0.485 0.456 "
@@ -122,6 +127,18 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
         args.labeled_images, args.labeled_features = None, args.labeled_features or args.features
     elif args.labeled_masks is not None:
         args.labeled_images = args.labeled_images or args.images
+    for names, is_without_effect, why in (
+        (OF_CORRECTION, args.corrector is not None, "beside --corrector, which has its own"),
+        (OF_BANK, args.labeled_masks is None, "without --labeled-masks"),
+        (("preset",), args.encoder is None, "without --encoder"),
+        (("multiple", "mean"), args.model is None, "without --model"),
+        (("mask_confidence", "channels"), args.model is not None, "beside --model"),
+        (("position_weight",), by_encoder or args.features is not None, "beside --encoder, --corrector or --features"),
+    ):
+        for name in names:
+            if is_without_effect and getattr(args, name) != parser.get_default(name):
+                option = "--no-guided" if name == "guided" else f"--{name.replace('_', '-')}"
+                parser.error(f"expected no {option} {why}")
     folders = "predictions images features labeled_masks labeled_images labeled_features truth"
     for key in folders.split():
         folder = getattr(args, key)

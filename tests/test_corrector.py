@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from graphcorrect import AnchorBank, DualGraphRefiner, SegmentationCorrector, guided_upsample
+from graphcorrect import AnchorBank, DualGraphRefiner, SegmentationCorrector, calibrate, guided_upsample
 from graphcorrect.keys import KeyEncoder, middle_levels
 
 CLASSES, SIZE = 3, (34, 46)  # no multiple of anything
@@ -66,6 +66,26 @@ def test_values_are_those_of_the_parts_by_hand(corrector):
         torch.testing.assert_close(result.probabilities[number : number + 1], expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(result.labels, result.probabilities.argmax(1))
     assert torch.equal(result.confidence, result.probabilities.amax(1))
+
+
+def test_held_out_images_choose_how_far_anchors_move_a_probability(corrector):
+    corrector = copy.deepcopy(corrector)
+    images, masks = scenes(3)
+    logits = F.interpolate(torch.randn(3, CLASSES, 5, 6), size=(17, 23))
+    keys = [corrector.key_encoder(image[None])[0] for image in images]
+    expected = calibrate(copy.deepcopy(corrector.bank_), keys, list(masks), list(logits.softmax(1)))
+    before = corrector(images, logits=logits)
+    assert corrector.calibrate(images, masks, logits=logits) == expected
+    assert corrector.bank_.strength == expected.settings.strength
+    assert not torch.equal(before.probabilities, corrector(images, logits=logits).probabilities)
+    twin = SegmentationCorrector(CLASSES, Levels())
+    twin.load_state_dict(corrector.state_dict())
+    assert twin.bank_.strength == expected.settings.strength
+    assert twin.bank_.eps == expected.settings.eps
+    with pytest.raises(ValueError, match="expected `masks`"):
+        corrector.calibrate(images, masks[:, 1:], logits=logits)
+    with pytest.raises(RuntimeError, match="call fit first"):
+        SegmentationCorrector(CLASSES, Levels()).calibrate(images, masks, logits=logits)
 
 
 def test_keys_are_unit_blocks_of_the_levels_in_place():

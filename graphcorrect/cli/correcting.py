@@ -65,7 +65,7 @@ def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Ite
             _encoder(args.encoder, device),
             preset=args.preset,
             weights=args.encoder_weights,
-            bank={} if args.anchor_capacity is None else {"capacity_per_class": args.anchor_capacity},
+            bank=_bank_settings(args),
             refiner={**refiner, "sigma": args.sigma, "max_nodes": args.max_nodes},
             guided=args.guided,
         ).to(device)
@@ -99,7 +99,8 @@ def by_features(
     anchors: AnchorBank | None = None
     for item in labeled:
         if anchors is None:
-            anchors = AnchorBank(num_classes, feature_dim, capacity_per_class=args.anchor_capacity or 3000).to(device)
+            settings = {"capacity_per_class": 3000, **_bank_settings(args)}
+            anchors = AnchorBank(num_classes, feature_dim, **settings).to(device)
         features = read_features(item, args.position_weight, args.channels)
         anchors.update(features[None].to(device), read_labels(item, args.label_map or num_classes, device))
     if anchors is not None:
@@ -113,6 +114,11 @@ def by_features(
         return guided_upsample(soft, image) if args.guided else full_size(soft, image.shape[-2], image.shape[-1])
 
     return correct
+
+
+def _bank_settings(args: argparse.Namespace) -> dict[str, Any]:
+    given = {"capacity_per_class": args.anchor_capacity, "balance": args.balance}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _refuse_empty(bank: AnchorBank | None, masks: Path) -> None:
