@@ -306,12 +306,8 @@ class DualGraphRefiner(nn.Module):
                 labels_of_graph = values if self.order == "class_first" else before
                 features = self._run(feature_map.step, class_graph(labels_of_graph), features)
             refined = values.softmax(-1) if uses_logits else values
-            if mask is None:
-                rounds.append(refined)
-                feature_rounds.append(features)
-            else:
-                rounds.append(torch.where(mask[..., None], refined, input_probabilities))
-                feature_rounds.append(torch.where(mask[..., None], features, input_features))
+            rounds.append(refined if mask is None else torch.where(mask[..., None], refined, input_probabilities))
+            feature_rounds.append(features if mask is None else torch.where(mask[..., None], features, input_features))
         return rounds, feature_rounds
 
     def _run(self, learned_map: Callable[..., Tensor], *inputs: Any) -> Tensor:
