@@ -31,13 +31,10 @@ def main(args: argparse.Namespace) -> None:
         if TRUE_LABELS in methods:
             found[TRUE_LABELS] = with_true_labels(recipe, folder)
         results += [{"seed": seed, "method": method} | scores for method, scores in found.items()]
-    save_record(
-        "label_correction_training" + (f"_{args.recipe}" if args.recipe else "" if args.data else "_digits"),
-        {"results": results},
-        device=torch.device("cpu"),
-        folder=args.out,
-        recipe=as_dict(recipe),
-    )
+        # After each seed: a study that is stopped keeps what it has
+        name = "label_correction_training" + (f"_{args.recipe}" if args.recipe else "" if args.data else "_digits")
+        content = {"results": results}
+        save_record(name, content, device=torch.device("cpu"), folder=args.out, recipe=as_dict(recipe))
 
 
 def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from segmentation import checkpoint, deployment, evaluation, figures, report
-from segmentation.datasets import with_masks
+from segmentation.datasets import Sample, with_masks
 from segmentation.keys import LabeledPixels
 from segmentation.method import CORRECTIONS, Method, parse
 from segmentation.processes import rank_and_ranks
@@ -59,10 +59,17 @@ def pseudo_label_quality(method: Method, state: State, run: Run) -> dict[str, fl
     if method.correct and method.teaching != "rounds" and run.share_of_correction(state.step - 1) > 0:
         refiner = evaluation.on_its_own(state.teacher.module.refiner)
         correctors["after"] = evaluation.Corrector(method.correct, refiner, state.banks.anchors)
-    judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
+    judged = judged_samples(run)
     found = evaluation.judge_pseudo_labels(state.teacher.module, judged, correctors, run.data.class_names, run.recipe)
     kept = ("miou", "dice")
     return {f"pseudo_{name}_{key}": values[key] for name, values in found.items() for key in kept if key in values}
+
+
+def judged_samples(run: Run) -> list[Sample]:
+    """The unlabeled images that labels are judged on, evenly spread: neighbors in a list may be of one video."""
+    samples = with_masks(run.data.unlabeled)
+    count = min(run.recipe.evaluation.judged, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
 
 
 def measure(method: Method, state: State, run: Run) -> dict:
@@ -82,11 +89,11 @@ def measure(method: Method, state: State, run: Run) -> dict:
     if trained:
         correctors["untrained"] = evaluation.Corrector(correct, untrained, anchors)
         correctors["untrained_without_anchors"] = evaluation.Corrector(("graphs",), untrained)
-    judged = with_masks(run.data.unlabeled)[: run.recipe.evaluation.judged]
+    judged = judged_samples(run)
     teacher = state.teacher.module
     found = evaluation.judge_pseudo_labels(teacher, judged, correctors, run.data.class_names, run.recipe)
     if run.rank == 0:
-        examples = []  # evenly spread: neighbors in a list may be frames of a video
+        examples = []
         for sample in judged[:: max(1, len(judged) // 6)][:6]:
             image, truth = evaluation.one_image(sample, run.recipe, device)
             output, _ = state.teacher(image)

@@ -33,6 +33,9 @@ class NetworkOutput(NamedTuple):
     middle: Tensor | None
 
 
+LEAST_STD = 1e-3  # of an image of one color
+
+
 class SegmentationNetwork(nn.Module):
     """An encoder, the decoder of one of four architectures, and two heads on the decoder's map.
 
@@ -67,6 +70,7 @@ class SegmentationNetwork(nn.Module):
         mean, std = input_statistics(None if settings.architecture == "unet" else settings.backbone)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.statistics = settings.statistics
         self.middle_dim = sum(self.encoder.out_channels[2:5])
 
     def forward(self, images: Tensor, channels: list[Tensor] | None = None) -> NetworkOutput:
@@ -93,7 +97,10 @@ class SegmentationNetwork(nn.Module):
         """
         height, width = images.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        return self.encoder(F.pad((images - self.mean) / self.std, padding))
+        mean, std = self.mean, self.std
+        if self.statistics == "image":
+            std, mean = torch.std_mean(images, (1, 2, 3), keepdim=True)
+        return self.encoder(F.pad((images - mean) / std.clamp_min(LEAST_STD), padding))
 
     def on_fine_grid(self, levels: list[Tensor], size: tuple[int, int]) -> list[Tensor]:
         """Levels of `encode`, at 1/4 or coarser, as unit vectors a pixel, (B, ..., ceil(H / 4), ceil(W / 4)).

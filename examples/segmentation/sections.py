@@ -48,6 +48,7 @@ class Network:
     architecture: Literal["deeplabv3plus", "deeplabv2", "segformer", "unet"] = "deeplabv3plus"
     backbone: str = "tu-tf_efficientnet_lite0"  # a name of segmentation-models-pytorch; tu-NAME: of timm; not of unet
     weights: str = "auto"  # auto (the hub; Lite0: its package; unet: none), none, or a file of the encoder
+    statistics: Literal["published", "image"] = "published"  # what images are normalized by; image: each by its own
     width: int = ranged(16, 1)  # unet: channels at full size, twice as many at each of four levels below
     feature_dim: int = ranged(256, 1)
     decoder_channels: int = ranged(256, 8)  # not of deeplabv2, which has no decoder, nor of unet
@@ -147,6 +148,7 @@ class Loss:
     dice: float = ranged(0.0, 0)  # weight of Dice beside the cross entropy, of labeled and of unlabeled pixels
     unlabeled: float = ranged(1.0, 0)  # weight of the loss of unlabeled images; of mllc, `pixel_weight` says it
     unlabeled_cross_entropy: float = ranged(1.0, 0)  # of unlabeled pixels; 0: Dice alone, as UniMatch has it on ACDC
+    unlabeled_dice: float = ranged(1.0, 0)  # of unlabeled pixels, times `dice`; 0: cross entropy alone
     labels: Literal["hard", "soft", "agree"] = "hard"  # of unlabeled pixels; agree: hard, `disagreed` where corrected
     disagreed: float = ranged(0.5, 0, 1)  # weight of a pixel whose label the correction changed
 
@@ -156,7 +158,7 @@ class Evaluation:
     """When and how to test."""
 
     times: int = ranged(2, 1)  # how often a method is tested on its way, the end included
-    judged: int = ranged(500, 1)  # unlabeled images on which pseudo-labels are judged
+    judged: int = ranged(500, 1)  # unlabeled images on which pseudo-labels are judged, evenly spread
     mode: Literal["whole", "sliding"] = "whole"
     window: tuple[int, int] | None = ranged(None, 16)  # of the sliding mode; None: the crop
     scales: tuple[float, ...] = ranged((1.0,), above=0)

@@ -188,7 +188,9 @@ def _unlabeled_loss(method: Method, logits: Tensor, stream: Stream, recipe: Reci
     loss = cross_entropy(logits, stream.labels, weight, targets=targets)
     if settings.dice > 0:
         loss = settings.unlabeled_cross_entropy * loss
-        loss = loss + settings.dice * dice(logits, stream.labels, weight, targets=targets)
+        if settings.unlabeled_dice > 0:
+            overlap = dice(logits, stream.labels, weight, targets=targets)
+            loss = loss + settings.dice * settings.unlabeled_dice * overlap
     return loss
 
 
