@@ -30,6 +30,7 @@ class TimmEncoder(nn.Module):
             `efficientnet-lite-pytorch`; it is read without running code.
 
     Attributes:
+        dims: channels of each level.
         multiple: of the sides of an image, so that the cells of all levels line up.
 
     Raises:
@@ -56,8 +57,10 @@ class TimmEncoder(nn.Module):
             meant = f"; did you mean {' or '.join(PREFIX + each for each in near)}?" if near else ""
             raise ValueError(f"expected `encoder` to be an encoder of timm, got {name!r}{meant}")
         with torch.random.fork_rng(devices=[]):  # random weights that are replaced, or not meant to be
-            reductions = timm.create_model(self.name, features_only=True, pretrained=False).feature_info.reduction()
+            info = timm.create_model(self.name, features_only=True, pretrained=False).feature_info
+            reductions = info.reduction()
             self.levels = tuple(middle_levels(reductions) if levels is None else levels)
+            self.dims = tuple(info.channels()[level] for level in self.levels)
             settings: dict[str, Any] = {"features_only": True, "out_indices": self.levels}
             if weights is not None:
                 entries = self._entries(Path(weights))

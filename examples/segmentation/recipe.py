@@ -212,14 +212,15 @@ def _check_keys(recipe: Recipe) -> None:
         )
     anchors, network = recipe.anchors, recipe.network
     depth = {"deeplabv3plus": network.encoder_depth, "unet": 4}.get(network.architecture, 5)
-    deepest = depth if anchors.keys == "initial" else 4
+    deepest = {"trained": 4, "initial": depth, "pretrained": 5}[anchors.keys]
     if anchors.levels is not None and max(anchors.levels) > deepest:
         raise ValueError(f"expected `anchors.levels` among the encoder's {deepest}, got {list(anchors.levels)}")
     loss, methods = recipe.loss, [parse(name) for name in recipe.methods]
     if loss.labels != "hard" and any(method.teaching == "rounds" for method in methods):
         raise ValueError(f"expected `loss.labels` hard beside rounds, whose labels are files, got {loss.labels}")
-    if any(method.uses_unlabeled for method in methods) and loss.dice == loss.unlabeled_cross_entropy == 0:
-        raise ValueError("expected `loss.dice` or `loss.unlabeled_cross_entropy` above 0, got 0 for both")
+    learns_nothing = loss.unlabeled_cross_entropy == loss.dice * loss.unlabeled_dice == 0
+    if any(method.uses_unlabeled for method in methods) and learns_nothing:
+        raise ValueError("expected `loss.unlabeled_cross_entropy` or `loss.dice` and `unlabeled_dice` above 0, got 0")
     if any(method.graph_losses for method in methods) and loss.slg_weight == loss.clg_weight == loss.pixel_weight == 0:
         raise ValueError(
             "expected a weight above 0 for mllc, got 0 for `loss.slg_weight`, `clg_weight`, `pixel_weight`"

@@ -127,10 +127,13 @@ class Anchors:
     strength: float = ranged(1.0, 0)  # how far they move a probability
     eps: float = ranged(0.1, above=0, high=1)  # no class is less likely to them
     balance: float = ranged(1.0, 0, 1)  # 1: classes are alike beforehand; 0: as frequent as in the labeled images
-    keys: Literal["trained", "initial"] = "trained"  # of the teacher's encoder, or of the encoder before all training
-    levels: tuple[int, ...] | None = ranged(None, 2, 5)  # of the encoder; None: 3, 4 if initial, and if trained 2, 3, 4
+    keys: Literal["trained", "initial", "pretrained"] = (
+        "trained"  # of the teacher's encoder; of that before all training
+    )
+    encoder: str = "tf_efficientnet_lite0"  # pretrained: of timm, with its published weights, whatever the network is
+    levels: tuple[int, ...] | None = ranged(None, 2, 5)  # of the encoder; None: 2, 3, 4 if trained, else 3, 4
     position: float = ranged(0.0, 0)  # weight of a pixel's place in the image among its keys, where images lie alike
-    magnifications: tuple[float, ...] = ranged((1.0,), above=0)  # initial: of the image, to be looked at
+    magnifications: tuple[float, ...] = ranged((1.0,), above=0)  # initial, pretrained: of the image, to be looked at
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import DualGraphRefiner, DynamicThreshold, EMATeacher, LabelCorrectionLoss, PrototypeBank
-from segmentation.keys import KeyEncoder, LabeledPixels
+from segmentation.keys import KeyEncoder, LabeledPixels, PretrainedKeys
 from segmentation.method import parse
 from segmentation.model import SegmentationModel
 from segmentation.networks import SegmentationNetwork
@@ -143,6 +143,9 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
     if settings.keys == "initial":
         encoder = KeyEncoder(network, settings.levels or (3, 4), settings.magnifications)
         dim = encoder.dim
+    elif settings.keys == "pretrained":
+        encoder = PretrainedKeys(settings.encoder, settings.levels, settings.magnifications)
+        encoder, dim = encoder.to(network.mean.device, network.mean.dtype), encoder.dim
     elif settings.levels is not None:
         ends = list(itertools.accumulate(network.encoder.out_channels[2:5], initial=0))
         parts = tuple((ends[level - 2], ends[level - 1]) for level in settings.levels)
