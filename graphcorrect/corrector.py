@@ -50,6 +50,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             index where faiss is installed.
         levels: which maps of the encoder; None takes those at 1/8 and 1/16.
         magnifications: sizes at which images are looked at; None is that of the preset, 1, 2 and 3.
+        position: weight of a pixel's place among its keys; 1 where images lie alike, as scans of one organ do.
         pretrained: False leaves a timm encoder's weights random; of no use but to load others.
         weights: a file of weights for a timm encoder, instead of the hub's.
         bank: arguments of :class:`AnchorBank` over those of the preset, such as `{"strength": 0.5}`. The capacity is
@@ -91,6 +92,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         preset: Preset = "quality",
         levels: Sequence[int] | None = None,
         magnifications: Sequence[float] | None = None,
+        position: float = 0.0,
         pretrained: bool = True,
         weights: str | Path | None = None,
         bank: Mapping[str, Any] | None = None,
@@ -113,13 +115,14 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         if isinstance(encoder, str):
             named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
             self.encoder_name = f"timm:{named.name}"
-            every, multiple = range(len(named.levels)), math.lcm(named.multiple, 4)
-            self.key_encoder = KeyEncoder(named, levels=every, magnifications=magnifications, multiple=multiple)
+            looks: dict[str, Any] = {"levels": range(len(named.levels)), "multiple": math.lcm(named.multiple, 4)}
+            body: Any = named
         else:
             if weights is not None:
                 raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
             self.encoder_name = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
-            self.key_encoder = KeyEncoder(encoder, levels=levels, magnifications=magnifications)
+            looks, body = {"levels": levels}, encoder
+        self.key_encoder = KeyEncoder(body, magnifications=magnifications, position=position, **looks)
         self.bank_ = None
         self._refiners: dict[int, DualGraphRefiner] = {}
         self.register_buffer("_place", torch.empty(0), persistent=False)  # tells the device
@@ -291,6 +294,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             "encoder": self.encoder_name,
             "levels": self.key_encoder.levels,
             "magnifications": self.key_encoder.magnifications,
+            "position": self.key_encoder.position,
             "preset": self.preset,
             "bank": self._bank_settings | self._calibrated(),
             "refiner": self._refiner_settings,
@@ -317,6 +321,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
                 raise ValueError(f"expected a state of `{name}` {here!r}, got {content[name]!r}")
         self.key_encoder.levels = None if content["levels"] is None else tuple(content["levels"])
         self.key_encoder.magnifications = tuple(content["magnifications"])
+        self.key_encoder.position = content["position"]
         self.preset, self.guided, self.ignore_index = content["preset"], content["guided"], content["ignore_index"]
         self._bank_settings, self._refiner_settings = content["bank"], content["refiner"]
         self._refiners = {}

@@ -14,6 +14,7 @@ from graphcorrect import _checks
 from graphcorrect.ops.precision import widen
 
 Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+POSITION_DIM, TURN = 4, 1.5  # radians from the middle of an image to the end of its longer side
 MIDDLE_STRIDES = (8, 16)  # whose maps tell classes apart and have not memorized the labels
 
 
@@ -44,6 +45,8 @@ class KeyEncoder(nn.Module):
         stride: of the grid; 4 keeps what is four pixels wide.
         multiple: images are padded to a multiple of it, so that the cells of all levels line up; one of `stride`.
         max_pixels: an image is not enlarged beyond it, and made smaller if it has more; what bounds the memory.
+        position: weight, beside a level's one, of four entries that say where in the image a pixel lies; above 0 where
+            images lie alike, as scans of one organ do.
 
     Shapes:
         images (B, 3, H, W) in [0, 1] -> (B, M, ceil(H / stride), ceil(W / stride)) float32 or better
@@ -63,6 +66,7 @@ class KeyEncoder(nn.Module):
         stride: int = 4,
         multiple: int = 32,
         max_pixels: int = 2**22,
+        position: float = 0.0,
     ) -> None:
         super().__init__()
         if not callable(encoder):
@@ -76,6 +80,7 @@ class KeyEncoder(nn.Module):
         if multiple % stride:
             raise ValueError(f"expected `multiple` to be a multiple of `stride`, {stride}, got {multiple}")
         _checks.integer_at_least("max_pixels", max_pixels, multiple**2)
+        _checks.in_interval("position", position, 0.0, float("inf"), open_high=True)
         self.encoder: Any = encoder
         if isinstance(encoder, nn.Module):
             self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
@@ -84,6 +89,7 @@ class KeyEncoder(nn.Module):
         self.stride = stride
         self.multiple = multiple
         self.max_pixels = max_pixels
+        self.position = position
 
     def train(self, mode: bool = True) -> KeyEncoder:
         """Stays in evaluation mode: keys must not depend on what else is in a batch."""
@@ -103,8 +109,12 @@ class KeyEncoder(nn.Module):
                 if list(level.shape[-2:]) != size:
                     unit = F.normalize(F.interpolate(unit, size=size, mode="bilinear", antialias=True), dim=1)
                 blocks.append(unit)
-        keys = torch.cat(blocks, dim=1)
-        return keys[..., : -(-height // self.stride), : -(-width // self.stride)]
+        rows, columns = -(-height // self.stride), -(-width // self.stride)
+        keys = torch.cat(blocks, dim=1)[..., :rows, :columns]
+        if not self.position:
+            return keys
+        places = keys.new_tensor(whole_image(height, width)).expand(len(keys), 4)
+        return torch.cat([keys, self.position * position_keys(places, (rows, columns))], dim=1)
 
     def _resized(self, images: Tensor, factor: float) -> Tensor:
         height, width = images.shape[-2:]
@@ -129,4 +139,37 @@ class KeyEncoder(nn.Module):
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""
-        return f"levels={self.levels}, magnifications={self.magnifications}, stride={self.stride}"
+        looks = f"levels={self.levels}, magnifications={self.magnifications}"
+        return f"{looks}, stride={self.stride}, position={self.position}"
+
+
+def whole_image(height: int, width: int) -> tuple[float, float, float, float]:
+    """Top, left, bottom and right of an image, from its middle, in halves of its longer side.
+
+    Example:
+        >>> whole_image(30, 40)
+        (-0.75, -1.0, 0.75, 1.0)
+    """
+    longer = max(height, width)
+    return -height / longer, -width / longer, height / longer, width / longer
+
+
+def position_keys(places: Tensor, size: tuple[int, int]) -> Tensor:
+    """Unit vectors (B, 4, h, w) that say where in its image each cell of a view lies.
+
+    Args:
+        places: (B, 4), top, left, bottom and right of the views, as :func:`whole_image` counts.
+        size: (h, w).
+
+    Example:
+        >>> corners = position_keys(torch.tensor([whole_image(8, 8)]), (8, 8))[0, :, 0, 0]
+        >>> round(float(corners.norm()), 4)
+        1.0
+    """
+    angles = []
+    for axis, cells in enumerate(size):
+        first, last = places[:, axis, None], places[:, axis + 2, None]
+        share = (torch.arange(cells, device=places.device) + 0.5) / cells
+        angles.append(TURN * (first + (last - first) * share))  # (B, cells)
+    down, across = angles[0][:, :, None].expand(-1, *size), angles[1][:, None, :].expand(-1, *size)
+    return torch.stack([down.cos(), down.sin(), across.cos(), across.sin()], dim=1) / 2**0.5

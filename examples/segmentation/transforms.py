@@ -55,7 +55,8 @@ class WeakView:
 
     Shapes:
         image (3, H, W) uint8, labels (H, W) uint8 -> image (3, h, w) uint8, labels (h, w) uint8 with 255 as padding,
-        and (4,) float32: top, left, bottom and right of the view within the image, as :func:`whole_image` counts
+        and (4,) float32: top, left, bottom and right of the view within the image, as
+        :func:`graphcorrect.keys.whole_image` counts
     """
 
     def __init__(
@@ -92,12 +93,6 @@ class WeakView:
             image, labels = functional.horizontal_flip(image), functional.horizontal_flip(labels)
             place = [place[0], place[3], place[2], place[1]]
         return image, labels[0], torch.tensor(place)
-
-
-def whole_image(height: int, width: int) -> tuple[float, float, float, float]:
-    """Top, left, bottom and right of an image, from its middle, in halves of its longer side."""
-    longer = max(height, width)
-    return -height / longer, -width / longer, height / longer, width / longer
 
 
 def _drawn_pixel(labels: Tensor, rng: random.Random) -> tuple[int | None, int | None]:

@@ -64,6 +64,7 @@ def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Ite
             num_classes,
             _encoder(args.encoder, device),
             preset=args.preset,
+            position=args.position_weight or 0.0,
             weights=args.encoder_weights,
             bank=_bank_settings(args),
             refiner={**refiner, "sigma": args.sigma, "max_nodes": args.max_nodes},
@@ -97,17 +98,18 @@ def by_features(
     )
     refiner = refiner.to(device).eval()
     anchors: AnchorBank | None = None
+    position = 1.0 if args.position_weight is None else args.position_weight
     for item in labeled:
         if anchors is None:
             settings = {"capacity_per_class": 3000, **_bank_settings(args)}
             anchors = AnchorBank(num_classes, feature_dim, **settings).to(device)
-        features = read_features(item, args.position_weight, args.channels)
+        features = read_features(item, position, args.channels)
         anchors.update(features[None].to(device), read_labels(item, args.label_map or num_classes, device))
     if anchors is not None:
         _refuse_empty(anchors, args.labeled_masks)
 
     def correct(item: Item, image: Tensor | None, logits: Tensor, known: Tensor | None) -> Tensor:
-        features = read_features(item, args.position_weight, args.channels)[None].to(device)
+        features = read_features(item, position, args.channels)[None].to(device)
         soft: Tensor = refiner(features, logits, mask=known, anchors=anchors).soft_labels
         if image is None:
             return soft
