@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from _evidence_frozen import frozen
+from _evidence_hearts import hearts
 from _evidence_issues import issues
 from _evidence_pairs import TRUE_LABELS, gap_share, students
 from _records import RESULTS
@@ -136,40 +137,6 @@ network knows by heart, and that is our guess at the cause. Supervised training 
 gains as much from further steps as any method does.
 """
 
-ACDC = """## Hearts, beside published results
-
-ACDC is the one semi-supervised benchmark with published results that could be had here: 3 labeled patients of 70, test
-Dice of 20 others, a U-Net of 1.8 million weights from scratch. Published there, at 256 pixels and 300 epochs: 41.5
-supervised, 88.9 UniMatch. Ours are trials of a CPU, with images of 128 pixels, 200 + 400 steps and AdamW, on which
-supervised training reaches 68.2 and true labels of all patients 80.4: **most of the published gap is not there to be
-won**. They were made by a script of their own, not yet by the trainer, whose recipe `acdc_3` has the same settings.
-
-| test Dice | seed 0 | seed 1 | seed 2 |
-|---|--:|--:|--:|
-| supervised | 68.2 | 71.2 | 67.7 |
-| FixMatch with an EMA teacher, confidence 0.95 | 67.4 | | |
-| at confidence 0.95, corrected by anchors | 74.3 | | |
-| the same, every pixel | 73.7 | 74.4 | 72.5 |
-| every pixel, UniMatch's two views and feature dropout | 74.0 | | |
-| **every pixel, corrected by anchors, which fade** | 75.8 | 74.0 | 73.3 |
-| true labels | 80.4 | | |
-
-So correction was worth +2.1, -0.4 and +0.8 points on the same method without it, **not a point in every
-seed**, and on the two seeds on which no setting was chosen nothing that could be told from chance; it was 6.9 where
-a confidence threshold keeps half of the heart from teaching, most of which dropping the threshold wins, too. What
-mattered, chosen on patients of `val`: keys of the teacher's encoder at 1/4 joined with the place in the image
-(hearts lie alike), classes as frequent as they are (`balance=0`: of a balanced bank half of what it changes on the
-background is wrong), and a strength that falls to zero while the teacher gets better. A frozen, weak teacher's
-labels went from 50.2 to 54.2 by these anchors, 3.6 fixed for one broken. In training they were better by a point in
-the first hundred steps and no better later: an EMA teacher passes within 200 steps what the pixels of three
-patients know. **Correction by labeled pixels is a head start.** Graphs after the anchors gained nothing there (71.7
-against 72.4 in runs of 200 steps).
-
-In use, the strongest uncorrected student (seed 0) has 73.4 on test patients, 73.7 corrected by anchors at a setting
-that `val` chose (and where it gained 2.6), and 74.6 averaged over three sizes with the largest component kept:
-there, those two simple remedies are worth more.
-"""
-
 DIGITS = """### On the embedded digits
 
 The same four methods, and the bound that true labels set, on 600 scenes of handwritten digits, 60 of them labeled, 100
@@ -199,7 +166,7 @@ def page() -> str:
             device = record["device"]
             where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
             parts.append(section(record) + f"\n{where}\n")
-    parts += [ACDC, *issues()]
+    parts += [hearts(), *issues()]
     return "\n".join(parts)
 
 
