@@ -1,17 +1,19 @@
-"""Does the correction correct? Four studies, each a JSON that the documentation is made from.
+"""Does the correction correct? Five studies, each a JSON that the documentation is made from.
 
     python benchmarks/label_correction.py noise                        # labels corrupted on purpose; minutes
     python benchmarks/label_correction.py frozen --data CamVid         # one teacher, corrected in many ways
     python benchmarks/label_correction.py training --data CamVid       # pairs of methods, three seeds; hours on a CPU
     python benchmarks/label_correction.py training --data acdc --recipe acdc_3 --seeds 0 1 2
     python benchmarks/label_correction.py anchors --data CamVid        # the same teacher, faster look-ups
-    python benchmarks/label_correction.py --smoke                      # all four at their smallest
+    python benchmarks/label_correction.py keys --data acdc --recipe acdc_3   # what pixels are best looked up by
+    python benchmarks/label_correction.py --smoke                      # all five at their smallest
 
 `noise` needs no network: features of which the true labels are known, 10 to 60 % of the labels replaced. `frozen`
 trains a teacher on few labels, keeps what it says of unlabeled images, and corrects that, with and without each part,
 beside peers on the same neighbors. `training` runs the reference trainer. `anchors` corrects the frozen teacher's
 labels with each of the settings that make a look-up fast: what is left of the gain, and the seconds of a frame.
-Settings were chosen on training frames that were held out, never on the test images; both are reported.
+`keys` corrects a teacher's labels by each kind of keys. Settings were chosen on training frames that were held out,
+never on the test images; both are reported.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))  # the traine
 
 import _anchor_study
 import _frozen_study
+import _key_study
 import _noise_study
 import _training_study
 
@@ -35,6 +38,7 @@ STUDIES = {
     "frozen": _frozen_study.main,
     "training": _training_study.main,
     "anchors": _anchor_study.main,
+    "keys": _key_study.main,
 }
 
 
