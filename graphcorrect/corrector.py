@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +17,16 @@ from graphcorrect import _checks
 from graphcorrect._hub import HubMixin
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.banks.calibration import Calibration, calibrate
+from graphcorrect.banks.presets import Preset, bank_of, index_of
 from graphcorrect.corrected_labels import CorrectedLabels, full_size
-from graphcorrect.corrector_input import labeled_images, scores_of_images
+from graphcorrect.corrector_input import labeled_images, pairs_of, scores_of_images
 from graphcorrect.encoders import TimmEncoder
 from graphcorrect.guided import guided_upsample
 from graphcorrect.keys import KeyEncoder, Maps
 from graphcorrect.labels import IGNORE_INDEX
-from graphcorrect.ops.kernels import faiss_index
 from graphcorrect.refine import DualGraphRefiner
 
-Preset = Literal["quality", "fast"]
-# Settings of the bank, and sizes at which images are looked at
-_PRESETS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-    "quality": ({}, (1.0, 2.0, 3.0)),
-    "fast": ({"key_dim": 128}, (1.0, 2.0, 3.0)),
-}
-MOST_ANCHORS = 10_000  # of a class
-MOST_BYTES = 2**30  # of a bank whose capacity nobody chose
+MAGNIFICATIONS = (1.0, 2.0, 3.0)
 
 
 class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", tags=["image-segmentation"]):
@@ -49,7 +44,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         preset: "quality" searches all anchors exactly; "fast" by 128 principal directions, and through an approximate
             index where faiss is installed.
         levels: which maps of the encoder; None takes those at 1/8 and 1/16.
-        magnifications: sizes at which images are looked at; None is that of the preset, 1, 2 and 3.
+        magnifications: sizes at which images are looked at; None is 1, 2 and 3.
         position: weight of a pixel's place among its keys; 1 where images lie alike, as scans of one organ do.
         pretrained: False leaves a timm encoder's weights random; of no use but to load others.
         weights: a file of weights for a timm encoder, instead of the hub's.
@@ -111,7 +106,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         self.validate_args = validate_args
         self._bank_settings = dict(bank or {})
         self._refiner_settings = dict(refiner or {})
-        magnifications = _PRESETS[preset][1] if magnifications is None else magnifications
+        magnifications = MAGNIFICATIONS if magnifications is None else magnifications
         if isinstance(encoder, str):
             named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
             self.encoder_name = f"timm:{named.name}"
@@ -124,6 +119,7 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             looks, body = {"levels": levels}, encoder
         self.key_encoder = KeyEncoder(body, magnifications=magnifications, position=position, **looks)
         self.bank_ = None
+        self._unknown: list[int] = []  # classes that nobody has been told of
         self._refiners: dict[int, DualGraphRefiner] = {}
         self.register_buffer("_place", torch.empty(0), persistent=False)  # tells the device
         if self._hub_mixin_config is not None:  # what a folder of results says: its weights lie beside it
@@ -132,17 +128,30 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         self._new_refiner(1)
 
     @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> SegmentationCorrector:
+        """The corrector of a folder, or of a repository of the hub, with the settings that it was saved with.
+
+        Args:
+            name: folder or repository.
+            **options: `encoder`, where it is one of your own; `validate_args`; those of the hub, such as `revision`.
+
+        Raises:
+            ValueError: another setting is given, or an own encoder is not.
+        """
+        saved = set(inspect.signature(cls).parameters) - {"encoder", "validate_args"}
+        if given := sorted(saved & set(options)):
+            raise ValueError(f"expected no `{given[0]}`, as a saved corrector has its own, got {options[given[0]]!r}")
+        found: SegmentationCorrector = super().from_pretrained(name, **options)
+        return found
+
+    @classmethod
     def _from_pretrained(cls, **settings: Any) -> SegmentationCorrector:
         if "encoder" not in settings:
             raise ValueError("expected `encoder`, as the saved corrector had one that is none of timm's, got none")
         found: SegmentationCorrector = super()._from_pretrained(**settings)
         return found
 
-    def fit(
-        self,
-        images: Iterable[Any],
-        masks: Iterable[Tensor] | None = None,
-    ) -> SegmentationCorrector:
+    def fit(self, images: Iterable[Any], masks: Iterable[Tensor] | None = None) -> SegmentationCorrector:
         """Adds labeled images to those that pixels are looked up among.
 
         Args:
@@ -150,23 +159,27 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             masks: (B, H, W) integers in [0, C) or `ignore_index`, of the images' size; None where `images` are pairs.
 
         Returns:
-            Itself.
+            Itself. Tensors and lists are checked before any is added; of a loader, what came before a fault stays.
 
         Raises:
             ValueError: shapes or ranges do not fit, or there was no image.
             TypeError: dtypes do not fit.
         """
-        pairs = images if masks is None else zip(images, masks, strict=True)
-        if masks is None and isinstance(images, Tensor):
-            raise ValueError("expected `masks` beside `images`, got None")
+        asked = self.num_classes, self.ignore_index, self._place, self.validate_args
+        found: Iterable[tuple[Tensor, Tensor]] = (labeled_images(pair, *asked) for pair in pairs_of(images, masks))
+        if isinstance(images, Sequence | Tensor):
+            found = list(found)  # all of them are checked before the first is remembered
         seen = 0
-        for pair in pairs:
-            given = labeled_images(pair, self.num_classes, self.ignore_index, self._place, self.validate_args)
+        for given in found:
             for image, labels in zip(*given, strict=True):
                 self._remember(image[None], labels[None])
                 seen += 1
         if not seen:
             raise ValueError("expected labeled images to `fit`, got none")
+        counts = self._fitted().counts.tolist()
+        if not any(counts):
+            raise ValueError("expected `masks` with a labeled pixel, got none, or none that fills a cell of the keys")
+        self._unknown = [number for number, count in enumerate(counts) if not count]
         return self
 
     @torch.no_grad()
@@ -231,6 +244,10 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             images, probabilities, logits, features, mask, self.num_classes, self._place, self.validate_args
         )
         self._fitted()
+        if self._unknown:
+            classes = ", ".join(map(str, self._unknown))
+            warnings.warn(f"fit was given no labeled pixel of class {classes}, which loses to the others", stacklevel=2)
+            self._unknown = []
         corrected = []
         for number in range(len(images)):
             of_one = [None if each is None else each[number : number + 1] for each in (given, features, mask)]
@@ -245,8 +262,12 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         keys = self.key_encoder(image)
         features = keys if features is None else features
         found = self._refiner(features)(features, scores, mask=mask, anchors=self._fitted(), anchor_features=keys)
-        soft = full_size(found.soft_labels, image.shape[-2], image.shape[-1])
-        return guided_upsample(soft, image) if self.guided else soft
+        height, width = image.shape[-2:]
+        soft = full_size(found.soft_labels, height, width)
+        if not self.guided:
+            return soft
+        known = None if mask is None else full_size(mask[:, None].to(soft.dtype), height, width)[:, 0] > 0.5
+        return guided_upsample(soft, image, mask=known)
 
     def _fitted(self) -> AnchorBank:
         if self.bank_ is None:
@@ -255,25 +276,20 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
 
     def _remember(self, image: Tensor, labels: Tensor) -> None:
         keys = self.key_encoder(image)
+        if self.validate_args:
+            _checks.finite("the keys of `encoder`", keys)
         if self.bank_ is None:
             self.bank_ = self._new_bank(keys.shape[1])
         self.bank_.update(keys, labels)
 
     def _new_bank(self, key_dim: int) -> AnchorBank:
-        settings = {"ignore_index": self.ignore_index, **_PRESETS[self.preset][0], **self._bank_settings}
-        settings.setdefault(
-            "capacity_per_class", max(1, min(MOST_ANCHORS, MOST_BYTES // (4 * key_dim * self.num_classes)))
-        )
-        if settings.get("key_dim") is not None:
-            settings["key_dim"] = min(settings["key_dim"], key_dim)
-        if self.preset == "fast":
-            settings.setdefault("index", "ivf" if faiss_index.serves(self._place) else "flat")
-        return AnchorBank(self.num_classes, key_dim, **settings).to(self._place)
+        settings = {"ignore_index": self.ignore_index, **self._bank_settings}
+        return bank_of(self.preset, self.num_classes, key_dim, self._place, **settings)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SegmentationCorrector:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.bank_ is not None and self.preset == "fast" and "index" not in self._bank_settings:
-            self.bank_.index = "ivf" if faiss_index.serves(self._place) else "flat"
+        if self.bank_ is not None and "index" not in self._bank_settings:
+            self.bank_.index = index_of(self.preset, self._place)
         return self
 
     def _new_refiner(self, feature_dim: int) -> DualGraphRefiner:

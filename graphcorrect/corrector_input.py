@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.ops.precision import widen
 
 TINY = 1e-8  # zero has no logarithm
+
+
+def pairs_of(images: Iterable[Any], masks: Iterable[Tensor] | None) -> Iterable[Any]:
+    """Pairs of images and masks, or what `images` holds of them.
+
+    Raises:
+        ValueError: there are masks for some of the images only.
+    """
+    if masks is None:
+        if isinstance(images, Tensor):
+            raise ValueError("expected `masks` beside `images`, got None")
+        return images
+    if isinstance(images, Sized) and isinstance(masks, Sized) and len(images) != len(masks):
+        raise ValueError(f"expected `masks` for {len(images)} images, got {len(masks)}")
+    return zip(images, masks, strict=True)
 
 
 def labeled_images(
@@ -35,10 +51,16 @@ def labeled_images(
     _checks.shape("masks", masks, (len(images), *images.shape[-2:]), "(a label for each pixel of `images`)")
     _checks.same_device("images", images, "the corrector", place)
     _checks.same_device("masks", masks, "`images`", images)
+    masks = masks.long()  # torch has next to no operation for uint16
     if validate_args:
         _checks.unit_images("images", images)
         _checks.labels_in_range("masks", masks, num_classes, ignore_index)
     return images, masks
+
+
+def _fits(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether a grid is that of an image at a stride that is the same both ways, but for what is rounded."""
+    return height * (columns - 1) <= width * (rows + 1) and width * (rows - 1) <= height * (columns + 1)
 
 
 def scores_of_images(
@@ -73,6 +95,12 @@ def scores_of_images(
         )
     _checks.size(name, given, 1, num_classes, "classes")
     _checks.same_device(name, given, "`images`", images)
+    (height, width), (rows, columns) = images.shape[-2:], given.shape[-2:]
+    if _fits(columns, rows, height, width) and not _fits(rows, columns, height, width):
+        raise ValueError(
+            f"expected `{name}` with the proportions of `images`, ({height}, {width}), got them transposed, "
+            f"({rows}, {columns})"
+        )
     if given.shape[-2] > images.shape[-2] or given.shape[-1] > images.shape[-1]:
         raise ValueError(f"expected `images` at least as large as `{name}`, got {_checks.shape_of(images)}")
     if features is not None:
@@ -82,7 +110,12 @@ def scores_of_images(
     if mask is not None:
         _checks.boolean("mask", mask)
         _checks.shape("mask", mask, (len(given), *given.shape[-2:]), f"(an entry for each pixel of `{name}`)")
+    if mask is not None:  # whatever stands where there is no prediction
+        given = torch.where(mask[:, None] | given.isfinite(), given, 1 / num_classes)
     if validate_args:
         _checks.unit_images("images", images)
+        _checks.finite(name, given)
+        if features is not None and mask is None:
+            _checks.finite("features", features)
         (_checks.scores if logits is not None else _checks.on_simplex)(name, given, 1)
     return widen(given) if logits is not None else widen(given).clamp_min(TINY).log()

@@ -15,6 +15,7 @@ def guided_upsample(
     soft_labels: Tensor,
     images: Tensor,
     *,
+    mask: Tensor | None = None,
     steps: int = STEPS,
     radius: int = RADIUS,
     color_scale: float = COLOR_SCALE,
@@ -37,6 +38,7 @@ def guided_upsample(
     Args:
         soft_labels: (B, C, h, w) floating point, on the simplex; gradients pass.
         images: (B, 3, H, W) floating point in [0, 1] (or any number of channels), H >= h and W >= w.
+        mask: (B, H, W) bool, True where a pixel takes part; the others are interpolated alone, and reach nobody.
         steps: how often to smooth; 0 is bilinear upsampling.
         radius: of the window, in pixels; at least 1.
         color_scale: s_c, in units of `images`.
@@ -72,6 +74,9 @@ def guided_upsample(
     _checks.in_interval("distance_scale", distance_scale, 0.0, float("inf"), open_low=True, open_high=True)
     _checks.in_interval("own_share", own_share, 0.0, 1.0)
     size = images.shape[-2:]
+    if mask is not None:
+        _checks.boolean("mask", mask)
+        _checks.shape("mask", mask, (len(images), *size), "(an entry for each pixel of `images`)")
     if soft_labels.shape[-2] > size[0] or soft_labels.shape[-1] > size[1]:
         raise ValueError(
             f"expected `images` at least as large as `soft_labels`, {tuple(soft_labels.shape[-2:])}, got {tuple(size)}"
@@ -84,7 +89,13 @@ def guided_upsample(
         values = F.interpolate(widen(soft_labels), size=size, mode="bilinear")
         if steps:
             weights = window_weights(widen(images).to(values.dtype), radius, color_scale, distance_scale)
-            values = smoothed(values, weights, steps, radius, own_share)
+            if mask is None:
+                values = smoothed(values, weights, steps, radius, own_share)
+            else:  # means of those that take part: their sum by their number, which is smoothed as they are
+                part = mask[:, None].to(values.dtype)
+                found = smoothed(torch.cat([values * part, part], 1), weights, steps, radius, own_share)
+                mean = found[:, :-1] / found[:, -1:].clamp_min(torch.finfo(found.dtype).tiny)
+                values = torch.where(mask[:, None], mean, values)
         return values.to(soft_labels.dtype)
 
 

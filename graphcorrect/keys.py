@@ -83,7 +83,10 @@ class KeyEncoder(nn.Module):
         _checks.in_interval("position", position, 0.0, float("inf"), open_high=True)
         self.encoder: Any = encoder
         if isinstance(encoder, nn.Module):
-            self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
+            with torch.no_grad():  # else the copy of a TorchScript module belongs to a graph
+                self.encoder = copy.deepcopy(encoder).eval()
+            for each in self.encoder.parameters():  # such a module has no requires_grad_ of its own
+                each.requires_grad_(False)
         self.levels = None if levels is None else tuple(levels)
         self.magnifications = tuple(map(float, magnifications))
         self.stride = stride
@@ -97,8 +100,10 @@ class KeyEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Keys of images (B, 3, H, W)."""
+        """Keys of images (B, 3, H, W), in the dtype of the encoder's weights or wider."""
         height, width = images.shape[-2:]
+        weight = next(self.parameters(), None)
+        images = widen(images) if weight is None else images.to(weight.dtype)
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         padded = F.pad(images, padding, mode="replicate")
         size = [side // self.stride for side in padded.shape[-2:]]
@@ -125,7 +130,13 @@ class KeyEncoder(nn.Module):
         return F.interpolate(images, size=size, mode="bicubic", antialias=factor < 1).clamp(0, 1)
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        found = self.encoder(images)
+        try:
+            found = self.encoder(images)
+        except RuntimeError as error:
+            if images.shape[1] == 3:
+                raise
+            wanted = "expected `images` of 3 channels (of one, images.expand(-1, 3, -1, -1))"
+            raise ValueError(f"{wanted}, got {images.shape[1]}, which `encoder` does not take") from error
         maps = list(found.values()) if isinstance(found, Mapping) else found
         maps = [maps] if isinstance(maps, Tensor) else list(maps)
         for level in maps:

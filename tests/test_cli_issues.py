@@ -82,6 +82,26 @@ def test_void_is_left_alone(folders, capsys):
     assert int(rows["a"]["pixels"]) == (mask != 255).sum()
 
 
+def test_issues_are_counted_whether_or_not_they_are_replaced(folders, capsys):
+    code, text = answer(options(folders, "--caution", 1e6), capsys)
+    assert code == 0
+    white = sum(int((np.array(Image.open(folders / f"out/issues/{name}.png")) > 0).sum()) for name in NAMES)
+    rows = list(csv.DictReader((folders / "out/images.csv").read_text().splitlines()))
+    assert sum(int(row["issues"]) for row in rows) == white > sum(int(row["replaced"]) for row in rows)
+    assert f"{white:,} labels look wrong" in text
+
+
+@pytest.mark.parametrize(("value", "message"), [(1, "save that as 1"), (255, "hold 255 only")])
+def test_masks_in_which_255_is_meant_are_named(folders, capsys, value, message):
+    for name in NAMES:
+        mask = np.full_like(noisy(0), value)
+        mask[:9] = 0 if value == 1 else 255
+        Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(folders / f"masks/{name}.png")
+    code, text = answer(options(folders), capsys)
+    assert code == 1
+    assert message in text
+
+
 def test_a_run_is_repeated_and_other_settings_are_refused(folders, capsys):
     assert answer(options(folders), capsys)[0] == 0
     first = files_of(folders / "out")

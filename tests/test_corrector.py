@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 
 import pytest
 import torch
@@ -331,9 +332,8 @@ def test_wrong_labeled_images_are_named(given, error, message):
 def test_a_corrector_without_labeled_images_says_so():
     with pytest.raises(RuntimeError, match="call fit first"):
         SegmentationCorrector(CLASSES, Levels())(IMAGES, logits=LOGITS)
-    void = SegmentationCorrector(CLASSES, Levels()).fit(IMAGES, torch.full((2, *SIZE), 255))
-    with pytest.raises(RuntimeError, match="with anchors, got an empty one"):
-        void(IMAGES, logits=LOGITS)
+    with pytest.raises(ValueError, match="`masks` with a labeled pixel"):
+        SegmentationCorrector(CLASSES, Levels()).fit(IMAGES, torch.full((2, *SIZE), 255))
 
 
 def test_the_encoder_of_the_caller_is_left_as_it_was():
@@ -377,3 +377,81 @@ def test_without_the_client_of_the_hub_the_corrector_works_and_says_what_is_miss
         without.save_pretrained("nowhere")
     with pytest.raises(ImportError, match=r'pip install "graphcorrect\[hub\]"'):
         Without.from_pretrained("nowhere")
+
+
+def test_what_a_mask_leaves_out_keeps_its_own_and_reaches_nobody(corrector):
+    images, logits = scenes(2)[0], torch.randn(2, CLASSES, 34, 46)
+    own = logits.softmax(1)
+    mask = torch.ones(2, 34, 46, dtype=torch.bool)
+    mask[:, 10:20, 10:30] = False
+    spoiled = torch.where(mask[:, None], logits, torch.nan)
+    for given in (logits, spoiled):
+        found = corrector(images, logits=given, mask=mask).probabilities
+        assert found.isfinite().all()
+    first = corrector(images, logits=logits, mask=mask).probabilities
+    torch.testing.assert_close(first.movedim(1, -1)[~mask], own.movedim(1, -1)[~mask])
+    elsewhere = mask[:, None].expand_as(first)
+    torch.testing.assert_close(first[elsewhere], found[elsewhere])  # whatever stood there
+    nobody = corrector(images, logits=logits, mask=torch.zeros_like(mask)).probabilities
+    torch.testing.assert_close(nobody, own)
+
+
+def test_fit_takes_all_of_a_list_or_none_of_it(corrector):
+    fitted = copy.deepcopy(corrector)
+    images, masks = scenes(3)
+    wrong = [masks[0], masks[1], torch.full_like(masks[2], CLASSES)]
+    with pytest.raises(ValueError, match="masks"):
+        fitted.fit(list(images), wrong)
+    with pytest.raises(ValueError, match="expected `masks` for 3 images, got 2"):
+        fitted.fit(list(images), list(masks[:2]))
+    assert torch.equal(fitted.bank_.num_seen, corrector.bank_.num_seen)
+
+
+def test_a_class_without_labeled_pixels_is_named_once():
+    images, masks = scenes(3)
+    lacking = SegmentationCorrector(CLASSES, Levels()).fit(images, masks.masked_fill(masks == 1, 255))
+    with pytest.warns(UserWarning, match="no labeled pixel of class 1"):
+        lacking(images, logits=torch.randn(3, CLASSES, 9, 12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lacking(images, logits=torch.randn(3, CLASSES, 9, 12))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_of_any_precision_are_looked_at_in_the_encoders(corrector, dtype):
+    images, logits = scenes(1)[0].to(dtype), torch.randn(1, CLASSES, 9, 12)
+    expected = corrector(images.float(), logits=logits).labels
+    assert (corrector(images, logits=logits).labels == expected).float().mean() > 0.99
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.jit, which people's files still are
+def test_masks_of_any_integers_and_encoders_of_torchscript_are_taken(corrector):
+    images, masks = scenes(4)
+    scripted = torch.jit.trace(torch.nn.Conv2d(3, 4, 8, stride=8), images)
+    found = SegmentationCorrector(CLASSES, scripted).fit(images, masks.to(torch.uint16))
+    assert found(images, logits=torch.randn(4, CLASSES, 9, 12)).labels.shape == masks.shape
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"logits": torch.randn(1, CLASSES, 12, 9)}, "got them transposed, \\(12, 9\\)"),
+        ({"logits": torch.full((1, CLASSES, 9, 12), torch.nan)}, "expected `logits` to be finite"),
+        ({"logits": torch.randn(1, CLASSES, 9, 12), "features": torch.full((1, 5, 9, 12), torch.nan)}, "`features`"),
+    ],
+)
+def test_what_would_silently_spoil_labels_is_named(corrector, options, message):
+    with pytest.raises(ValueError, match=message):
+        corrector(scenes(1)[0], **options)
+
+
+def test_grey_images_are_named_where_the_encoder_takes_none(corrector):
+    with pytest.raises(ValueError, match="3 channels .*got 1, which `encoder` does not take"):
+        corrector(scenes(1)[0][:, :1], logits=torch.randn(1, CLASSES, 9, 12))
+
+
+def test_a_saved_corrector_is_given_no_other_settings(corrector, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    corrector.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="expected no `position`, as a saved corrector has its own"):
+        SegmentationCorrector.from_pretrained(tmp_path, encoder=Levels(), position=2.0)

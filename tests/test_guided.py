@@ -131,3 +131,22 @@ def test_values_are_not_looked_at_where_something_records_or_maps():
     torch.testing.assert_close(torch.func.vmap(guided_upsample)(soft_labels, images), expected)
     traced = make_fx(lambda soft, pixels: guided_upsample(soft, pixels))(soft_labels[0], images[0])
     torch.testing.assert_close(traced(soft_labels[1], images[1]), expected[1])
+
+
+def test_pixels_that_a_mask_leaves_out_reach_nobody():
+    """Where all take part nothing changes; what stands elsewhere does not matter."""
+    images, soft = (
+        torch.rand(1, 3, 12, 20, dtype=torch.float64),
+        torch.rand(1, 4, 12, 20, dtype=torch.float64).softmax(1),
+    )
+    every = torch.ones(1, 12, 20, dtype=torch.bool)
+    torch.testing.assert_close(guided_upsample(soft, images, mask=every), guided_upsample(soft, images))
+    mask = every.clone()
+    mask[..., 14:] = False
+    other = torch.where(mask[:, None], soft, soft.flip(1))
+    first, second = guided_upsample(soft, images, mask=mask), guided_upsample(other, images, mask=mask)
+    torch.testing.assert_close(first[..., :14], second[..., :14])
+    torch.testing.assert_close(first[..., 14:], soft[..., 14:])
+    torch.testing.assert_close(first.sum(1), torch.ones(1, 12, 20, dtype=torch.float64))
+    with pytest.raises(ValueError, match="`mask`"):
+        guided_upsample(soft, images, mask=mask[:, 1:])

@@ -25,7 +25,8 @@ ops.kernels.cpu.filtered_search ops.kernels.cuda.packing ops.kernels.cuda.quanti
 ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss_index ops.kernels.faiss ops.neighbors ops.knn
 nodes labels metrics distributed pixel_features
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
-guided functional maps threshold banks.prototypes banks._reservoir banks._lookup banks.anchors banks.calibration
+guided functional maps threshold
+banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks.calibration
 _image_sources _label_posterior label_issues
 refined_labels refiner_input refine teacher
 keys encoders _hub corrected_labels corrector_input corrector

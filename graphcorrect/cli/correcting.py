@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect.banks.anchors import AnchorBank
-from graphcorrect.cli.models import named_callable
+from graphcorrect.cli.models import is_factory, named_callable
 from graphcorrect.corrected_labels import full_size
 from graphcorrect.corrector import SegmentationCorrector
-from graphcorrect.files.faults import reading
+from graphcorrect.files.faults import FileFault, reading
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import Item, read_features
 from graphcorrect.files.label_maps import LabelMap
@@ -70,11 +70,12 @@ def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Ite
             refiner={**refiner, "sigma": args.sigma, "max_nodes": args.max_nodes},
             guided=args.guided,
         ).to(device)
-        for item in labeled:
-            image, mask = read_unit_image(item, device), read_labels(item, args.label_map or num_classes, device)
-            assert image is not None
-            corrector.fit(image, mask)
-        _refuse_empty(corrector.bank_, args.labeled_masks)
+        classes = args.label_map or num_classes
+        try:
+            corrector.fit((read_unit_image(item, device), read_labels(item, classes, device)) for item in labeled)
+        except ValueError:
+            _refuse_empty(corrector.bank_, args.labeled_masks)
+            raise
 
     def correct(item: Item, image: Tensor | None, logits: Tensor, known: Tensor | None) -> Tensor:
         assert image is not None
@@ -133,7 +134,14 @@ def _refuse_empty(bank: AnchorBank | None, masks: Path) -> None:
 
 def _saved_corrector(name: str, num_classes: int) -> SegmentationCorrector:
     with reading(name, "a folder of SegmentationCorrector.save_pretrained, or a repository of the hub"):
-        corrector: SegmentationCorrector = SegmentationCorrector.from_pretrained(name)
+        try:
+            corrector = SegmentationCorrector.from_pretrained(name)
+        except ValueError as error:
+            if "`encoder`" not in str(error) or not (Path(name) / "config.json").is_file():
+                raise
+            raise FileFault(f"expected --corrector with an encoder of timm, got {name} with one of its own") from error
+    if corrector.bank_ is None:
+        raise ValueError(f"expected --corrector with labeled images, got {name}, which was saved before `fit`")
     if corrector.num_classes != num_classes:
         raise ValueError(f"expected --corrector of {num_classes} classes, got {name} of {corrector.num_classes}")
     return corrector
@@ -143,5 +151,5 @@ def _encoder(name: str, device: torch.device) -> Any:
     if name.startswith("timm:") or ":" not in name:
         return name
     found = named_callable(name, "--encoder")
-    found = found() if isinstance(found, type) else found
+    found = found() if is_factory(found) else found
     return found.to(device) if isinstance(found, nn.Module) else found

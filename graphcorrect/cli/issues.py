@@ -17,6 +17,7 @@ from graphcorrect.cli.console import in_words
 from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
+from graphcorrect.files.checker import faults_of_ids
 from graphcorrect.files.faults import as_bytes, refuse, tried
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import read_image
@@ -33,9 +34,10 @@ BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
 
 
 class Judged(NamedTuple):
-    """One image: its score in [0, 1], low where labels look wrong, and from which class to which they should go."""
+    """One image: its score in [0, 1], low where labels look wrong; how many do; and what replaced the surest ones."""
 
     score: float
+    issues: int
     changes: changes.Changes
 
 
@@ -76,6 +78,7 @@ def check(
         faults.extend(new)
         return found
 
+    ids: set[int] = set()
     for item in tqdm(items, "checking", **BAR):
         path = said[item.name]
         probabilities = listed(path, partial(read_probabilities, path, count, args.channels))
@@ -96,6 +99,9 @@ def check(
             if image is not None and tuple(image.shape[1:]) != size:
                 shape = tuple(image.shape[1:])
                 faults.append(f"{item.image}: is {shape}, {item.labels.name} is {size} (height, width)")
+        ids |= set(torch.unique(labels).tolist())
+    if items and not faults:
+        faults += faults_of_ids(args.masks, ids)
     refuse_if_many(count, faults)
     refuse(faults, "the folders have")
     return count or 0
@@ -124,7 +130,9 @@ def judge(args: argparse.Namespace, items: list[Item], said: dict[str, Path], nu
         )
         white = torch.where(image.issues, 255, 0)
         write_atomically(args.out / "issues" / f"{item.name}.png", png(white, palette=False))
-        yield Judged(image.image_score, changes.count_changes(item.name, given, image.corrected, known))
+        yield Judged(
+            image.image_score, int(image.issues.sum()), changes.count_changes(item.name, given, image.corrected, known)
+        )
 
 
 def _there(path: Path | None) -> Path:
@@ -135,9 +143,12 @@ def _there(path: Path | None) -> Path:
 def report(args: argparse.Namespace, items: list[Item], judged: list[Judged], names: list[str] | None) -> None:
     """The CSV files and the page, the worst images first."""
     ordered = sorted(judged, key=lambda each: (each.score, each.changes.name))
-    rows = [(each.changes.name, f"{each.score:.5f}", each.changes.pixels, each.changes.changed,
-             f"{each.changes.share:.6f}") for each in ordered]  # fmt: skip
-    header = ("image", "score", "pixels", "issues", "share")
+    rows = []
+    for each in ordered:
+        pixels = each.changes.pixels
+        part = f"{each.issues / max(1, pixels):.6f}"
+        rows.append((each.changes.name, f"{each.score:.5f}", pixels, each.issues, part, each.changes.changed))
+    header = ("image", "score", "pixels", "issues", "share", "replaced")
     write_atomically(args.out / "images.csv", as_bytes(changes.as_csv(header, rows)))
     found = [each.changes for each in ordered]
     most = max((max(pair) for entry in found for pair in entry.flows), default=-1)
@@ -147,9 +158,9 @@ def report(args: argparse.Namespace, items: list[Item], judged: list[Judged], na
     worst = [entry for entry in found if entry.changed][: args.report_images]
     page = changes.changes_page(found, examples(args, worst, by_name), names, title="Labels that look wrong")
     write_atomically(args.out / "report.html", as_bytes(page))
-    wrong, pixels = sum(entry.changed for entry in found), sum(entry.pixels for entry in found)
-    share = 100 * wrong / max(1, pixels)
-    print(f"{len(found)} images, {wrong:,} labels look wrong ({share:.2f} %): {args.out}")
+    wrong, pixels = sum(each.issues for each in judged), sum(entry.pixels for entry in found)
+    share, replaced = 100 * wrong / max(1, pixels), sum(entry.changed for entry in found)
+    print(f"{len(found)} images, {wrong:,} labels look wrong ({share:.2f} %), {replaced:,} replaced: {args.out}")
     if worst:
         print(f"the worst: {', '.join(entry.name for entry in worst[:5])}")
     print(f"open {args.out / 'report.html'}")

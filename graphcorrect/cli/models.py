@@ -113,7 +113,7 @@ def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
             check_archive(path)
             return _from_file(path, device)
     found = named_callable(name, "--model")
-    network = found() if _is_factory(found) else found
+    network = found() if is_factory(found) else found
     if not callable(network):
         raise ValueError(f"expected --model {name} to return a network, got {type(network).__name__}")
     return network.eval().to(device) if isinstance(network, nn.Module) else network
@@ -156,7 +156,7 @@ def named_callable(name: str, option: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _is_factory(found: Callable[..., Any]) -> bool:
+def is_factory(found: Callable[..., Any]) -> bool:
     """Whether it is called without an image, to build the network."""
     if isinstance(found, nn.Module):
         return False

@@ -81,10 +81,7 @@ class Checker:
     def faults_of_all(self) -> list[str]:
         """What no single file shows: masks of one object that hold 0 and 255 only, of which 255 stands for none."""
         return [
-            f"{folder}: all masks hold 0 and {IGNORE_INDEX} only, and {IGNORE_INDEX} stands for no class; "
-            "where it means a class, save that as 1"
-            for folder, ids in self._ids.items()
-            if ids == {0, IGNORE_INDEX}
+            fault for folder, ids in self._ids.items() if ids != {IGNORE_INDEX} for fault in faults_of_ids(folder, ids)
         ]
 
     def _remember(self, item: Item, ids: set[int]) -> None:
@@ -125,3 +122,11 @@ class Checker:
                 pooled = f" of at most {self.max_nodes}" if cells < height * width else ""
                 faults.append(f"{item.labels}: {cells} cells{pooled}, too few for {self.num_neighbors} neighbors each")
         return faults
+
+
+def faults_of_ids(folder: Path, ids: set[int]) -> list[str]:
+    """What is wrong with the masks of a folder that hold these ids, taken together."""
+    if ids == {0, IGNORE_INDEX}:
+        where = f"{IGNORE_INDEX} stands for no class; where it means a class, save that as 1"
+        return [f"{folder}: all masks hold 0 and {IGNORE_INDEX} only, and {where}"]
+    return [f"{folder}: all masks hold {IGNORE_INDEX} only, no class at all"] if ids == {IGNORE_INDEX} else []

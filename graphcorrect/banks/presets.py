@@ -1,0 +1,29 @@
+"""The bank of a corrector: what a preset means, and how many anchors are kept where nobody said."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.ops.kernels import faiss_index
+
+Preset = Literal["quality", "fast"]
+KEY_DIMS = {"quality": None, "fast": 128}
+MAX_ANCHORS = 10_000  # of a class
+MAX_BYTES = 2**30  # of a bank whose capacity nobody chose
+
+
+def index_of(preset: Preset, place: Tensor) -> Literal["flat", "ivf"]:
+    """How a bank on the device of `place` is searched: approximately where that is asked for and faiss serves."""
+    return "ivf" if preset == "fast" and faiss_index.serves(place) else "flat"
+
+
+def bank_of(preset: Preset, num_classes: int, key_dim: int, place: Tensor, **settings: Any) -> AnchorBank:
+    """An empty bank on the device of `place`; `settings` are those of :class:`AnchorBank` that were chosen."""
+    capacity = max(1, min(MAX_ANCHORS, MAX_BYTES // (4 * key_dim * num_classes)))
+    chosen = {"key_dim": KEY_DIMS[preset], "index": index_of(preset, place), "capacity_per_class": capacity, **settings}
+    if chosen["key_dim"] is not None:
+        chosen["key_dim"] = min(chosen["key_dim"], key_dim)
+    return AnchorBank(num_classes, key_dim, **chosen).to(place)
