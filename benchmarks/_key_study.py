@@ -37,6 +37,8 @@ def main(args: argparse.Namespace) -> None:
         banks = filled_banks(recipe, network, data.labeled, classes, seed)
         refiner, guided = new_refiner(recipe, classes).eval(), recipe.refiner.guided
         for split, samples in {"unlabeled": with_masks(data.unlabeled), "held_out": with_masks(data.held_out)}.items():
+            if not samples:
+                continue
             judged = samples[:: max(1, len(samples) // count)][:count]
             scores = {name: Score(classes) for name in banks}
             for sample in tqdm(judged, f"seed {seed}, {split}"):
