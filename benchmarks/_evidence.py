@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from _evidence_frozen import frozen
-from _evidence_hearts import hearts
+from _evidence_hearts import hearts, keys
 from _evidence_issues import issues
 from _evidence_pairs import TRUE_LABELS, gap_share, students
 from _records import RESULTS
@@ -166,7 +166,7 @@ def page() -> str:
             device = record["device"]
             where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
             parts.append(section(record) + f"\n{where}\n")
-    parts += [hearts(), *issues()]
+    parts += [section for section in (hearts(), keys()) if section] + issues()
     return "\n".join(parts)
 
 

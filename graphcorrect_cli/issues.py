@@ -16,8 +16,8 @@ Find annotations that look wrong, and what they should be.
 The probabilities, .npy or .npz of shape (C, H, W) or smaller, are those of a model that was not trained on these
 masks: predict each half of the images by a model trained on the other half. Files belong together by name.
 
-The folder of results gets images.csv (the worst image first), masks/ (corrected, in palette colors), issues/ (white
-where a label looks wrong) and report.html."""
+The folder of results gets images.csv (the worst image first), issues/ (white where a label looks wrong), masks/ (in
+which the surest of them are replaced, see --caution; in palette colors) and report.html, which shows these."""
 
 
 def add_to(parser: Parser) -> None:
@@ -38,7 +38,7 @@ def add_to(parser: Parser) -> None:
         type=float,
         default=4.0,
         metavar="X",
-        help="how many times likelier than the given label another must be to replace it; 1 corrects every issue",
+        help="how many times likelier than the given label another must be to replace it; 1 replaces every issue",
     )
     add("--error-rate", type=float, default=0.1, metavar="R", help="share of labels expected to be wrong, in (0, 1)")
     add = parser.add_argument_group("results").add_argument
