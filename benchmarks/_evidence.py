@@ -140,7 +140,7 @@ gains as much from further steps as any method does.
 DIGITS = """### On the embedded digits
 
 The same four methods, and the bound that true labels set, on 600 scenes of handwritten digits, 60 of them labeled, 100
-to test on, a network from random weights; {warmup} supervised steps and {steps} further ones, {seeds} seeds. No data is
+to test on, the same network and encoder; {warmup} supervised steps and {steps} further ones, {seeds} seeds. No data is
 needed, and minutes.
 
 `python benchmarks/label_correction.py training`
