@@ -9,7 +9,7 @@ from _evidence_pairs import gap_share, pairs, students
 from _records import RESULTS
 from _tables import spread
 
-RECORDS = ("acdc_3", "acdc_3_unimatch")  # of one commit and the same warm-ups, run side by side
+RECORDS = ("acdc_3", "acdc_3_unimatch", "acdc_3_mllc")  # of one commit and the same warm-ups, run side by side
 
 TEXT = """## Hearts, beside published results
 
@@ -18,6 +18,24 @@ slices), 10 to choose settings on, 20 to test on, a U-Net of 1.9 million weights
 over volumes and the three classes. Correction looks pixels up by an encoder that has never seen a heart:
 EfficientNet-Lite0 as ImageNet left it, of the slice at twice its size, joined with the place in the image, 10,000
 anchors a class, classes as frequent as they are (`balance=0`). Methods of one seed share warm-up and batches.
+"""
+
+
+LEARNED = """**Correction gains in every seed, whichever method it corrects.** Against the strongest method without it, seed
+by seed, the same method gains 2.7, 1.0 and 3.0. It wins about a third of what true labels of all patients would, no more.
+Settings (views, normalization, keys, their weights) were chosen on `val` and on the unlabeled slices of seed 0; test
+figures were printed with every run and chose nothing.
+
+What mattered, seed 0: **keys**. With those of the teacher's own encoder at 1/4, places and a strength that fades, the
+student of `self_training` reaches 67.5, as with none 66.1; keys of ImageNet's encoder stay right while the teacher
+changes. **No Dice among unlabeled pixels**: with it `self_training` falls to 40.8, below supervised training, as each
+teacher makes the heart a little smaller than the last. An earlier study by a script of its own, at 128 pixels, with
+rotated views and the teacher's own keys, had gained 2.1, -0.4 and 0.8: there correction was a head start that the
+teacher outgrew. `mllc` is the paper's: graphs and losses, no labeled pixels.
+
+The published rows are at 256 pixels, 300 epochs and SGD; ours are minutes of a CPU at 96-pixel crops of 160, AdamW,
+hearts never mirrored, each slice normalized by itself. Why ours is 20 points above the published supervised row was not
+separated into its causes. And the correction brings an encoder that the published methods do not have.
 """
 
 
@@ -35,7 +53,8 @@ def hearts() -> str:
     )
     where = f"{device['cpu']}, torch {device['torch']}; {records[0]['date']}, commit {records[0]['commit']}."
     steps = f"{schedule['warmup']} supervised steps and {schedule['steps']} of each method."
-    return "\n".join([TEXT, command, f"\nTest Dice in percent, {steps}\n", by_seed(results), pairs(results), where, ""])
+    tables = [by_seed(results), pairs(results), LEARNED]
+    return "\n".join([TEXT, command, f"\nTest Dice in percent, {steps}\n", *tables, where, ""])
 
 
 def by_seed(results: list[dict[str, Any]]) -> str:

@@ -46,7 +46,7 @@ def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Ten
     """Unit rows (..., D), and the norms (..., 1) that their gradient is divided by: infinite where there is none."""
     if any_scale:
         unit = rows.abs()  # a norm of order inf would take seven times as long
-        largest = _zero_to_inf(unit.amax(-1, keepdim=True))
+        largest = unit.amax(-1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny)
         torch.div(rows, largest, out=unit)
         norm = _zero_to_inf(torch.linalg.vector_norm(unit, dim=-1, keepdim=True))
         unit, norm = unit.div_(norm), norm * largest
