@@ -264,6 +264,15 @@ def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
     assert "expected a folder of SegmentationCorrector.save_pretrained" in text
 
 
+def test_a_class_that_no_labeled_mask_has_is_said(photos, capsys):
+    for path in (photos / "labeled/masks").glob("*.png"):
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.where(mask == 2, 255, mask).astype(np.uint8)).save(path)
+    code, text = answer(options(photos), capsys)
+    assert code == 0
+    assert "note: fit was given no labeled pixel of class 2, which loses to the others" in text
+
+
 def test_saved_predictions_are_looked_up_by_an_encoder(photos, capsys):
     (photos / "probabilities/town").mkdir(parents=True)
     for name in NAMES:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -61,6 +62,11 @@ def steady_output() -> Iterator[None]:
                         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _noted(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as a command says it."""
+    print(f"note: {message}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def in_words(
     *, interrupted: str = "interrupted", failed: str = "", note: Callable[[], str] = lambda: ""
@@ -73,7 +79,9 @@ def in_words(
         note: called for a line to add, such as how to go on.
     """
     try:
-        with steady_output():  # that a print fails must not cost the results of a night
+        with steady_output(), warnings.catch_warnings():  # that a print fails must not cost the results of a night
+            warnings.filterwarnings("default", "fit was given")
+            warnings.showwarning = _noted
             yield
     except KeyboardInterrupt:
         said = f"{interrupted}{note()}"
