@@ -91,7 +91,7 @@ random weights as it began (no row).
 
 def keys() -> str:
     """The table over data sets; empty without records."""
-    columns, rows, facts = {}, [], []
+    columns, facts = {}, []
     for name, title in (("digits", "digits"), ("camvid", "street scenes"), ("acdc_3", "hearts")):
         path = RESULTS / f"label_correction_keys_{name}.json"
         if path.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from graphcorrect.banks.calibration import Calibration, calibrate
 from graphcorrect.banks.presets import Preset, bank_of, index_of
 from graphcorrect.corrected_labels import CorrectedLabels, full_size
 from graphcorrect.corrector_input import labeled_images, pairs_of, scores_of_images
-from graphcorrect.encoders import TimmEncoder
+from graphcorrect.encoders import TimmEncoder, timm_keys
 from graphcorrect.guided import guided_upsample
 from graphcorrect.keys import KeyEncoder, Maps
 from graphcorrect.labels import IGNORE_INDEX
@@ -106,18 +105,19 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         self.validate_args = validate_args
         self._bank_settings = dict(bank or {})
         self._refiner_settings = dict(refiner or {})
-        magnifications = MAGNIFICATIONS if magnifications is None else magnifications
+        looks: dict[str, Any] = {
+            "magnifications": MAGNIFICATIONS if magnifications is None else magnifications,
+            "position": position,
+        }
         if isinstance(encoder, str):
             named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
             self.encoder_name = f"timm:{named.name}"
-            looks: dict[str, Any] = {"levels": range(len(named.levels)), "multiple": math.lcm(named.multiple, 4)}
-            body: Any = named
+            self.key_encoder = timm_keys(named, **looks)
         else:
             if weights is not None:
                 raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
             self.encoder_name = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
-            looks, body = {"levels": levels}, encoder
-        self.key_encoder = KeyEncoder(body, magnifications=magnifications, position=position, **looks)
+            self.key_encoder = KeyEncoder(encoder, levels=levels, **looks)
         self.bank_ = None
         self._unknown: list[int] = []  # classes that nobody has been told of
         self._refiners: dict[int, DualGraphRefiner] = {}
@@ -209,12 +209,13 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             ValueError: shapes, devices or ranges do not fit, or no pixel has a label.
             TypeError: dtypes do not fit.
         """
+        bank = self._fitted()
         scores = scores_of_images(
             images, probabilities, logits, None, None, self.num_classes, self._place, self.validate_args
         )
-        labeled_images((images, masks), self.num_classes, self.ignore_index, self._place, self.validate_args)
+        _, masks = labeled_images((images, masks), self.num_classes, self.ignore_index, self._place, self.validate_args)
         keys = [self.key_encoder(image[None])[0] for image in images]
-        return calibrate(self._fitted(), keys, list(masks), list(scores.softmax(1)), max_class_loss=max_class_loss)
+        return calibrate(bank, keys, list(masks), list(scores.softmax(1)), max_class_loss=max_class_loss)
 
     @torch.no_grad()
     def forward(

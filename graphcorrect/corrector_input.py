@@ -110,8 +110,7 @@ def scores_of_images(
     if mask is not None:
         _checks.boolean("mask", mask)
         _checks.shape("mask", mask, (len(given), *given.shape[-2:]), f"(an entry for each pixel of `{name}`)")
-    if mask is not None:  # whatever stands where there is no prediction
-        given = torch.where(mask[:, None] | given.isfinite(), given, 1 / num_classes)
+        given = torch.where(mask[:, None] | given.isfinite(), given, 1 / num_classes)  # where nothing is said
     if validate_args:
         _checks.unit_images("images", images)
         _checks.finite(name, given)

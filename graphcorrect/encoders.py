@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect.keys import middle_levels
+from graphcorrect.keys import STRIDE, KeyEncoder, middle_levels
 
 PREFIX = "timm:"
 
@@ -105,6 +106,12 @@ class TimmEncoder(nn.Module):
         if other:
             raise ValueError(f"expected `weights` of {self.name}, got {file}, whose shapes differ in {_some(other)}")
         return entries
+
+
+def timm_keys(encoder: TimmEncoder, **options: Any) -> KeyEncoder:
+    """Keys of all levels of an encoder; `options` are those of :class:`KeyEncoder`, save `levels` and `multiple`."""
+    multiple = math.lcm(encoder.multiple, STRIDE)
+    return KeyEncoder(encoder, levels=range(len(encoder.levels)), multiple=multiple, **options)
 
 
 def _timm() -> Any:

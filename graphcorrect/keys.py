@@ -15,6 +15,7 @@ from graphcorrect.ops.precision import widen
 
 Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 POSITION_DIM, TURN = 4, 1.5  # radians from the middle of an image to the end of its longer side
+STRIDE = 4  # of the grid of keys: what is four pixels wide is kept
 MIDDLE_STRIDES = (8, 16)  # whose maps tell classes apart and have not memorized the labels
 
 
@@ -63,7 +64,7 @@ class KeyEncoder(nn.Module):
         *,
         levels: Sequence[int] | None = None,
         magnifications: Sequence[float] = (1.0, 2.0, 3.0),
-        stride: int = 4,
+        stride: int = STRIDE,
         multiple: int = 32,
         max_pixels: int = 2**22,
         position: float = 0.0,

@@ -76,7 +76,7 @@ def test_held_out_images_choose_how_far_anchors_move_a_probability(corrector):
     keys = [corrector.key_encoder(image[None])[0] for image in images]
     expected = calibrate(copy.deepcopy(corrector.bank_), keys, list(masks), list(logits.softmax(1)))
     before = corrector(images, logits=logits)
-    assert corrector.calibrate(images, masks, logits=logits) == expected
+    assert corrector.calibrate(images, masks.to(torch.uint16), logits=logits) == expected
     assert corrector.bank_.strength == expected.settings.strength
     assert not torch.equal(before.probabilities, corrector(images, logits=logits).probabilities)
     twin = SegmentationCorrector(CLASSES, Levels())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graphcorrect import AnchorBank, keys
-from graphcorrect.encoders import TimmEncoder
+from graphcorrect.encoders import TimmEncoder, timm_keys
 from graphcorrect.keys import POSITION_DIM, position_keys, whole_image
 from segmentation.backbones import LITE0, lite0_weights
 from segmentation.networks import NetworkOutput, SegmentationNetwork
@@ -47,22 +46,20 @@ class KeyEncoder(keys.KeyEncoder):
         self.dim = len(magnifications) * sum(network.encoder.out_channels[level] for level in levels)
 
 
-class PretrainedKeys(keys.KeyEncoder):
-    """Keys of an encoder of timm that nothing is learned by here, not even by the network.
+def pretrained_keys(
+    name: str, levels: tuple[int, ...] | None, magnifications: tuple[float, ...]
+) -> tuple[keys.KeyEncoder, int]:
+    """Keys, and how many entries each has, of an encoder of timm that nothing is learned by, not even by the network.
 
     Args:
         name: as timm knows it; Lite0's weights are those of its package, others the hub's.
         levels: of the encoder, the one at 1/2 being the first; None: those at 1/8 and 1/16.
         magnifications: sizes of the image.
     """
-
-    def __init__(self, name: str, levels: tuple[int, ...] | None, magnifications: tuple[float, ...]):
-        weights = lite0_weights() if f"tu-{name}" == LITE0 else None
-        encoder = TimmEncoder(name, levels=levels and [level - 1 for level in levels], weights=weights)
-        every, multiple = range(len(encoder.levels)), math.lcm(encoder.multiple, 4)
-        options = {"magnifications": magnifications, "multiple": multiple, "max_pixels": MAX_PIXELS}
-        super().__init__(encoder, levels=every, **options)
-        self.dim = len(magnifications) * sum(encoder.dims)
+    weights = lite0_weights() if f"tu-{name}" == LITE0 else None
+    encoder = TimmEncoder(name, levels=levels and [level - 1 for level in levels], weights=weights)
+    found = timm_keys(encoder, magnifications=magnifications, max_pixels=MAX_PIXELS)
+    return found, len(magnifications) * sum(encoder.dims)
 
 
 class LabeledPixels(AnchorBank):
@@ -84,7 +81,7 @@ class LabeledPixels(AnchorBank):
         num_classes: int,
         key_dim: int,
         *,
-        encoder: KeyEncoder | PretrainedKeys | None = None,
+        encoder: keys.KeyEncoder | None = None,
         parts: tuple[tuple[int, int], ...] | None = None,
         position: float = 0.0,
         **settings: Any,

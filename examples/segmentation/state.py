@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import DualGraphRefiner, DynamicThreshold, EMATeacher, LabelCorrectionLoss, PrototypeBank
-from segmentation.keys import KeyEncoder, LabeledPixels, PretrainedKeys
+from segmentation.keys import KeyEncoder, LabeledPixels, pretrained_keys
 from segmentation.method import parse
 from segmentation.model import SegmentationModel
 from segmentation.networks import SegmentationNetwork
@@ -144,8 +144,8 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
         encoder = KeyEncoder(network, settings.levels or (3, 4), settings.magnifications)
         dim = encoder.dim
     elif settings.keys == "pretrained":
-        encoder = PretrainedKeys(settings.encoder, settings.levels, settings.magnifications)
-        encoder, dim = encoder.to(network.mean.device, network.mean.dtype), encoder.dim
+        encoder, dim = pretrained_keys(settings.encoder, settings.levels, settings.magnifications)
+        encoder = encoder.to(network.mean.device, network.mean.dtype)
     elif settings.levels is not None:
         ends = list(itertools.accumulate(network.encoder.out_channels[2:5], initial=0))
         parts = tuple((ends[level - 2], ends[level - 1]) for level in settings.levels)
