@@ -5,7 +5,7 @@ nothing; ``finite`` and those after it read values, which on a GPU waits for the
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from torch import Tensor
@@ -166,6 +166,17 @@ def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: i
         ignored = "" if ignore_index is None else f" or ignore_index={ignore_index}"
         if values:
             raise ValueError(f"expected `{name}` in [0, {num_classes}){ignored}, got the values {shown}")
+
+
+def not_empty(name: str, values: Sized, what: str) -> None:
+    if not len(values):
+        raise ValueError(f"expected `{name}` with at least one {what}, got none")
+
+
+def channels_first(name: str, images: Tensor) -> None:
+    """Refuses images (..., H, W, 3), as files and other libraries hold them; a width of 3 is nobody's."""
+    if images.shape[-1] == 3 and images.shape[-3] != 3:
+        raise ValueError(f"expected `{name}` of shape (..., 3, H, W), got {shape_of(images)}; use .movedim(-1, -3)")
 
 
 def unit_images(name: str, images: Tensor) -> None:

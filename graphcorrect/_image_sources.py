@@ -132,6 +132,7 @@ class ImageSources:
             )
         image, features = tensors.get("images"), tensors.get("features")
         if image is not None:
+            _checks.channels_first(named["images"], image)
             if tuple(image.shape[1:]) != size:
                 raise ValueError(
                     f"expected `{named['images']}` of the size of its labels, {size}, got {tuple(image.shape[1:])}"

@@ -45,6 +45,7 @@ def labeled_images(
     _checks.floating("images", images)
     _checks.integral("masks", masks)
     _checks.ndim("images", images, (3, 4), "(B, 3, H, W) or (3, H, W)")
+    _checks.channels_first("images", images)
     if images.ndim == 3:
         _checks.shape("masks", masks, images.shape[-2:], "(a label for each pixel of `images`)")
         images, masks = images[None], masks[None]
@@ -81,6 +82,7 @@ def scores_of_images(
     """
     _checks.floating("images", images)
     _checks.ndim("images", images, (4,), "(B, 3, H, W)")
+    _checks.channels_first("images", images)
     _checks.same_device("images", images, "the corrector", place)
     if (probabilities is None) == (logits is None):
         raise ValueError(f"expected `probabilities` or `logits`, got {'neither' if logits is None else 'both'}")

@@ -52,6 +52,8 @@ class TimmEncoder(nn.Module):
     ) -> None:
         super().__init__()
         timm = _timm()
+        if levels is not None:
+            _checks.not_empty("levels", levels, "map")
         self.name = name.removeprefix(PREFIX)
         if not timm.is_model(self.name):
             near = difflib.get_close_matches(self.name.partition(".")[0], timm.list_models(), n=3)

@@ -66,6 +66,7 @@ def guided_upsample(
     _checks.floating("images", images)
     _checks.ndim("soft_labels", soft_labels, (4,), "(B, C, h, w)")
     _checks.ndim("images", images, (4,), "(B, 3, H, W)")
+    _checks.channels_first("images", images)
     _checks.size("images", images, 0, soft_labels.shape[0], "images")
     _checks.same_device("images", images, "`soft_labels`", soft_labels)
     _checks.integer_at_least("steps", steps, 0)

@@ -72,8 +72,9 @@ class KeyEncoder(nn.Module):
         super().__init__()
         if not callable(encoder):
             raise TypeError(f"expected `encoder` to be a module or a callable, got {type(encoder).__name__}")
-        if not magnifications:
-            raise ValueError("expected `magnifications` with at least one size, got none")
+        if levels is not None:
+            _checks.not_empty("levels", levels, "map")
+        _checks.not_empty("magnifications", magnifications, "size")
         for factor in magnifications:
             _checks.in_interval("magnifications", factor, 0.0, 16.0, open_low=True)
         _checks.integer_at_least("stride", stride, 1)

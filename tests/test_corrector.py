@@ -255,6 +255,8 @@ def test_weights_of_the_package_load_by_their_own_names():
         ({"encoder": Levels(), "bank": {"eps": 0.0}}, r"`eps` in \(0, 1\]"),
         ({"encoder": Levels(), "refiner": {"alpha": 2.0}}, r"`alpha` in \[0, 1\]"),
         ({"encoder": Levels(), "magnifications": []}, "`magnifications` with at least one size"),
+        ({"encoder": Levels(), "levels": []}, "`levels` with at least one map, got none"),
+        ({"encoder": "timm:resnet18", "levels": []}, "`levels` with at least one map, got none"),
     ],
 )
 def test_a_wrong_setting_is_refused_when_it_is_made(arguments, message):
@@ -317,6 +319,11 @@ def test_what_is_given_as_something_else_is_named(corrector, change, error, mess
     [
         ((IMAGES * 255, torch.zeros(2, *SIZE, dtype=torch.long)), ValueError, "divide by 255"),
         ((IMAGES, torch.full((2, *SIZE), 3)), ValueError, r"`masks` in \[0, 3\) or ignore_index=255, got the values 3"),
+        (
+            (IMAGES.movedim(1, -1), torch.zeros(2, *SIZE, dtype=torch.long)),
+            ValueError,
+            r"got .* use .movedim",
+        ),
         ((IMAGES, torch.zeros(2, 46, 34, dtype=torch.long)), ValueError, r"`masks` of shape \(34, 46\)"),
         ((IMAGES, torch.zeros(2, *SIZE)), TypeError, "`masks` to hold integer class labels"),
         ((IMAGES,), ValueError, "`masks` beside `images`, got None"),

@@ -97,6 +97,11 @@ def test_half_precision_is_computed_in_float32(dtype):
     [
         ({"soft_labels": torch.zeros(3, 4, 4)}, ValueError, r"`soft_labels` of shape \(B, C, h, w\)"),
         ({"images": torch.zeros(3, 3, 8, 8)}, ValueError, "`images` with 2 images"),
+        (
+            {"images": torch.zeros(2, 16, 20, 3)},
+            ValueError,
+            r"3, H, W\), got \(2, 16, 20, 3\)",
+        ),
         ({"images": torch.zeros(2, 3, 3, 8)}, ValueError, r"`images` at least as large as `soft_labels`"),
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, "`images` to be floating point"),
         ({"steps": -1}, ValueError, "`steps` to be at least 0"),

@@ -292,6 +292,10 @@ REFUSED = {
     "NaN": (changed(1, lambda t: with_value(t, float("nan"))), r"`probabilities \(image 2\)` to be finite"),
     "integer probabilities": (changed(1, lambda t: t.long()), r"`probabilities \(image 0\)` to be floating point"),
     "larger probabilities": (changed(1, lambda t: t.repeat(1, 1, 2, 2)), r"no larger than its labels, \(24, 30\)"),
+    "images as files have them": (
+        changed(2, lambda t: t.movedim(1, -1)),
+        r"shape .*use .movedim",
+    ),
     "smaller images": (changed(2, lambda t: t[..., :20]), r"`images \(image 0\)` of the size of its labels"),
     "images up to 255": (changed(2, lambda t: t * 255), r"`images \(image 0\)` in \[0, 1\] or uint8, got .* 0 to 255"),
     "NaN features": (changed(3, lambda t: with_value(t, float("nan"))), r"`features \(image 2\)` to be finite"),

@@ -302,6 +302,7 @@ def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders
         (["--alpha", "1.5"], r"--alpha: expected a number in \[0, 1\], got '1\.5'"),
         (["--max-nodes", "8"], "--max-nodes above --neighbors, 8, got 8"),
         (["--mask-confidence", "0"], r"--mask-confidence in \(0, 1\]"),
+        (["--mask-confidence", "0.8"], r"no --mask-confidence where .* has no mask"),
         (["--images", "nowhere"], "--images to be a folder, got 'nowhere'"),
         (["--labeled-images", "x"], "--labeled-masks beside"),
         (["--out", "."], "--out outside --predictions"),

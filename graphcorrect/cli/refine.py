@@ -48,6 +48,7 @@ NOT_SETTINGS = (
     "truths",
 )
 WRITTEN = ("masks", "records", "before")  # folders in --out
+MASK_CONFIDENCE = 0.9
 BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
 
 
@@ -82,6 +83,8 @@ def main(args: argparse.Namespace) -> None:
     """Check, correct what is not finished, report."""
     args.ranks = Ranks()
     items, labeled, faults = inputs(args)
+    if args.mask_confidence is None:
+        args.mask_confidence = MASK_CONFIDENCE
     args.truths = {} if args.truth is None else Folder(args.truth, MASK_ENDINGS).files
     share = share_of(items, args.share)
     settings = settings_of(args, labeled)
@@ -118,6 +121,8 @@ def inputs(args: argparse.Namespace) -> tuple[list[Item], list[Item], list[str]]
     if args.model is None:
         endings = (*ARRAY_ENDINGS, *MASK_ENDINGS)
         items, faults = find_items(args.predictions, endings, args.images, args.features)
+        if items:
+            refuse_idle_options(args, {item.labels.suffix.lower() for item in items})
     else:
         items, faults = find_items(args.images, IMAGE_ENDINGS, None, None)
         items = [item._replace(image=item.labels) for item in items]
@@ -126,6 +131,14 @@ def inputs(args: argparse.Namespace) -> tuple[list[Item], list[Item], list[str]]
     features = None if args.encoder else args.labeled_features
     labeled, more = find_items(args.labeled_masks, MASK_ENDINGS, args.labeled_images, features)
     return items, labeled, faults + more
+
+
+def refuse_idle_options(args: argparse.Namespace, endings: set[str]) -> None:
+    """Refuses options of kinds of files that --predictions does not hold."""
+    if args.mask_confidence is not None and not endings & {*MASK_ENDINGS}:
+        raise ValueError(f"expected no --mask-confidence where {args.predictions} has no mask")
+    if args.channels is not None and args.features is None and not endings & {*ARRAY_ENDINGS}:
+        raise ValueError(f"expected no --channels where {args.predictions} has masks alone")
 
 
 def settings_of(args: argparse.Namespace, labeled: list[Item]) -> dict[str, Any]:
