@@ -14,13 +14,15 @@ from graphcorrect import _checks
 class EMATeacher(nn.Module):
     r"""A copy whose parameters follow the student's: :math:`\theta' \leftarrow m \theta' + (1 - m) \theta`.
 
-    Buffers are copied, not averaged: a teacher with the student's weights and its own stale BatchNorm statistics
-    computes something that neither of them would. The copy stays in evaluation mode and never requires gradients.
+    Running statistics of normalization layers are averaged alike, since those of the student's weights of today do not
+    fit weights of the last :math:`1 / (1 - m)` steps; other buffers are copied. The copy stays in evaluation mode and
+    never requires gradients.
 
     Args:
         model: the student, as one module: network and refiner together. Of a compiled student, or one in the wrapper of
             DDP or DataParallel, the module within is copied.
-        momentum: share of the old value kept, in [0, 1]; the paper's range is 0.99 to 0.999.
+        momentum: share of the old value kept, in [0, 1]; the paper's range is 0.99 to 0.999, for tens of thousands of
+            steps. A teacher should remember a small part of the training: of 600 steps 0.9 rather than 0.99.
 
     Attributes:
         module: the copy.
@@ -59,14 +61,21 @@ class EMATeacher(nn.Module):
         self._check_alike(ours, theirs, "parameters")
         for name, parameter in ours.items():
             if parameter.is_floating_point() or parameter.is_complex():
-                # lerp in the parameter's own dtype: keep teachers in float32, since 1 - m of a bfloat16 is lost
-                parameter.lerp_(theirs[name].detach().to(parameter), 1.0 - self.momentum)
+                self._average(parameter, theirs[name])
             else:
                 parameter.copy_(theirs[name])
         their_buffers, our_buffers = _by_name(student.named_buffers()), _by_name(teacher.named_buffers())
         self._check_alike(our_buffers, their_buffers, "buffers")
+        statistics = _statistics_of(teacher)
         for name, buffer in our_buffers.items():
-            buffer.copy_(their_buffers[name])
+            if name in statistics:
+                self._average(buffer, their_buffers[name])
+            else:
+                buffer.copy_(their_buffers[name])
+
+    def _average(self, ours: Tensor, theirs: Tensor) -> None:
+        # In the teacher's own dtype: keep it in float32, since 1 - m of a bfloat16 is lost
+        ours.lerp_(theirs.detach().to(ours), 1.0 - self.momentum)
 
     @staticmethod
     def _check_alike(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
@@ -123,6 +132,12 @@ def _is_shell(model: nn.Module) -> bool:
     names = [name for name, _ in model.named_parameters()]
     is_child = isinstance(getattr(model, "module", None), nn.Module)
     return is_child and bool(names) and all(name.startswith("module.") for name in names)
+
+
+def _statistics_of(model: nn.Module) -> set[str]:
+    """Names of the running means and variances of its normalization layers, of torch's or anybody's, in `_by_name`."""
+    ends = ("running_mean", "running_var")
+    return {name for name, each in _by_name(model.named_buffers()).items() if name.endswith(ends) and each.numel()}
 
 
 def _by_name(tensors: Any) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""EMATeacher follows its student: parameters slowly, buffers at once."""
+"""EMATeacher follows its student: parameters and running statistics slowly, other buffers at once."""
 
 import copy
 import threading
@@ -35,15 +35,30 @@ def test_parameters_are_averaged():
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_batchnorm_buffers_are_copied():
+def test_running_statistics_are_averaged_and_other_buffers_copied():
     model = student()
-    teacher = EMATeacher(model, momentum=0.99)
+    model.register_buffer("place", torch.tensor(0.5))
+    teacher = EMATeacher(model, momentum=0.75)
     train_a_step(model)
+    model.place.fill_(2.0)
     assert model[1].running_mean.abs().max() > 0.01
     teacher.update(model)
-    for name, buffer in model.named_buffers():
-        assert torch.equal(dict(teacher.module.named_buffers())[name], buffer)
-    assert teacher.module[1].num_batches_tracked.item() == 1
+    norm = teacher.module[1]
+    torch.testing.assert_close(norm.running_mean, 0.25 * model[1].running_mean)
+    torch.testing.assert_close(norm.running_var, 0.75 + 0.25 * model[1].running_var)
+    assert norm.num_batches_tracked.item() == 1
+    assert teacher.module.place.item() == 2.0
+
+
+def test_a_teacher_of_a_student_that_stands_still_becomes_that_student():
+    model = student()
+    teacher = EMATeacher(model, momentum=0.5)
+    for _ in range(3):
+        train_a_step(model)
+    for _ in range(60):
+        teacher.update(model)
+    images = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(teacher(images), model.eval()(images))
 
 
 def test_the_copy_is_not_the_student():
@@ -160,7 +175,7 @@ def test_a_wrapped_student_moves_the_teacher_as_the_plain_one_does(first, later)
     weights = dict(teacher.named_parameters())
     moved = next(value for name, value in weights.items() if name.endswith("0.weight") or name.endswith("mod.weight"))
     torch.testing.assert_close(moved, begin + 0.25)
-    assert next(value for name, value in teacher.named_buffers() if name.endswith("running_mean"))[0] == 3.0
+    assert next(value for name, value in teacher.named_buffers() if name.endswith("running_mean"))[0] == 0.75
 
 
 def test_a_student_that_keeps_maps_of_its_last_pass_is_copied():
