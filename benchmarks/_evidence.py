@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from _evidence_controls import controls
 from _evidence_frozen import frozen
 from _evidence_hearts import hearts, keys
 from _evidence_issues import issues
@@ -166,6 +167,8 @@ def page() -> str:
             device = record["device"]
             where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
             parts.append(section(record) + f"\n{where}\n")
+        if name == "frozen":
+            parts += filter(None, [controls()])
     parts += [section for section in (hearts(), keys()) if section] + issues()
     return "\n".join(parts)
 

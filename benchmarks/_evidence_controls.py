@@ -1,0 +1,58 @@
+"""The section on what else makes masks better without training, from the JSON of `label_correction.py controls`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from _records import RESULTS
+from _tables import spread
+
+TEXT = """### What else needs no training
+
+Rivals on such teachers, each alone and with the whole correction on top, on {images} evenly spread test frames,
+{seeds}. Seconds are those of one core for what comes after the network's own answer and the keys. The dense CRF
+(`pydensecrf2`) has the best of 36 settings on held-out frames; sizes are 3/4, 1 and 5/4, each mirrored too; `class
+prior ^ x` divides probabilities by how frequent a class is among labeled pixels, to that power.
+
+`python benchmarks/label_correction.py controls --data CamVid --seeds {numbers} --every {every} --threads 1`
+"""
+
+
+def controls() -> str:
+    """The table; empty without a record."""
+    path = RESULTS / "label_correction_controls.json"
+    if not path.is_file():
+        return ""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    results = [result for result in record["results"] if result["split"] == "test"]
+    numbers = sorted({result["seed"] for result in results})
+    facts = {
+        "images": results[0]["images"],
+        "seeds": f"{len(numbers)} seeds" if len(numbers) > 1 else "one seed",
+        "numbers": " ".join(map(str, numbers)),
+        "every": record["settings"]["every"],
+    }
+    rows = ["| | mIoU alone | gain | fixed / broken | s | mIoU with correction | gain | s |", "|---" + "|--:" * 7 + "|"]
+    for name in dict.fromkeys(result["control"] for result in results):
+        cells = [name]
+        for then in ("", "whole"):
+            found = [each for each in results if each["control"] == name and each["then"] == then]
+            cells += _cells(found, with_ratio=not then)
+        rows.append(f"| {' | '.join(cells)} |")
+    last = [result for result in results if result["then"] == "whole, dense CRF"]
+    if last:
+        rows.append(f"| teacher, and a dense CRF after the correction | | | | | {' | '.join(_cells(last, False))} |")
+    device = record["device"]
+    where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
+    return "\n".join([TEXT.format(**facts), *rows, "", where, ""])
+
+
+def _cells(found: list[dict[str, Any]], with_ratio: bool) -> list[str]:
+    """The score, the gain over the plain teacher and seconds, means over seeds."""
+    after = [100 * each["after"] for each in found]
+    gains = [100 * (each["after"] - each["before"]) for each in found]
+    fixed, broken = (sum(each[key] for each in found) for key in ("fixed", "broken"))
+    ratio = [f"{fixed / broken:.2f}" if broken else ""] if with_ratio else []
+    seconds = sum(each["cpu_seconds"] for each in found) / len(found)
+    return [spread(after), spread(gains, "+"), *ratio, f"{seconds:.2f}"]
