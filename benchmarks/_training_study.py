@@ -30,11 +30,22 @@ def main(args: argparse.Namespace) -> None:
         found = trained(recipe, folder)
         if TRUE_LABELS in methods:
             found[TRUE_LABELS] = with_true_labels(recipe, folder)
-        results += [{"seed": seed, "method": method} | scores for method, scores in found.items()]
+        for method, scores in found.items():
+            log = folder / TRUE_LABELS if method == TRUE_LABELS else folder
+            results.append({"seed": seed, "method": method} | scores | {"history": history(log / "log.jsonl", method)})
         # After each seed: a study that is stopped keeps what it has
         name = "label_correction_training" + (f"_{args.recipe}" if args.recipe else "" if args.data else "_digits")
         content = {"results": results}
         save_record(name, content, device=torch.device("cpu"), folder=args.out, recipe=as_dict(recipe))
+
+
+def history(log: Path, method: str) -> list[dict[str, float]]:
+    """Step and the student's scores at each test of a method on its way."""
+    name = "supervised" if method == TRUE_LABELS else method
+    rows = map(json.loads, log.read_text(encoding="utf-8").splitlines())
+    tests = [row for row in rows if row["method"] == name and "student_miou" in row]
+    keys = ("step", *(f"{split}student_{score}" for split in ("", "held_out_") for score in ("miou", "dice")))
+    return [{key: row[key] for key in keys if key in row} for row in tests]
 
 
 def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
