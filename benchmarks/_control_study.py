@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,16 +47,14 @@ def main(args: argparse.Namespace) -> None:
         for split, samples in {"held_out": with_masks(data.held_out), "test": data.test}.items():
             judged = samples[:4] if args.smoke else samples[:: args.every]
             scores: dict[tuple[str, str], Score] = {}
-            seconds: dict[tuple[str, str], list[float]] = {}
             for sample in tqdm(judged, f"seed {seed}, {split}"):
                 said = answer(network, encoder, sample)
                 before = pixels(said.probabilities, said)
-                for key, after, took in judged_ways(said, sides, whole):
+                for key, after in judged_ways(said, sides, whole):
                     scores.setdefault(key, Score(classes)).add(before, after.argmax(1), said.labels)
-                    seconds.setdefault(key, []).append(took)
             for (name, then), score in scores.items():
                 result = {"seed": seed, "split": split, "control": name, "then": then, "images": len(judged)}
-                results.append(result | score.result() | {"cpu_seconds": float(np.median(seconds[name, then]))})
+                results.append(result | score.result())
                 print(f"seed {seed}, {split}, {name}{then and ', '}{then}: {score}", flush=True)
         settings = {"capacity": CAPACITY, "every": args.every, "crf": CRF | {"steps": CRF_STEPS}, "scales": SCALES}
         content = {"classes": list(data.class_names), "results": results}
@@ -65,21 +62,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def judged_ways(said: Answer, sides: dict[str, Control], whole: Control) -> Any:
-    """Each control with nothing, the correction, and the CRF after the correction: names, probabilities, seconds.
-
-    Seconds are those of all threads, of what comes after the network's and the key encoder's answer.
-    """
+def judged_ways(said: Answer, sides: dict[str, Control], whole: Control) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    """Each control alone, with the correction on top, and the CRF after the correction: names and probabilities."""
     for name, control in sides.items():
-        start = time.process_time()
         found = control(said)
-        alone = time.process_time() - start
-        yield (name, ""), found, alone
-        start = time.process_time()
+        yield (name, ""), found
         corrected = whole(said if name == "teacher" else saying(said, found))
-        yield (name, "whole"), corrected, alone + time.process_time() - start
+        yield (name, "whole"), corrected
         if name == "teacher" and "dense CRF" in sides:
-            yield (name, "whole, dense CRF"), dense_crf(corrected, said.image), time.process_time() - start
+            yield (name, "whole, dense CRF"), dense_crf(corrected, said.image)
 
 
 def controls(network: SegmentationNetwork, bank: Any, priors: Tensor, *, mirrors: bool) -> dict[str, Control]:
