@@ -63,8 +63,8 @@ def hearts() -> str:
     results, schedule, device = both(), record["settings"]["recipe"]["schedule"], record["device"]
     command = (
         "`python benchmarks/label_correction.py training --recipe acdc_3 --data ACDC --seeds 0 1 2 --threads 1 --set "
-        f"schedule.steps={schedule['steps']} evaluation.judged=60 evaluation.times=2 evaluation.deployed=false correct.fade=400`; "
-        "of `constant` rows `correct.fade=null`."
+        f"schedule.steps={schedule['steps']} evaluation.judged=60 evaluation.times=2 evaluation.deployed=false "
+        "correct.fade=400`; of `constant` rows `correct.fade=null`."
     )
     where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
     steps = f"{schedule['warmup']} supervised steps and {schedule['steps']} of each method."
