@@ -174,8 +174,8 @@ def not_empty(name: str, values: Sized, what: str) -> None:
 
 
 def channels_first(name: str, images: Tensor) -> None:
-    """Refuses images (..., H, W, 3), as files and other libraries hold them; a width of 3 is nobody's."""
-    if images.shape[-1] == 3 and images.shape[-3] != 3:
+    """Refuses images (..., H, W, 3), as files and other libraries hold them, by more rows than there are channels."""
+    if images.shape[-1] == 3 and images.shape[-3] > 4:
         raise ValueError(f"expected `{name}` of shape (..., 3, H, W), got {shape_of(images)}; use .movedim(-1, -3)")
 
 
