@@ -173,7 +173,7 @@ def fuzz_teacher(pick):
     model = torch.nn.Sequential(torch.nn.Linear(D, 2), torch.nn.BatchNorm1d(2))
     momentum = pick([0.0, 0.5, 0.999, 1.0, -0.1, 1.1])
     teacher = call(gc.EMATeacher, model, momentum=momentum, invalid=not 0 <= momentum <= 1)
-    before = model[0].weight.detach().clone()
+    before, mean = model[0].weight.detach().clone(), model[1].running_mean.clone()
     with torch.no_grad():
         model[0].weight.copy_(draw_tensor(pick, 2, D, kinds=FINITE, dtype=torch.float32)[0])
         model[1].running_mean.copy_(draw_tensor(pick, 1, 2, kinds=FINITE, dtype=torch.float32)[0][0])
@@ -181,7 +181,8 @@ def fuzz_teacher(pick):
     assert_finite(*teacher.parameters(), *teacher.buffers())
     expected = momentum * before.double() + (1 - momentum) * model[0].weight.double()
     assert_close(teacher.module[0].weight.double(), expected, rtol=1e-5, atol=1e-6)
-    assert torch.equal(teacher.module[1].running_mean, model[1].running_mean)
+    expected = momentum * mean.double() + (1 - momentum) * model[1].running_mean.double()
+    assert_close(teacher.module[1].running_mean.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def fuzz_metrics(pick):

@@ -197,11 +197,11 @@ def test_a_rank_that_returns_early_hangs_the_rest_so_all_ask_for_the_same(collec
 def test_an_average_of_parameters_without_batchnorm_buffers_ruins_the_teacher():
     torch.manual_seed(1)
     student = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
-    teacher = EMATeacher(student, momentum=0.99)
+    teacher = EMATeacher(student, momentum=0.9)
     data = torch.randn(64, 4) * 5 + 10  # far from the statistics that BatchNorm starts with
     for _ in range(200):
         student(data)
-    teacher.update(student)
+        teacher.update(student)
     right = student.eval()(data)
     stale = nn.Sequential(student[0], nn.BatchNorm1d(8), student[2]).eval()(data)
     assert (stale - right).abs().mean() > 1  # the failure: the same weights, stale statistics
