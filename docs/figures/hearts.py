@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import matplotlib.pyplot as plt
-from _evidence_hearts import FADING, PATH, PUBLISHED, both
+from _evidence_hearts import FADING, PAPER, PATH, PUBLISHED, everything
 from _figures import plain, save
 from matplotlib.figure import Figure
 
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 def draw() -> Figure:
     """Dice of the student by method, a line a seed, beside the published rows; and its mean over seeds by step."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=(3, 2), layout="constrained")
-    results = both()
+    results = everything()
     methods = list(dict.fromkeys(result["method"] for result in results))
     for seed in sorted({result["seed"] for result in results}):
         own = {result["method"]: 100 * result["student_dice"] for result in results if result["seed"] == seed}
@@ -47,4 +47,4 @@ def draw() -> Figure:
 
 
 if __name__ == "__main__":
-    save(draw(), "hearts", [PATH, FADING])
+    save(draw(), "hearts", [PATH, FADING, PAPER])
