@@ -60,22 +60,18 @@ class EMATeacher(nn.Module):
         theirs, ours = _by_name(student.named_parameters()), _by_name(teacher.named_parameters())
         self._check_alike(ours, theirs, "parameters")
         for name, parameter in ours.items():
-            if parameter.is_floating_point() or parameter.is_complex():
-                self._average(parameter, theirs[name])
-            else:
-                parameter.copy_(theirs[name])
+            self._follow(parameter, theirs[name], is_averaged=True)
         their_buffers, our_buffers = _by_name(student.named_buffers()), _by_name(teacher.named_buffers())
         self._check_alike(our_buffers, their_buffers, "buffers")
-        statistics = _statistics_of(teacher)
         for name, buffer in our_buffers.items():
-            if name in statistics:
-                self._average(buffer, their_buffers[name])
-            else:
-                buffer.copy_(their_buffers[name])
+            self._follow(buffer, their_buffers[name], is_averaged=name.rpartition(".")[2] in _STATISTICS)
 
-    def _average(self, ours: Tensor, theirs: Tensor) -> None:
-        # In the teacher's own dtype: keep it in float32, since 1 - m of a bfloat16 is lost
-        ours.lerp_(theirs.detach().to(ours), 1.0 - self.momentum)
+    def _follow(self, ours: Tensor, theirs: Tensor, *, is_averaged: bool) -> None:
+        if is_averaged and (ours.is_floating_point() or ours.is_complex()):
+            # lerp in the teacher's own dtype: keep it in float32, since 1 - m of a bfloat16 is lost
+            ours.lerp_(theirs.detach().to(ours), 1.0 - self.momentum)
+        else:
+            ours.copy_(theirs)
 
     @staticmethod
     def _check_alike(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
@@ -102,6 +98,8 @@ class EMATeacher(nn.Module):
         """The settings that `repr` prints."""
         return f"momentum={self.momentum}"
 
+
+_STATISTICS = ("running_mean", "running_var")  # of normalization layers, torch's or anybody's
 
 # What torch puts into the names of parameters where a part is compiled, checkpointed or sharded
 _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -132,12 +130,6 @@ def _is_shell(model: nn.Module) -> bool:
     names = [name for name, _ in model.named_parameters()]
     is_child = isinstance(getattr(model, "module", None), nn.Module)
     return is_child and bool(names) and all(name.startswith("module.") for name in names)
-
-
-def _statistics_of(model: nn.Module) -> set[str]:
-    """Names of the running means and variances of its normalization layers, of torch's or anybody's, in `_by_name`."""
-    ends = ("running_mean", "running_var")
-    return {name for name, each in _by_name(model.named_buffers()).items() if name.endswith(ends) and each.numel()}
 
 
 def _by_name(tensors: Any) -> dict[str, Tensor]:
