@@ -294,6 +294,9 @@ def test_masks_need_the_number_of_classes_and_an_empty_folder_is_a_fault(folders
     (folders / "empty").mkdir()
     with pytest.raises(SystemExit, match=r"empty: no file that ends in \.npy, \.npz, \.safetensors, \.png"):
         refine_masks.run(command(folders, predicted="empty"))
+    more = ["--classes", "3", "--channels", "last"]
+    with pytest.raises(SystemExit, match="no --channels where .*masks has masks alone"):
+        refine_masks.run(command(folders, predicted="masks", more=more))
 
 
 @pytest.mark.parametrize(
