@@ -106,8 +106,8 @@ def saying(said: Answer, found: Tensor) -> Answer:
 
 def priors_of(labeled: list[Answer], classes: int) -> Tensor:
     """Shares of the classes among the labeled pixels, (C,)."""
-    counts = sum(metrics.confusion_matrix(said.labels, said.labels, classes).diag() for said in labeled)
-    assert isinstance(counts, Tensor)
+    each = [metrics.confusion_matrix(said.labels, said.labels, classes).diag() for said in labeled]
+    counts = torch.stack(each).sum(0)
     return counts.clamp_min(1) / counts.sum()
 
 

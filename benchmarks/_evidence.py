@@ -13,7 +13,7 @@ from _evidence_hearts import hearts, keys
 from _evidence_issues import issues
 from _evidence_pairs import TRUE_LABELS, gap_share, students
 from _records import RESULTS
-from _tables import spread
+from _tables import origin, spread
 
 INTRODUCTION = """# Evidence
 
@@ -164,9 +164,7 @@ def page() -> str:
         path = RESULTS / f"label_correction_{name}.json"
         if path.is_file():
             record = renamed(json.loads(path.read_text(encoding="utf-8")))
-            device = record["device"]
-            where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
-            parts.append(section(record) + f"\n{where}\n")
+            parts.append(section(record) + f"\n{origin(record)}\n")
         if name == "frozen":
             parts += filter(None, [controls()])
     parts += [section for section in (hearts(), keys()) if section] + issues()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from _records import RESULTS
-from _tables import spread
+from _tables import origin, spread
 
 TEXT = """### What else needs no training
 
@@ -44,9 +44,7 @@ def controls() -> str:
     last = [result for result in results if result["then"] == "whole, dense CRF"]
     if last:
         rows.append(f"| teacher, and a dense CRF after the correction | | | | {' | '.join(_cells(last))} |")
-    device = record["device"]
-    where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
-    return "\n".join([TEXT.format(**facts), *rows, "", where, ""])
+    return "\n".join([TEXT.format(**facts), *rows, "", origin(record), ""])
 
 
 def _cells(found: list[dict[str, Any]]) -> list[str]:

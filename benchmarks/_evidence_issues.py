@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from _records import RESULTS
+from _tables import origin
 
 CLEANLAB, IMAGES, FEATURES = "cleanlab", "label_issues", "label_issues, features"
 NAMES = {
@@ -106,6 +107,4 @@ def _speed(record: dict[str, Any]) -> str:
 
 
 def _source(record: dict[str, Any], options: str) -> str:
-    device = record["device"]
-    where = f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
-    return f"\n`python benchmarks/label_issues.py{options}`; {where}\n"
+    return f"\n`python benchmarks/label_issues.py{options}`; {origin(record)}\n"

@@ -1,6 +1,7 @@
-"""Numbers as the tables of the documentation show them."""
+"""Numbers, and where they are from, as the tables of the documentation show them."""
 
 import statistics
+from typing import Any
 
 
 def spread(values: list[float], sign: str = "", digits: int = 1) -> str:
@@ -9,3 +10,9 @@ def spread(values: list[float], sign: str = "", digits: int = 1) -> str:
         return ""
     mean = f"{statistics.mean(values):{sign}.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def origin(record: dict[str, Any]) -> str:
+    """The processor, torch, the day and the commit of a record."""
+    device = record["device"]
+    return f"{device['cpu']}, torch {device['torch']}; {record['date']}, commit {record['commit']}."
