@@ -1,12 +1,6 @@
-"""`graphcorrect refine` with a model, an encoder, a truth, and several processes."""
+"""`graphcorrect refine` with a model, an encoder and a truth."""
 
 import csv
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,61 +10,17 @@ import torch
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 
+from refine_photos import HERE, NAMES, SIZE, answer, options, photos_in, scene  # noqa: E402
 from small_models import Colors, Pooled  # noqa: E402
 
 from graphcorrect import SegmentationCorrector, metrics  # noqa: E402
 from graphcorrect.cli import models, refine  # noqa: E402
-from graphcorrect.files import results  # noqa: E402
-from graphcorrect_cli.main import main  # noqa: E402
-
-HERE, SIZE = Path(__file__).parent, (48, 64)
-NAMES = ["a", "b", "town/c", "d", "e"]
-
-
-def scene(number):
-    """Areas of the three classes, in red, green and blue."""
-    generator = np.random.default_rng(number)
-    labels = np.kron(generator.integers(0, 3, (3, 4)), np.ones((16, 16), np.uint8)).astype(np.uint8)
-    image = np.full((*SIZE, 3), 60, np.uint8)
-    np.put_along_axis(image, labels[..., None].astype(int), 200, 2)
-    return image + generator.integers(0, 30, image.shape).astype(np.uint8), labels
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Images with their masks, and others that are labeled."""
     monkeypatch.chdir(HERE)
-    for kind, names, first in (("photos", NAMES, 0), ("labeled", ["x", "y"], 50)):
-        for number, name in enumerate(names):
-            image, labels = scene(first + number)
-            for folder, content in (("images", image), ("masks", labels)):
-                path = tmp_path / kind / folder / f"{name}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(content).save(path)
-    return tmp_path
-
-
-def options(photos, *, model="small_models:colors", out="out", more=()):
-    arguments = ["--model", model, "--images", photos / "photos/images", "--encoder", "small_models:Pooled"]
-    arguments += ["--labeled-images", photos / "labeled/images", "--labeled-masks", photos / "labeled/masks"]
-    arguments += ["--out", photos / out, "--device", "cpu", "--threads", "1", "--neighbors", "8", *more]
-    return ["refine", *map(str, arguments)]
-
-
-def answer(arguments, capsys):
-    """Exit status, and all that was printed."""
-    code = 0
-    try:
-        main(arguments)
-    except SystemExit as stopped:
-        code = stopped.code if isinstance(stopped.code, int) else 1
-        print(stopped.code if not isinstance(stopped.code, int) else "")
-    seen = capsys.readouterr()
-    return code, seen.out + seen.err
-
-
-def files_of(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return photos_in(tmp_path)
 
 
 def test_a_models_masks_are_corrected_as_the_corrector_does(photos, capsys):
@@ -285,79 +235,6 @@ def test_saved_predictions_are_looked_up_by_an_encoder(photos, capsys):
         assert (np.array(Image.open(photos / f"out/masks/{name}.png")) == scene(number)[1]).mean() > 0.9
 
 
-def test_shares_make_what_one_process_makes(photos, capsys):
-    truth = ["--truth", photos / "photos/masks"]
-    assert answer(options(photos, out="whole", more=truth), capsys)[0] == 0
-    for share in ("2/3", "1/3"):
-        code, text = answer(options(photos, more=[*truth, "--shard", share]), capsys)
-        assert code == 0, text
-    assert "4 of 5 images are corrected" in text
-    assert not (photos / "out/report.html").exists()
-    assert answer(options(photos, more=truth), capsys)[0] == 0
-    assert files_of(photos / "whole") == files_of(photos / "out")
-
-
-def start(arguments, cwd=HERE, before=()):
-    paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, *before, "-m", "graphcorrect", *arguments]
-    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-LAUNCHER = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-
-
-@pytest.mark.slow
-def test_two_processes_of_torchrun_make_what_one_makes_and_one_report(photos, capsys):
-    assert answer(options(photos, out="whole"), capsys)[0] == 0
-    together = start(options(photos), before=LAUNCHER)
-    said = together.communicate(timeout=600)[0].decode()
-    assert together.returncode == 0, said
-    assert said.count("open ") == 1
-    assert files_of(photos / "whole") == files_of(photos / "out")
-
-
-@pytest.mark.slow
-def test_a_fault_stops_both_processes(photos):
-    (photos / "photos/images/a.png").write_bytes(b"")
-    together = start(options(photos), before=LAUNCHER)
-    said = together.communicate(timeout=600)[0].decode()
-    assert together.returncode
-    assert said.count("images/a.png: is empty") == 1
-    assert not (photos / "out/masks").exists()
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_goes_on(photos, capsys):
-    for number in range(40):
-        Image.fromarray(scene(number)[0]).save(photos / f"photos/images/more{number}.png")
-    killed = start(options(photos))
-    records = photos / "out/records"
-    for _ in range(3000):
-        if killed.poll() is not None or (records.is_dir() and len(list(records.rglob("*.json"))) > 3):
-            break
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    done = {path: path.stat().st_mtime_ns for path in records.rglob("*.json")}
-    assert 3 < len(done)
-    code, text = answer(options(photos), capsys)
-    assert code == 0, text
-    assert all(path.stat().st_mtime_ns == when for path, when in done.items() if json.loads(path.read_text()))
-    assert answer(options(photos, out="whole"), capsys)[0] == 0
-    assert files_of(photos / "whole") == files_of(photos / "out")
-
-
-def test_processes_share_every_item_once():
-    from graphcorrect.cli.shares import share_of
-
-    items = list(range(11))
-    for count in (1, 2, 5, 20):
-        shares = [share_of(items, (number, count)) for number in range(count)]
-        assert sorted(sum(shares, [])) == items
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
 def test_the_settings_name_the_model_by_its_content(photos):
     path = photos / "a.pt"
     path.write_bytes(b"1")
@@ -406,20 +283,3 @@ def test_masks_of_colors_are_read_by_their_list_and_corrected_in_their_colors(ph
         assert files.read_stored_mask(path).form == "rgb"
         assert files.read_mask(path, label_map).equal(files.read_mask(photos / f"by_id/masks/{name}.png", 3))
     assert "car" in (photos / "out/scores.csv").read_text()
-
-
-def test_shares_that_begin_at_one_moment_do_not_stop_each_other(tmp_path, monkeypatch):
-    def overtaken(path, content):
-        path.write_bytes(content)  # by another process, which took the partial file along
-        raise OSError("no such file: settings.json.partial")
-
-    monkeypatch.setattr(results, "write_atomically", overtaken)
-    results.begin(tmp_path / "out", {"alpha": 0.2})
-    assert json.loads((tmp_path / "out/settings.json").read_text()) == {"alpha": 0.2}
-
-    def full(path, content):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(results, "write_atomically", full)
-    with pytest.raises(OSError, match="disk full"):
-        results.begin(tmp_path / "other", {"alpha": 0.2})
