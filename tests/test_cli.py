@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("tqdm")
 pytest.importorskip("PIL")
 
-from test_cli_refine import answer  # noqa: E402
+from refine_photos import answer  # noqa: E402
 
 from graphcorrect.cli import bench  # noqa: E402
 from graphcorrect_cli import main as command_line  # noqa: E402

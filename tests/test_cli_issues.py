@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_cli_refine import NAMES, SIZE, answer, files_of, scene
+from refine_photos import NAMES, SIZE, answer, files_of, scene
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")

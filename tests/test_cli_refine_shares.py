@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-pytest.importorskip("PIL.Image")
+Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 
 from refine_photos import HERE, answer, files_of, options, photos_in, scene  # noqa: E402
