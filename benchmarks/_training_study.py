@@ -12,7 +12,7 @@ import torch
 from _frozen_study import study_recipe
 from _records import save_record
 from segmentation import engine, report
-from segmentation.layouts import read_list
+from segmentation.layouts import open_data, read_list
 from segmentation.recipe import Recipe, as_dict
 
 TRUE_LABELS = "true_labels"  # no method: what the best correction that there could be would be worth
@@ -21,18 +21,17 @@ TRUE_LABELS = "true_labels"  # no method: what the best correction that there co
 def main(args: argparse.Namespace) -> None:
     results = []
     for seed in args.seeds:
-        recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}-training"
+        recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}"
         methods = args.methods or [*recipe.methods, TRUE_LABELS]
-        recipe.set("methods", [method for method in methods if method != TRUE_LABELS], "--methods")
-        warm = args.runs / f"seed{seed}" / "warmup.pt"
-        if warm.is_file():  # the frozen study's teacher
-            recipe.schedule.start = str(warm)
-        found = trained(recipe, folder)
-        if TRUE_LABELS in methods:
-            found[TRUE_LABELS] = with_true_labels(recipe, folder)
-        for method, scores in found.items():
-            log = folder / TRUE_LABELS if method == TRUE_LABELS else folder
-            results.append({"seed": seed, "method": method} | scores | {"history": history(log / "log.jsonl", method)})
+        if not (folder / "warmup.pt").is_file():  # else that of the frozen study or of an earlier call
+            alone = copy.deepcopy(recipe)
+            alone.methods = ()
+            engine.run(alone, folder)
+        recipe.schedule.start = str(folder / "warmup.pt")
+        for method in methods:
+            scores = trained(recipe, method, folder / method)
+            scores["history"] = history(folder / method / "log.jsonl", method)
+            results.append({"seed": seed, "method": method} | scores)
         # After each seed: a study that is stopped keeps what it has
         name = "label_correction_training" + (f"_{args.recipe}" if args.recipe else "" if args.data else "_digits")
         content = {"results": results}
@@ -48,29 +47,36 @@ def history(log: Path, method: str) -> list[dict[str, float]]:
     return [{key: row[key] for key in keys if key in row} for row in tests]
 
 
-def trained(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Scores by method of the run in a folder: of one that is done as they are, else trained from where it stopped."""
-    results = folder / "results.json"
-    is_begun = (folder / "resume.pt").is_file()
-    if not is_begun and set(recipe.methods) <= report.methods_done(results):
-        found = json.loads(results.read_text(encoding="utf-8"))["methods"]
-        return {method: found[method] for method in recipe.methods}
-    return engine.run(recipe, folder, resume=is_begun)
+def trained(recipe: Recipe, method: str, out: Path) -> dict[str, Any]:
+    """Scores of a method, in a folder of its own: of one that is done as they are, else trained from where it stopped.
+
+    So methods can be trained by several processes, and added to a study later.
+    """
+    name = "supervised" if method == TRUE_LABELS else method
+    one, is_begun = copy.deepcopy(recipe), (out / "resume.pt").is_file()
+    one.methods = (name,)
+    if not is_begun and name in report.methods_done(out / "results.json"):
+        found = json.loads((out / "results.json").read_text(encoding="utf-8"))["methods"]
+    else:
+        if method == TRUE_LABELS:
+            give_true_labels(one, out)
+        found = engine.run(one, out, resume=is_begun)
+    scores = found[name]
+    if method == TRUE_LABELS:
+        del scores["pseudo_labels"]  # of the one image that is left
+    return scores
 
 
-def with_true_labels(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Scores of supervised training, from the same warm-up, that is given the true labels of the unlabeled images too.
+def give_true_labels(recipe: Recipe, out: Path) -> None:
+    """Make supervised training one that is given the true labels of the unlabeled images too.
 
     As many images a step as all methods see. The trainer wants an unlabeled image; it gets one that nobody reads.
     """
-    bound, out = copy.deepcopy(recipe), folder / TRUE_LABELS
-    labeled, unlabeled = (read_list(folder / f"{name}.txt") for name in ("labeled", "unlabeled"))
-    out.mkdir(exist_ok=True)
+    data, schedule = recipe.data, recipe.schedule
+    out.mkdir(parents=True, exist_ok=True)
+    open_data(data, recipe.running.seed, out)
+    labeled, unlabeled = (read_list(out / f"{name}.txt") for name in ("labeled", "unlabeled"))
     (out / "all.txt").write_text("\n".join(sorted({*labeled, *unlabeled[1:]})))
     (out / "one.txt").write_text(unlabeled[0])
-    bound.methods, bound.schedule.start = ("supervised",), str(folder / "warmup.pt")
-    bound.data.labeled, bound.data.unlabeled, bound.data.held_out = str(out / "all.txt"), str(out / "one.txt"), 0
-    bound.schedule.labeled_batch += bound.schedule.unlabeled_batch
-    scores = trained(bound, out)["supervised"]
-    del scores["pseudo_labels"]  # of that one image
-    return scores
+    data.labeled, data.unlabeled, data.held_out = str(out / "all.txt"), str(out / "one.txt"), 0
+    schedule.labeled_batch += schedule.unlabeled_batch
