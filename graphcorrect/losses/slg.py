@@ -120,7 +120,9 @@ class LabeledNodes(NamedTuple):
         labels = labels.reshape(labels.shape[:-1].numel(), labels.shape[-1])
         is_labeled = labels != ignore_index
         labels = torch.where(is_labeled, labels, -1)  # `ignore_index` may be the number of a class
-        is_of_class = (labels[..., None] == torch.arange(num_classes, device=labels.device)).to(dtype)
+        classes = torch.arange(num_classes, dtype=dtype, device=labels.device)
+        is_of_class = classes.new_empty(*labels.shape, num_classes)
+        torch.eq(labels[..., None].to(dtype), classes, out=is_of_class)  # compared and written in one dtype: once
         of_class = is_of_class.sum(1)
         count = of_class.sum(1)
         inverse = count.clamp_min(1).square().reciprocal()
