@@ -23,10 +23,9 @@ def main(args: argparse.Namespace) -> None:
     for seed in args.seeds:
         recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}"
         methods = args.methods or [*recipe.methods, TRUE_LABELS]
+        recipe.set("methods", [method for method in methods if method != TRUE_LABELS], "--methods")
         if not (folder / "warmup.pt").is_file():  # else that of the frozen study or of an earlier call
-            alone = copy.deepcopy(recipe)
-            alone.methods = ()
-            engine.run(alone, folder)
+            engine.run(recipe, folder, methods=())
         recipe.schedule.start = str(folder / "warmup.pt")
         for method in methods:
             scores = trained(recipe, method, folder / method)
@@ -53,25 +52,25 @@ def trained(recipe: Recipe, method: str, out: Path) -> dict[str, Any]:
     So methods can be trained by several processes, and added to a study later.
     """
     name = "supervised" if method == TRUE_LABELS else method
-    one, is_begun = copy.deepcopy(recipe), (out / "resume.pt").is_file()
-    one.methods = (name,)
+    is_begun = (out / "resume.pt").is_file()
     if not is_begun and name in report.methods_done(out / "results.json"):
         found = json.loads((out / "results.json").read_text(encoding="utf-8"))["methods"]
     else:
         if method == TRUE_LABELS:
-            give_true_labels(one, out)
-        found = engine.run(one, out, resume=is_begun)
+            recipe = give_true_labels(recipe, out)
+        found = engine.run(recipe, out, resume=is_begun, methods=(name,))
     scores = found[name]
     if method == TRUE_LABELS:
         del scores["pseudo_labels"]  # of the one image that is left
     return scores
 
 
-def give_true_labels(recipe: Recipe, out: Path) -> None:
-    """Make supervised training one that is given the true labels of the unlabeled images too.
+def give_true_labels(recipe: Recipe, out: Path) -> Recipe:
+    """A recipe whose supervised training is given the true labels of the unlabeled images too.
 
     As many images a step as all methods see. The trainer wants an unlabeled image; it gets one that nobody reads.
     """
+    recipe = copy.deepcopy(recipe)
     data, schedule = recipe.data, recipe.schedule
     out.mkdir(parents=True, exist_ok=True)
     open_data(data, recipe.running.seed, out)
@@ -80,3 +79,4 @@ def give_true_labels(recipe: Recipe, out: Path) -> None:
     (out / "one.txt").write_text(unlabeled[0])
     data.labeled, data.unlabeled, data.held_out = str(out / "all.txt"), str(out / "one.txt"), 0
     schedule.labeled_batch += schedule.unlabeled_batch
+    return recipe

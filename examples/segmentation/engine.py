@@ -38,17 +38,19 @@ from segmentation.teaching import Stream, pseudo_label, streams_of, training_los
 from segmentation.transforms import mix, strong_view
 
 
-def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
+def run(recipe: Recipe, out: Path, *, resume: bool = False, methods: tuple[str, ...] | None = None) -> dict[str, dict]:
     """Run every method of the recipe and return what was measured, by method; files go to `out`.
 
-    `resume` continues from `out/resume.pt`, if the run has come so far, and ends as it would have ended.
+    `resume` continues from `out/resume.pt`, if the run has come so far, and ends as it would have ended. `methods` are
+    those to run, where other runs train the others of the recipe: what each teacher is asked is the same for all.
     """
+    methods = recipe.methods if methods is None else methods
     begin, device = time.perf_counter(), processes.join(recipe.running.device)
     recipe.running.device = device.type
     rank, ranks = processes.rank_and_ranks()
     saved = checkpoint.load_resume_point(out, ranks) if resume else None
     if resume and saved is None:
-        expect_unfinished(recipe, out)
+        expect_unfinished(methods, out)
     if rank > 0:
         processes.barrier()  # the main process writes the embedded scenes and the drawn split
     data, crop, began_with = prepare(recipe, out, saved, resume=resume, rank=rank)
@@ -74,7 +76,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, dict]:
     else:
         load_warmup(warm, checkpoint.load(out / "warmup.pt", device), recipe, data.class_names, str(out / "warmup.pt"))
 
-    for name in recipe.methods:
+    for name in methods:
         if name in progress.results:
             continue
         is_resumed = saved is not None and progress.phase == name

@@ -115,9 +115,9 @@ def prepare(
     return data, crop, began_with or manifest.describe(data, recipe, crop, sums)
 
 
-def expect_unfinished(recipe: Recipe, out: Path) -> None:
+def expect_unfinished(methods: tuple[str, ...], out: Path) -> None:
     """A run that is done has no checkpoint to go on from, and must not be run again by mistake."""
-    if set(recipe.methods) <= report.methods_done(out / "results.json"):
+    if set(methods) <= report.methods_done(out / "results.json"):
         raise ValueError(f"the run in {out} is finished (results.json); without --resume it is run again")
 
 
