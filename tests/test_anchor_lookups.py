@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from small_bank import filled_bank
 from strategies import random_features, random_labels, random_logits
-from test_anchors import filled_bank
 
 from graphcorrect import AnchorBank
 

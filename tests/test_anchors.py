@@ -7,20 +7,12 @@ import reference
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_bank import filled_bank
 from strategies import orthogonal_clusters, random_features, random_labels, random_logits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphcorrect import AnchorBank, DualGraphRefiner
 from graphcorrect.banks import _reservoir
-
-
-def filled_bank(num_anchors=40, num_classes=4, width=5, **options):
-    """A float64 bank that holds all it was offered, with classes of unequal size, and what it was offered."""
-    keys = random_features(num_anchors, width, seed=3)
-    labels = random_labels(num_anchors, num_classes=num_classes, seed=4) ** 2 % num_classes
-    bank = AnchorBank(num_classes, width, **options).double()
-    bank.update(keys, labels)
-    return bank, keys, labels
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 7, 40, 1000])

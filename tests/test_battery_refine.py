@@ -6,13 +6,18 @@ import shutil
 
 import pytest
 from broken_files import FORMS, answer, check, spoiled
-from test_refine_masks import command, folders, refine_masks  # noqa: F401
+from saved_predictions import command, folders_in, refine_masks
 
 INPUTS = ("probabilities/b.npy", "masks/b.png", "images/b.png", "features/b.npz", "truth/b.png", "names.txt")
 RESULTS = ("settings.json", "records/b.json", "masks/b.png")
 
 
-def arguments(folders, name):  # noqa: F811
+@pytest.fixture
+def folders(tmp_path):
+    return folders_in(tmp_path)
+
+
+def arguments(folders, name):
     names = ["--classes", folders / "names.txt"]
     if name.startswith("masks"):
         return command(folders, predicted="masks", more=map(str, names))
@@ -20,7 +25,7 @@ def arguments(folders, name):  # noqa: F811
     return command(folders, keys=keys, more=map(str, ["--labeled-masks", folders / "truth", *names]))
 
 
-def is_complete(folders, out="out"):  # noqa: F811
+def is_complete(folders, out="out"):
     """Whether every prediction has its mask and its line."""
     table = folders / out / "changes.csv"
     lines = csv.DictReader(io.StringIO(table.read_text())) if table.is_file() else []
@@ -31,7 +36,7 @@ def is_complete(folders, out="out"):  # noqa: F811
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_broken_input_is_named_or_used(folders, form, capsys):  # noqa: F811
+def test_a_broken_input_is_named_or_used(folders, form, capsys):
     (folders / "names.txt").write_text("wall\nfloor\ndoor\n")
     for name in INPUTS:
         with spoiled(folders / name, form):
@@ -41,7 +46,7 @@ def test_a_broken_input_is_named_or_used(folders, form, capsys):  # noqa: F811
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_broken_result_is_named_or_made_again(folders, form, capsys):  # noqa: F811
+def test_a_broken_result_is_named_or_made_again(folders, form, capsys):
     again = command(folders)
     refine_masks.run(again)
     whole = {name: (folders / "out" / name).read_bytes() for name in RESULTS}

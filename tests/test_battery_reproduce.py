@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from broken_files import FORMS, answer, check, spoiled
-from test_reproduce import SET
+from small_rows import SET
 from trainer_data import write_cityscapes
 
 paper = pytest.importorskip("segmentation.extras.paper")

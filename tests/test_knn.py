@@ -3,9 +3,9 @@
 import types
 
 import pytest
-import reference
 import torch
 from hypothesis import given
+from knn_checks import check, full_sort
 from layer_checks import compiles
 from strategies import features_strategy, identical_features, orthogonal_clusters, random_features
 
@@ -21,31 +21,6 @@ def backend(request):
     if request.param == "faiss":
         pytest.importorskip("faiss")
     return request.param
-
-
-def full_sort(queries, keys, num_neighbors, *, exclude_self=False, normalize=True, key_mask=None):
-    """The largest entries of each row of the float64 similarity matrix, sorted; -inf where a key may not be found."""
-    if normalize:
-        queries, keys = reference.unit(queries), reference.unit(keys)
-    scores = queries.double() @ keys.double().T
-    if exclude_self:
-        scores = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask, -torch.inf)
-    return scores.sort(dim=1, descending=True).values[:, :num_neighbors], scores
-
-
-def check(found, queries, keys, num_neighbors, tolerance=1e-6, **options):
-    """`found` holds the best similarities, and at each index the similarity it claims; no key twice."""
-    best, scores = full_sort(queries, keys, num_neighbors, **options)
-    torch.testing.assert_close(found.similarity.double(), best, rtol=tolerance, atol=tolerance)
-    real = best > -torch.inf
-    claimed = scores.gather(1, found.index)
-    torch.testing.assert_close(claimed[real], best[real], rtol=tolerance, atol=tolerance)
-    assert found.index.dtype == torch.int64
-    assert (found.index[~real] == 0).all()
-    for row, filled in zip(found.index, real, strict=True):
-        assert len(set(row[filled].tolist())) == int(filled.sum())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from knn_checks import check, full_sort
 from strategies import draw, random_features
-from test_knn import check, full_sort
 
 from graphcorrect.ops.kernels.cpu import filtered_search
 from graphcorrect.ops.kernels.cpu.quantized import quantize_keys, quantize_queries

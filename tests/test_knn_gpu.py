@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from knn_checks import features_of
 from layer_checks import no_waiting
-from test_knn_triton import features_of
 
 from graphcorrect.ops.knn import knn
 

@@ -1,17 +1,16 @@
-"""The triton backend. Functions `interpreted_*` are run by `test_under_the_interpreter` in a process of its own, where
-TRITON_INTERPRET=1 lets the kernels run on the CPU; triton reads it on import, so it would bind the whole session."""
+"""The triton backend against float64. Functions `interpreted_*` run as in triton_interpreter.py."""
 
 import importlib
 import itertools
 import os
-import subprocess
 import sys
 import types
 
 import pytest
 import torch
-from strategies import identical_features, random_features
-from test_knn import check
+from knn_checks import check, features_of
+from strategies import identical_features
+from triton_interpreter import run_interpreted
 
 from graphcorrect.ops.knn import knn
 
@@ -44,29 +43,8 @@ def scoring(request, topk_filter):
     return request.param
 
 
-def features_of(*shape, seed=0):
-    return random_features(*shape, seed=seed, dtype=torch.float32)
-
-
 def take(found, image):
     return type(found)(found.similarity[image], found.index[image])
-
-
-def run_interpreted(path):
-    """Runs the functions `interpreted_*` of a test file."""
-    pytest.importorskip("triton")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "python_functions=interpreted_*"]
-        + [path],
-        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=os.path.dirname(os.path.dirname(__file__)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert " passed" in run.stdout
-    assert "skipped" not in run.stdout
 
 
 def test_under_the_interpreter():

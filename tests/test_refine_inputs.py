@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 from broken_files import answer
 from PIL import Image
-from test_refine_masks import command, files_of, folders, refine_masks  # noqa: F401 (a fixture)
+from saved_predictions import command, files_of, folders_in, refine_masks
 
 from graphcorrect.files.arrays import is_channels_last
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return folders_in(tmp_path)
 
 
 def save(root, kind, change, names=("a", "b", "city/c")):
@@ -27,7 +32,7 @@ def last(array):
 
 
 @pytest.mark.parametrize("keys", ["images", "features"])
-def test_channels_that_come_last_are_named_and_read_right_when_told(folders, capsys, keys):  # noqa: F811
+def test_channels_that_come_last_are_named_and_read_right_when_told(folders, capsys, keys):
     refine_masks.run(command(folders, keys=keys, out="right"))
     save(folders, "probabilities", last)
     if keys == "features":
@@ -41,7 +46,7 @@ def test_channels_that_come_last_are_named_and_read_right_when_told(folders, cap
         assert (folders / f"out/masks/{name}.png").read_bytes() == (folders / f"right/masks/{name}.png").read_bytes()
 
 
-def test_features_whose_channels_come_last_are_told_by_their_proportions(folders, capsys):  # noqa: F811
+def test_features_whose_channels_come_last_are_told_by_their_proportions(folders, capsys):
     save(folders, "features", last)
     code, text = answer(refine_masks.run, command(folders, keys="features"), capsys)
     assert code == 1
@@ -79,7 +84,7 @@ def test_proportions(shape, size, is_last):
         (lambda p: np.array([{"p": p}], dtype=object), "Object arrays"),
     ],
 )
-def test_what_are_no_probabilities_of_classes_is_refused_with_what_to_save(folders, capsys, change, message):  # noqa: F811
+def test_what_are_no_probabilities_of_classes_is_refused_with_what_to_save(folders, capsys, change, message):
     import re
 
     save(folders, "probabilities", change, ["b"])
@@ -90,7 +95,7 @@ def test_what_are_no_probabilities_of_classes_is_refused_with_what_to_save(folde
 
 
 @pytest.mark.parametrize("kind", ["masks", "truth"])
-def test_masks_of_0_and_255_are_not_read_as_nothing(folders, capsys, kind):  # noqa: F811
+def test_masks_of_0_and_255_are_not_read_as_nothing(folders, capsys, kind):
     for path in (folders / kind).rglob("*.png"):
         Image.fromarray((np.array(Image.open(path)) > 0).astype(np.uint8) * 255).save(path)
     more = ["--classes", "3", "--labeled-masks", str(folders / "truth")]
@@ -99,7 +104,7 @@ def test_masks_of_0_and_255_are_not_read_as_nothing(folders, capsys, kind):  # n
     assert f"{folders / kind}: all masks hold 0 and 255 only, and 255 stands for no class" in text
 
 
-def test_one_mask_of_0_and_255_among_others_is_taken(folders, capsys):  # noqa: F811
+def test_one_mask_of_0_and_255_among_others_is_taken(folders, capsys):
     mask = np.zeros((18, 24), np.uint8)
     mask[4:] = 255
     Image.fromarray(mask).save(folders / "masks/b.png")
@@ -107,7 +112,7 @@ def test_one_mask_of_0_and_255_among_others_is_taken(folders, capsys):  # noqa: 
 
 
 @pytest.mark.parametrize("name", ["masks", "records"])
-def test_results_are_never_written_over_inputs(folders, capsys, name):  # noqa: F811
+def test_results_are_never_written_over_inputs(folders, capsys, name):
     shutil.move(folders / "probabilities", folders / "in" / name)
     before = files_of(folders / "in")
     arguments = ["--predictions", folders / "in" / name, "--images", folders / "images", "--out", folders / "in"]
@@ -117,14 +122,14 @@ def test_results_are_never_written_over_inputs(folders, capsys, name):  # noqa: 
     assert files_of(folders / "in") == before
 
 
-def test_a_folder_of_masks_of_another_origin_is_not_written_into(folders, capsys):  # noqa: F811
+def test_a_folder_of_masks_of_another_origin_is_not_written_into(folders, capsys):
     shutil.copytree(folders / "truth", folders / "mine/masks")
     code, text = answer(refine_masks.run, command(folders, out="mine"), capsys)
     assert code == 1
     assert "which holds masks of another origin" in text
 
 
-def test_one_name_in_two_images_and_what_is_left_out_are_said(folders, capsys):  # noqa: F811
+def test_one_name_in_two_images_and_what_is_left_out_are_said(folders, capsys):
     Image.open(folders / "images/a.png").save(folders / "images/a.bmp")
     Image.open(folders / "images/a.png").save(folders / "images/no prediction.bmp")
     (folders / "probabilities/d.tif").write_bytes(b"x")
@@ -136,14 +141,14 @@ def test_one_name_in_two_images_and_what_is_left_out_are_said(folders, capsys): 
     assert "no prediction" not in text
 
 
-def test_a_name_is_one_name_however_a_system_writes_it(folders, capsys):  # noqa: F811
+def test_a_name_is_one_name_however_a_system_writes_it(folders, capsys):
     (folders / "probabilities/a.npy").rename(folders / "probabilities/caf\u00e9.npy")
     (folders / "images/a.png").rename(folders / "images/cafe\u0301.png")
     assert answer(refine_masks.run, command(folders), capsys)[0] == 0
     assert (folders / "out/masks/caf\u00e9.png").is_file()
 
 
-def test_a_name_that_is_no_utf_8_costs_no_result(folders, capsys):  # noqa: F811
+def test_a_name_that_is_no_utf_8_costs_no_result(folders, capsys):
     odd = "caf\udce9"
     (folders / "probabilities/a.npy").rename(folders / f"probabilities/{odd}.npy")
     (folders / "images/a.png").rename(folders / f"images/{odd}.png")
@@ -160,14 +165,14 @@ def test_a_name_that_is_no_utf_8_costs_no_result(folders, capsys):  # noqa: F811
         ["--classes", "0"], ["--classes", "-3"], ["--classes", "\u00b3"], ["--classes", "1.5"],
     ],
 )  # fmt: skip
-def test_a_flag_that_makes_no_sense_is_named(folders, capsys, more):  # noqa: F811
+def test_a_flag_that_makes_no_sense_is_named(folders, capsys, more):
     code, text = answer(refine_masks.run, command(folders, more=more), capsys)
     assert code
     assert more[0] in text
     assert not (folders / "out").exists()
 
 
-def test_an_out_that_cannot_be_written_is_named_before_any_work(folders, capsys):  # noqa: F811
+def test_an_out_that_cannot_be_written_is_named_before_any_work(folders, capsys):
     (folders / "file").write_text("")
     for out in ("file", "file/below", "/proc/none", "x" * 300):
         code, text = answer(refine_masks.run, command(folders, out=out), capsys)
@@ -176,7 +181,7 @@ def test_an_out_that_cannot_be_written_is_named_before_any_work(folders, capsys)
         assert "correcting" not in text
 
 
-def test_a_result_that_was_damaged_is_made_again(folders, capsys):  # noqa: F811
+def test_a_result_that_was_damaged_is_made_again(folders, capsys):
     refine_masks.run(command(folders))
     whole = files_of(folders / "out")
     mask, record = folders / "out/masks/a.png", folders / "out/records/b.json"
@@ -187,7 +192,7 @@ def test_a_result_that_was_damaged_is_made_again(folders, capsys):  # noqa: F811
 
 
 @pytest.mark.parametrize("most", [9, 10, 11])
-def test_a_graph_that_pooling_makes_too_small_is_named_before_any_work(folders, capsys, most):  # noqa: F811
+def test_a_graph_that_pooling_makes_too_small_is_named_before_any_work(folders, capsys, most):
     code, text = answer(refine_masks.run, command(folders, more=["--max-nodes", str(most)]), capsys)
     if code:
         assert f"cells of at most {most}, too few for 8 neighbors each" in text
@@ -195,7 +200,7 @@ def test_a_graph_that_pooling_makes_too_small_is_named_before_any_work(folders, 
     assert code == (most < 12)
 
 
-def test_masks_of_predictions_that_are_gone_are_named(folders, capsys):  # noqa: F811
+def test_masks_of_predictions_that_are_gone_are_named(folders, capsys):
     code, text = answer(refine_masks.run, command(folders), capsys)
     assert code == 0
     assert "that are gone" not in text

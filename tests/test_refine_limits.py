@@ -3,8 +3,8 @@
 import pytest
 import reference
 import torch
+from small_refiner import ORDERS, build, nodes
 from strategies import awkward_nodes, random_features, random_logits
-from test_refine import ORDERS, build, nodes
 
 
 def test_images_of_a_batch_share_nothing_but_the_thresholds():

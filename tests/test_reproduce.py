@@ -4,18 +4,13 @@ import json
 import re
 
 import pytest
-from trainer_data import TINY, write_cityscapes
+from small_rows import SET
+from trainer_data import write_cityscapes
 
 command = pytest.importorskip("segmentation.command")
 engine = pytest.importorskip("segmentation.engine")
 paper = pytest.importorskip("segmentation.extras.paper")
 reproduce = pytest.importorskip("reproduce")
-
-SMALL = TINY | {
-    "network.backbone": "tu-resnet18", "data.resize": (32, 64), "running.workers": 0, "running.precision": "fp32",
-    "running.tensorboard": False,
-}  # fmt: skip
-SET = [f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in SMALL.items()]
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import time
 
 import pytest
 import torch
-from test_trainer_resume import go_on, same, start
-from trainer_data import process, tiny, write_voc
+from resumed_runs import go_on, start
+from trainer_data import process, same, tiny, write_voc
 
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 command = pytest.importorskip("segmentation.command")

@@ -8,10 +8,10 @@ import time
 
 import pytest
 import torch
+from resumed_runs import go_on, start
 from trainer_data import process, same, tiny, write_voc
 
 checkpoint = pytest.importorskip("segmentation.checkpoint")
-command = pytest.importorskip("segmentation.command")
 engine = pytest.importorskip("segmentation.engine")
 report = pytest.importorskip("segmentation.report")
 
@@ -30,19 +30,6 @@ def uninterrupted(tmp_path_factory):
     start(recipe, folder / "whole")
     engine.run(recipe, folder / "whole")
     return folder, recipe
-
-
-def start(recipe, out):
-    """A run's folder as it is before its first step, which `--resume` begins with."""
-    out.mkdir()
-    command.write_recipe(recipe, out)
-
-
-def go_on(out):
-    """What `train_voc.py --resume --out OUT` does, in a process of its own."""
-    torch.set_num_threads(1)
-    train_voc = __import__("train_voc")
-    command.main(train_voc.parse(["--resume", "--out", str(out)]))
 
 
 @pytest.mark.slow

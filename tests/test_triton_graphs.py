@@ -1,4 +1,4 @@
-"""Triton's kernels of the graphs against the definitions. Functions `interpreted_*` run as in test_knn_triton.py."""
+"""Triton's kernels of the graphs against the definitions. Functions `interpreted_*` run as in triton_interpreter.py."""
 
 import functools
 import importlib
@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from strategies import draw, random_features
-from test_knn_triton import run_interpreted
+from triton_interpreter import run_interpreted
 
 from graphcorrect import DualGraphRefiner
 from graphcorrect.ops import class_layout, class_weights, edge_weights, label_mix, neighbor_product

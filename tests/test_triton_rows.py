@@ -1,9 +1,9 @@
-"""The fused unit rows against torch's own steps. Functions `interpreted_*` run as in test_knn_triton.py."""
+"""The fused unit rows against torch's own steps. Functions `interpreted_*` run as in triton_interpreter.py."""
 
 import pytest
 import torch
 from strategies import random_features
-from test_knn_triton import run_interpreted
+from triton_interpreter import run_interpreted
 
 from graphcorrect.ops import unit_rows as ops
 from graphcorrect.ops.unit_rows import unit_rows
