@@ -35,33 +35,7 @@ _LAZY = {
     "write_probabilities": "probabilities",
 }
 
-__all__ = [
-    "BrushMask",
-    "Dataset",
-    "FileFault",
-    "LabelMap",
-    "Pair",
-    "StoredMask",
-    "UnreadableFile",
-    "brush_results",
-    "check_pairs",
-    "decode_brush",
-    "encode_brush",
-    "open_dataset",
-    "read_brush_masks",
-    "read_image",
-    "read_label_map",
-    "read_mask",
-    "read_probabilities",
-    "read_stored_mask",
-    "unpack",
-    "write_brush_masks",
-    "write_cvat_zip",
-    "write_dataset_yaml",
-    "write_label_map",
-    "write_mask",
-    "write_probabilities",
-]
+__all__ = sorted(_LAZY)
 
 
 def __getattr__(name: str) -> Any:
