@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from trainer_data import small, write_voc
 
-from graphcorrect import AnchorBank
 from graphcorrect.cli import console
 from graphcorrect.files import saving
 
@@ -73,17 +72,6 @@ def test_labels_too_sparse_for_anchors_are_said_before_the_first_step(tmp_path, 
     recipe = small(folder)
     data = layouts.open_data(recipe.data, 0, tmp_path / "out")
     needs.check_needs(recipe, data, checking.check(data))
-
-
-@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6])
-def test_the_rule_for_sparse_labels_is_that_of_the_bank(share):
-    generator = torch.Generator().manual_seed(int(100 * share))
-    for _ in range(20):
-        labels = torch.randint(3, (1, 13, 18), generator=generator)
-        labels[torch.rand(labels.shape, generator=generator) > share] = 255
-        bank = AnchorBank(3, 1)
-        bank.update(torch.ones(1, 1, 4, 5), labels)
-        assert needs._has_majority(labels[0], [4, 5]) == bool(bank.counts.any())
 
 
 @pytest.mark.parametrize("method", ["supervised", "mllc+anchors"])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from graphcorrect.files.text import few
+from graphcorrect.labels import pool_labels
 from segmentation.checking import Survey
 from segmentation.datasets import IGNORE_INDEX, SegmentationData, read_labels
 from segmentation.method import parse
@@ -27,20 +24,13 @@ def check_needs(recipe: Recipe, data: SegmentationData, survey: Survey) -> None:
 
 
 def _has_anchors(recipe: Recipe, data: SegmentationData, survey: Survey) -> bool:
-    """Whether any labeled image leaves a labeled node on the grid of the keys."""
+    """Whether any labeled image leaves a labeled node on the grid of the keys, as `AnchorBank.update` pools labels.
+
+    Asked here because only one process looks at the files.
+    """
     for sample, seen in survey.found["labeled"]:
-        if _has_majority(read_labels(sample), [-(-side // KEY_STRIDE) for side in recipe.data.resize or seen.size]):
+        height, width = (-(-side // KEY_STRIDE) for side in recipe.data.resize or seen.size)
+        labels = read_labels(sample)[None].long()
+        if (pool_labels(labels, (height, width), len(data.class_names)) != IGNORE_INDEX).any():
             return True
     return False
-
-
-def _has_majority(labels: Tensor, grid: list[int]) -> bool:
-    """Whether in some cell of a grid more pixels (H, W) are of one class than of any other, the ignored included.
-
-    The rule by which `AnchorBank.update` pools labels; asked here because only one process looks at the files.
-    """
-    shares = {int(label): F.adaptive_avg_pool2d((labels == label).float()[None], grid) for label in labels.unique()}
-    ignored = shares.pop(IGNORE_INDEX, torch.zeros(1, *grid))
-    best = torch.stack([*shares.values(), ignored]).topk(min(2, len(shares) + 1), dim=0).values
-    is_known = best[0] > ignored
-    return bool((is_known & (best[0] > best[-1])).any()) if shares else False
