@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from graphcorrect.files.faults import UnreadableFile
 from graphcorrect.files.images import read_image, read_picture
-from graphcorrect.files.spelling import identity, is_there
 from graphcorrect.files.text import few
 from segmentation import cityscapes
 from segmentation.contents import faults_of_all, notes_on
 from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData, read_stored_labels
+from segmentation.spelling import identity, is_there
 
 SHOWN = 50
 ROLES = ("labeled", "unlabeled", "test", "held_out")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from graphcorrect.cli.digits import write_digit_scenes
 from graphcorrect.files.class_names import read_class_names
+from graphcorrect.files.folders import without
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.label_maps import LabelMap, find_label_map, read_label_map
-from graphcorrect.files.spelling import is_there, pictures_in, without
 from segmentation import cityscapes
 from segmentation.datasets import VOC_CLASSES, SegmentationData
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
+from segmentation.spelling import is_there, pictures_in
 from segmentation.split import draw_split, list_file, write_split
 
 LISTS = Path("ImageSets/Segmentation")  # of VOC

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from graphcorrect.files.folders import is_junk, without
 from graphcorrect.files.images import IMAGE_ENDINGS
-from graphcorrect.files.spelling import AmbiguousName, Folder, clean, identity, is_junk, without
 from graphcorrect.files.text import read_lines
 from segmentation.datasets import Sample
+from segmentation.spelling import AmbiguousName, Folder, clean, identity
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat", ".jpg", ".jpeg", ".webp")
 CITYSCAPES_MASKS = ("_gtFine_labelIds.png", "_gtFine_labelTrainIds.png")

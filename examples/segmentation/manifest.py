@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from graphcorrect.files.spelling import readable
 from segmentation.checking import ROLES
 from segmentation.datasets import SegmentationData
 from segmentation.recipe import Recipe, known_keys, listed
 from segmentation.recipe_files import is_list
+from segmentation.spelling import readable
 
 SHOWN = 20
 # A resumed run may be watched otherwise and loaded otherwise; what decides its outcome stays.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.spelling import identity, is_there
 from graphcorrect.files.text import few, read_lines
 from segmentation.lists import Listed, Samples
 from segmentation.recipe import Data
 from segmentation.recipe_files import is_list
+from segmentation.spelling import identity, is_there
 
 
 class Split(NamedTuple):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from graphcorrect.files.class_names import Color
 from graphcorrect.files.faults import looks_like, reading, refuse
+from graphcorrect.files.folders import is_junk
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import encode_mask
 from graphcorrect.files.palette import voc_colors
 from graphcorrect.files.saving import replace
-from graphcorrect.files.spelling import is_junk
 from graphcorrect.files.stored_masks import mask_bytes
 from graphcorrect.labels import IGNORE_INDEX
 

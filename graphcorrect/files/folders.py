@@ -16,6 +16,7 @@ from typing import NamedTuple
 from graphcorrect.files.faults import looks_like, words
 
 COMPANIONS = ("thumbs.db", "desktop.ini", "ehthumbs.db")  # of a file system, beside hidden files
+JUNK = ("thumbs.db", "desktop.ini", ".ds_store")  # of file managers, in archives and lists
 
 
 class Fault(NamedTuple):
@@ -98,6 +99,17 @@ def name_below(folder: Path, path: Path) -> str:
 def is_hidden(name: str) -> bool:
     """Whether a file is for no reader: a dot before its name, or one of a file manager's."""
     return name.startswith(".") or name.lower() in COMPANIONS
+
+
+def is_junk(name: str) -> bool:
+    """Whether a file is none of the user's: macOS's `._NAME` and `.DS_Store`, Windows' Thumbs.db."""
+    return name.startswith("._") or name.lower() in JUNK
+
+
+def without(name: str, endings: tuple[str, ...]) -> str:
+    """A name without its ending, if that is one of `endings` in any case."""
+    ending = next((ending for ending in endings if name.lower().endswith(ending) and len(name) > len(ending)), "")
+    return name[: len(name) - len(ending)]
 
 
 def _holds_files(folder: Path) -> bool:

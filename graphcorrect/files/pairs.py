@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from graphcorrect.files.faults import read_lines, refuse
-from graphcorrect.files.folders import Folder
+from graphcorrect.files.folders import Folder, without
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.label_maps import LabelMap
-from graphcorrect.files.spelling import without
 from graphcorrect.files.stored_masks import MASK_ENDINGS
 
 SPLITS = ("train", "val", "test")

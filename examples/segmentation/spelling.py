@@ -8,7 +8,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-JUNK = {"thumbs.db", "desktop.ini", ".ds_store"}  # of file managers
+from graphcorrect.files.folders import is_junk, without
 
 
 class AmbiguousName(ValueError):
@@ -82,11 +82,6 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def is_junk(name: str) -> bool:
-    """Whether a file is none of the user's: macOS's `._NAME` and `.DS_Store`, Windows' Thumbs.db."""
-    return name.startswith("._") or name.lower() in JUNK
-
-
 def clean(name: str) -> str:
     r"""A path in a list as one below a folder: `/a/./b` and `a\b` as `a/b`."""
     return posixpath.normpath(name.replace("\\", "/").lstrip("/"))
@@ -102,12 +97,6 @@ def folded(name: str) -> str:
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).lower())
-
-
-def without(name: str, endings: tuple[str, ...]) -> str:
-    """A name without its ending, if that is one of `endings` in any case."""
-    ending = next((ending for ending in endings if name.lower().endswith(ending) and len(name) > len(ending)), "")
-    return name[: len(name) - len(ending)]
 
 
 def identity(path: Path) -> str:
