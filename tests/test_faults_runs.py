@@ -198,16 +198,16 @@ def test_the_table_at_the_end_of_a_run_survives_a_closed_pipe(tmp_path, monkeypa
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     with (
-        saving.alone_in(tmp_path),
+        checkpoint.alone_in(tmp_path),
         pytest.raises(ValueError, match="--out to be a folder that no other run writes to"),
-        saving.alone_in(tmp_path),
+        checkpoint.alone_in(tmp_path),
     ):
         pass
-    with saving.alone_in(tmp_path):  # the first is gone
+    with checkpoint.alone_in(tmp_path):  # the first is gone
         assert (tmp_path / ".lock").exists()
     assert not list(tmp_path.iterdir())
     (tmp_path / ".lock").touch()  # of a run that was killed
-    with saving.alone_in(tmp_path):
+    with checkpoint.alone_in(tmp_path):
         pass
 
 
@@ -219,7 +219,7 @@ def test_drives_without_locks_are_written_to(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
-    with saving.alone_in(tmp_path):
+    with checkpoint.alone_in(tmp_path):
         (tmp_path / "result").touch()
     assert (tmp_path / "result").exists()
 

@@ -5,9 +5,11 @@ A run can be killed at any instant: what it saved last is whole, and from there 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,34 @@ from graphcorrect.files.saving import replace
 def save(content: Any, path: Path) -> None:
     """`torch.save`, atomically: readers see the old file or the new one, never a part."""
     replace(path, lambda file: torch.save(content, file))
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, option: str = "--out") -> Iterator[None]:
+    """Keep other processes that ask for the same from writing into a folder; drives that know no locks take any number.
+
+    Raises:
+        ValueError: another process has it; the message names the folder and `option`.
+    """
+    from filelock import FileLock, Timeout  # torch needs it too
+
+    path = folder / ".lock"
+    lock = FileLock(path, timeout=0)
+    with contextlib.suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"expected {option} to be a folder that no other run writes to, got {str(folder)!r}, which one is "
+                "writing to now: wait for it or name another folder"
+            ) from None
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                path.unlink()
+            lock.release()
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

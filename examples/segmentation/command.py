@@ -13,8 +13,9 @@ import yaml
 from graphcorrect.cli.console import in_words, steady_output, unforeseen
 from graphcorrect.files.faults import check_writable, looks_like
 from graphcorrect.files.images import IMAGE_ENDINGS
-from graphcorrect.files.saving import alone_in, write_atomically
+from graphcorrect.files.saving import write_atomically
 from segmentation import options, processes
+from segmentation.checkpoint import alone_in
 from segmentation.engine import run
 from segmentation.extras import cost, speed
 from segmentation.extras.paper import load_any, rows

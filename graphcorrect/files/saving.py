@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +50,6 @@ def sync(number: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF):
             raise
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path, option: str = "--out") -> Iterator[None]:
-    """Keep other processes that ask for the same from writing into a folder; drives that know no locks take any number.
-
-    Raises:
-        ValueError: another process has it; the message names the folder and `option`.
-    """
-    from filelock import FileLock, Timeout  # torch needs it too
-
-    path = folder / ".lock"
-    lock = FileLock(path, timeout=0)
-    with contextlib.suppress(OSError, NotImplementedError):
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"expected {option} to be a folder that no other run writes to, got {str(folder)!r}, which one is "
-                "writing to now: wait for it or name another folder"
-            ) from None
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            with contextlib.suppress(OSError):  # Windows removes no open file
-                path.unlink()
-            lock.release()
 
 
 def _sync_folder(folder: Path) -> None:
