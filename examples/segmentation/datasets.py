@@ -12,14 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from graphcorrect.files.class_names import Color
 from graphcorrect.files.faults import UnreadableFile
 from graphcorrect.files.images import read_image as read_image
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import decode_mask
-from graphcorrect.files.stored_masks import Ids, read_ids, read_stored_mask
+from graphcorrect.files.stored_masks import read_stored_mask
 from graphcorrect.labels import IGNORE_INDEX as IGNORE_INDEX
 from segmentation import cityscapes
 
@@ -68,6 +70,36 @@ class SegmentationData(NamedTuple):
     def flip(self) -> bool:
         """Whether a mirrored image is still of this world: a mirrored digit is not."""
         return self.layout != "digits"
+
+
+class Ids(NamedTuple):
+    """Ids (H, W) uint8, and of a palette image the color of every id that occurs, 255 left out."""
+
+    ids: NDArray[np.uint8]
+    colors: dict[int, Color]
+
+
+def read_ids(path: Path) -> Ids:
+    """A mask of ids: grey or palette image of up to 8 bits (or 16, if all ids fit in 8), or SBD's .mat.
+
+    Raises:
+        UnreadableFile: it is none, or cannot be read; the message names it.
+    """
+    stored, fault = read_stored_mask(path), ""
+    least, most = stored.values.min(), stored.values.max()
+    if stored.values.ndim == 3:
+        fault = (
+            f"expected a mask of one 8-bit channel (palette or grey), got mode {stored.form.upper()!r}: "
+            "save the ids of the classes, not their colors"
+        )
+    elif most > 255:
+        fault = f"expected ids from 0 to 255, got {least} to {most} in 16 bits"
+    if fault:
+        raise UnreadableFile(f"{path}: unreadable ({fault})")
+    ids = np.ascontiguousarray(stored.values.astype(np.uint8))
+    colors = stored.palette or ()
+    used = [number for number in np.flatnonzero(np.bincount(ids.ravel())).tolist() if number != IGNORE_INDEX]
+    return Ids(ids, {number: colors[number] for number in used if number < len(colors)})
 
 
 def read_mask(path: Path) -> Tensor:

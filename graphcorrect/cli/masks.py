@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from graphcorrect.files.class_names import read_class_names
@@ -13,7 +12,7 @@ from graphcorrect.files.faults import looks_like, reading
 from graphcorrect.files.items import MASK_ENDINGS
 from graphcorrect.files.label_maps import LabelMap, read_label_map
 from graphcorrect.files.masks import encode_like, encode_mask, read_mask
-from graphcorrect.files.stored_masks import mask_bytes, read_ids, read_stored_mask
+from graphcorrect.files.stored_masks import mask_bytes, read_stored_mask
 from graphcorrect.labels import IGNORE_INDEX
 
 MAP_ENDINGS = (".yaml", ".yml", ".json")
@@ -69,4 +68,4 @@ def corrected_png(labels: Tensor, label_map: LabelMap | None, given: Path) -> by
 
 def read_written(path: Path, label_map: LabelMap | None) -> Tensor:
     """The labels (H, W) of a mask, one that was written here or the one that it corrects."""
-    return torch.from_numpy(read_ids(path).ids) if label_map is None else read_mask(path, label_map)
+    return read_mask(path, label_map or IGNORE_INDEX)

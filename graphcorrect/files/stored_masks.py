@@ -17,7 +17,6 @@ from graphcorrect.files._pictures import DEEP, Image, named, refuse_frames, upri
 from graphcorrect.files.class_names import Color
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.sbd import read_mat
-from graphcorrect.labels import IGNORE_INDEX
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat")
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # to write: what keeps every value
@@ -48,35 +47,6 @@ class StoredMask(NamedTuple):
         if self.palette is not None:
             return "palette"
         return "grey16" if self.values.dtype == np.uint16 else "grey"
-
-
-class Ids(NamedTuple):
-    """Ids (H, W) uint8, and of a palette image the color of every id that occurs, 255 left out."""
-
-    ids: NDArray[np.uint8]
-    colors: dict[int, Color]
-
-
-def read_ids(path: Path) -> Ids:
-    """A mask of ids: grey or palette image of up to 8 bits (or 16, if all ids fit in 8), or SBD's .mat.
-
-    Raises:
-        UnreadableFile: it is none, or cannot be read; the message names it.
-    """
-    with named(path):
-        stored = _read(path)
-        if stored.values.ndim == 3:
-            raise ValueError(
-                f"expected a mask of one 8-bit channel (palette or grey), got mode {stored.form.upper()!r}: "
-                "save the ids of the classes, not their colors"
-            )
-        least, most = stored.values.min(), stored.values.max()
-        if most > 255:
-            raise ValueError(f"expected ids from 0 to 255, got {least} to {most} in 16 bits")
-        ids = np.ascontiguousarray(stored.values.astype(np.uint8))
-        colors = stored.palette or ()
-        used = [number for number in np.flatnonzero(np.bincount(ids.ravel())).tolist() if number != IGNORE_INDEX]
-        return Ids(ids, {number: colors[number] for number in used if number < len(colors)})
 
 
 def read_stored_mask(path: Path) -> StoredMask:
