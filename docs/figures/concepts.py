@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 from segmentation.datasets import read_mask
+from segmentation.digits import write_digit_scenes
 
 from graphcorrect import ClassConsistencyGraph, DualGraphRefiner, KNNAffinity, nodes, plot
-from graphcorrect.cli.digits import CLASS_NAMES, write_digit_scenes
+from graphcorrect.cli.digits import CLASS_NAMES
 from graphcorrect.files.images import read_image
 from graphcorrect.files.palette import voc_palette
 from graphcorrect.pixel_features import pixel_features

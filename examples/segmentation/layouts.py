@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphcorrect.cli.digits import write_digit_scenes
 from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.folders import without
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.label_maps import LabelMap, find_label_map, read_label_map
 from segmentation import cityscapes
 from segmentation.datasets import VOC_CLASSES, SegmentationData
+from segmentation.digits import write_digit_scenes
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
 from segmentation.spelling import is_there, pictures_in

@@ -1,4 +1,4 @@
-"""The embedded data set: scenes of real handwritten digits on cluttered grounds, written in PASCAL VOC's layout.
+"""The embedded data set: scenes of real handwritten digits on cluttered grounds.
 
 scikit-learn ships 1797 digits of 8x8 pixels written by people. Two to four of them are enlarged, turned, colored, cut
 out as stickers and laid on a ground of gradients and textures among strokes and *fragments*: stickers of digits with
@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.datasets import load_digits
 from torch import Tensor
-
-from graphcorrect.files.palette import voc_palette
 
 Array = NDArray[Any]
 CLASS_NAMES = ("background", *(f"digit {digit}" for digit in range(10)))
@@ -36,46 +33,15 @@ RIM = 3  # pixels of sticker around the ink
 BORDER_LABEL = 255
 
 
-def write_digit_scenes(
-    folder: Path, *, num_train: int = 600, num_val: int = 100, seed: int = 0, size: int = SCENE_SIZE
-) -> Path:
-    """Write the scenes once and return `folder`; a folder whose last file is there is taken as it is.
-
-    Args:
-        folder: where `JPEGImages`, `SegmentationClass`, `ImageSets/Segmentation` and `classes.txt` go.
-        num_train: number of scenes to train on.
-        num_val: number of scenes of other writers.
-        seed: draws everything; the same seed writes the same scenes.
-        size: side of the square scenes, in pixels.
-    """
-    if (folder / "classes.txt").exists():
-        return folder
-    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", num_train), ("val", num_val)):
-        drawn = _drawn(split, seed, size)
-        names = [f"{split}_{number:04d}" for number in range(count)]
-        for name in names:
-            image, labels = next(drawn)
-            image.save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
-            mask = Image.fromarray(labels, mode="P")
-            mask.putpalette(voc_palette())
-            mask.save(folder / "SegmentationClass" / f"{name}.png")
-        (folder / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
-    # Written last: its presence says that the folder is complete.
-    (folder / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n")
-    return folder
-
-
 def scenes(count: int, split: str, seed: int = 0, size: int = SCENE_SIZE) -> tuple[Tensor, Tensor]:
     """The first scenes of a split, "train" or "val": images (N, 3, H, W) in [0, 1], labels (N, H, W) int64."""
-    drawn = list(itertools.islice(_drawn(split, seed, size), count))
-    images = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in drawn])
-    return images.float() / 255, torch.stack([torch.from_numpy(labels).long() for _, labels in drawn])
+    pairs = list(itertools.islice(drawn(split, seed, size), count))
+    images = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image, _ in pairs])
+    return images.float() / 255, torch.stack([torch.from_numpy(labels).long() for _, labels in pairs])
 
 
-def _drawn(split: str, seed: int, size: int) -> Iterator[tuple[Image.Image, Array]]:
-    """Scenes without end, the same for a seed."""
+def drawn(split: str, seed: int, size: int) -> Iterator[tuple[Image.Image, Array]]:
+    """Scenes of a split without end, the same for a seed: RGB images and labels (size, size) uint8."""
     digits = load_digits()
     sheets = slice(TRAIN_SHEETS, None) if split == "val" else slice(None, TRAIN_SHEETS)
     rng = np.random.default_rng([seed, split == "val"])
