@@ -219,7 +219,7 @@ def predict_labels(trained: Trained, sample: Sample, device: torch.device) -> Te
 def write_masks(labels: Tensor, sample: Sample, name: str, layout: str, out: Path) -> None:
     """A palette mask of class ids, and for Cityscapes the label ids that its server takes."""
     picture = Image.fromarray(labels.to(torch.uint8).numpy(), mode="P")
-    picture.putpalette(figures.palette(layout))
+    picture.putpalette([part for color in figures.palette(layout) for part in color])
     save_picture(picture, out / "labels" / f"{name}.png")
     if layout == "cityscapes":
         stem = sample.image.stem.removesuffix("_leftImg8bit")

@@ -11,7 +11,7 @@ from PIL import Image
 from trainer_data import write_voc
 
 from graphcorrect.files import _pictures, faults, images
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.stored_masks import voc_colors
 
 checking = pytest.importorskip("segmentation.checking")
 datasets = pytest.importorskip("segmentation.datasets")
@@ -19,7 +19,7 @@ layouts = pytest.importorskip("segmentation.layouts")
 recipes = pytest.importorskip("segmentation.recipe")
 
 IDS = (np.arange(24 * 32).reshape(24, 32) // 32 % 4).astype(np.uint8)
-VOC = voc_palette()
+VOC = [part for color in voc_colors() for part in color]
 CORNER = np.zeros((24, 32, 3), np.uint8)
 CORNER[:8, :10] = (250, 120, 10)  # top left
 

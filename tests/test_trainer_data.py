@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from trainer_data import tiny, write_camvid, write_cityscapes, write_voc
 
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.stored_masks import voc_colors
 
 checking = pytest.importorskip("segmentation.checking")
 cityscapes = pytest.importorskip("segmentation.cityscapes")
@@ -257,6 +257,6 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
 
 
 def test_the_palette_is_vocs():
-    palette = np.array(voc_palette()).reshape(256, 3)
+    palette = np.array(voc_colors())
     assert palette[15].tolist() == [192, 128, 128]  # person
     assert palette[255].tolist() == [224, 224, 192]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.stored_masks import voc_colors
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
@@ -89,7 +89,7 @@ def write_voc(folder, train=8, val=3, augmented=0, size=(40, 48)):
         Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg")
         mask[::10] = 255
         picture = Image.fromarray(mask, mode="P")
-        picture.putpalette(voc_palette())
+        picture.putpalette(np.array(voc_colors(), np.uint8).tobytes())
         if name in more:
             (folder / "SegmentationClassAug").mkdir(exist_ok=True)
             Image.fromarray(mask).save(folder / "SegmentationClassAug" / f"{name}.png")  # grey, as it is published

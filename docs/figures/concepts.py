@@ -24,7 +24,7 @@ from segmentation.digits import write_digit_scenes
 from graphcorrect import ClassConsistencyGraph, DualGraphRefiner, KNNAffinity, nodes, plot
 from graphcorrect.cli.digits import CLASS_NAMES
 from graphcorrect.files.images import read_image
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.stored_masks import voc_colors
 from graphcorrect.pixel_features import pixel_features
 
 IMAGES = Path(__file__).parents[1] / "images"
@@ -64,7 +64,7 @@ def draw_concepts(path: Path) -> None:
     before = probabilities.argmax(1)[0]
 
     _, axes = plt.subplots(2, 3, figsize=(10, 7.6), layout="constrained")
-    palette = np.array(voc_palette(), dtype=np.uint8).reshape(256, 3)
+    palette = np.array(voc_colors(), dtype=np.uint8)
     axes[0, 0].imshow(image.permute(1, 2, 0).numpy())
     axes[0, 0].set_title("1. an image nobody has labeled")
     axes[0, 1].imshow(palette[before.numpy()])

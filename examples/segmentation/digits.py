@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphcorrect.cli.digits import CLASS_NAMES, SCENE_SIZE, drawn
-from graphcorrect.files.palette import voc_colors
-from graphcorrect.files.stored_masks import StoredMask, mask_bytes
+from graphcorrect.files.stored_masks import StoredMask, mask_bytes, voc_colors
 
 
 def write_digit_scenes(

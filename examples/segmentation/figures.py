@@ -14,7 +14,8 @@ matplotlib.use("Agg")  # a trainer has no screen
 import matplotlib.pyplot as plt
 
 from graphcorrect import plot
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.class_names import Color
+from graphcorrect.files.stored_masks import voc_colors
 from segmentation import cityscapes
 from segmentation.report import read_log
 
@@ -28,15 +29,15 @@ class CorrectionExample(NamedTuple):
     after: Tensor
 
 
-def palette(layout: str) -> list[int]:
-    """256 colors, flattened: Cityscapes' own for its train ids, VOC's for all others."""
+def palette(layout: str) -> list[Color]:
+    """256 colors: Cityscapes' own for its train ids, VOC's for all others."""
     if layout != "cityscapes":
-        return voc_palette()
-    known = [channel for entry in cityscapes.CLASSES for channel in entry.color]
-    return known + [0] * (768 - len(known))
+        return voc_colors()
+    known = [entry.color for entry in cityscapes.CLASSES]
+    return known + [(0, 0, 0)] * (256 - len(known))
 
 
-def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, colors: list[int]) -> None:
+def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, colors: list[Color]) -> None:
     """A row an image: image, truth, pseudo-label before, after, and what the correction did."""
     if not examples:  # no unlabeled image has a hidden mask to compare with
         return
@@ -63,7 +64,7 @@ def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, 
     plt.close(figure)
 
 
-def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: list[int]) -> None:
+def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: list[Color]) -> None:
     """Figs. 7, 8: a row an image, (3, H, W) uint8 first, then labels (H, W): truth and predictions; void is white."""
     height, width = rows[0][1].shape
     size = (2.4 * len(names), 2.4 * height / width * len(rows) + 0.4)
@@ -83,9 +84,9 @@ def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: li
     plt.close(figure)
 
 
-def colored(labels: Tensor, colors: list[int]) -> np.ndarray:
+def colored(labels: Tensor, colors: list[Color]) -> np.ndarray:
     """Class ids (H, W) in a palette's colors, (H, W, 3) uint8."""
-    return np.array(colors, dtype=np.uint8).reshape(256, 3)[labels.numpy().astype(np.uint8)]
+    return np.array(colors, dtype=np.uint8)[labels.numpy().astype(np.uint8)]
 
 
 def draw_curves(log: Path, path: Path, warmup: int) -> None:

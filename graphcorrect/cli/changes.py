@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from graphcorrect.files.palette import voc_palette
+from graphcorrect.files.stored_masks import voc_colors
 
 THUMBNAIL = 240  # pixels of the longer side
 
@@ -127,7 +127,7 @@ def as_csv(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 
 def _card(example: Example) -> str:
     name = html.escape(example.changes.name)
-    colors = np.array(voc_palette(), dtype=np.uint8).reshape(256, 3)
+    colors = np.array(voc_colors(), dtype=np.uint8)
     before, after = (labels.numpy().astype(np.uint8) for labels in (example.before, example.after))
     if example.image is None:
         faint = np.full((*before.shape, 3), 235, dtype=np.uint8)
@@ -157,7 +157,7 @@ def _data_url(picture: NDArray[np.uint8], form: str) -> str:
 
 
 def _swatch(label: int, class_names: list[str]) -> str:
-    color = "#{:02x}{:02x}{:02x}".format(*voc_palette()[3 * label : 3 * label + 3])
+    color = "#{:02x}{:02x}{:02x}".format(*voc_colors()[label])
     return f'<i style="background:{color}"></i>{html.escape(class_names[label])}'
 
 

@@ -16,7 +16,7 @@ from graphcorrect.cli.devices import find_device
 from graphcorrect.cli.digits import CLASS_NAMES, SCENE_SIZE, scenes
 from graphcorrect.corrector import SegmentationCorrector
 from graphcorrect.files.faults import check_writable
-from graphcorrect.files.palette import voc_colors
+from graphcorrect.files.stored_masks import voc_colors
 from graphcorrect.labels import IGNORE_INDEX
 from graphcorrect.plot.outcomes import corrections
 

@@ -16,9 +16,8 @@ from graphcorrect.files.faults import looks_like, reading, refuse
 from graphcorrect.files.folders import is_junk
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import encode_mask
-from graphcorrect.files.palette import voc_colors
 from graphcorrect.files.saving import replace
-from graphcorrect.files.stored_masks import mask_bytes
+from graphcorrect.files.stored_masks import mask_bytes, voc_colors
 from graphcorrect.labels import IGNORE_INDEX
 
 MOST_BYTES = 64 * 2**30  # of all files of an archive together

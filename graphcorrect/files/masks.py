@@ -15,8 +15,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.files.label_maps import LabelMap, numbered
-from graphcorrect.files.palette import voc_colors
-from graphcorrect.files.stored_masks import Form, StoredMask, read_stored_mask, write_stored_mask
+from graphcorrect.files.stored_masks import Form, StoredMask, read_stored_mask, voc_colors, write_stored_mask
 from graphcorrect.labels import IGNORE_INDEX
 
 

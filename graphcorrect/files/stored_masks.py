@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from graphcorrect.files._pictures import DEEP, Image, named, refuse_frames, upright
 from graphcorrect.files.class_names import Color
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.sbd import read_mat
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat")
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # to write: what keeps every value
@@ -67,7 +66,7 @@ def read_stored_mask(path: Path) -> StoredMask:
 
 def _read(path: Path) -> StoredMask:
     if path.suffix.lower() == ".mat":
-        return StoredMask(read_mat(path))
+        return StoredMask(_read_mat(path))
     with Image.open(path) as file:
         if file.format in ("JPEG", "MPO"):
             raise ValueError("expected a format that keeps ids as they are, such as PNG; JPEG changes them")
@@ -86,6 +85,27 @@ def _read(path: Path) -> StoredMask:
         colors = tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
         palette = colors if picture.mode == "P" else None
         return StoredMask(values.astype(np.uint8) // step, palette)
+
+
+def _read_mat(path: Path) -> NDArray[np.uint8]:
+    """Class ids (H, W) uint8 of a mask of SBD, the variable GTcls.
+
+    Raises:
+        ValueError: it holds something else.
+        ImportError: SciPy is not installed.
+    """
+    from scipy.io import loadmat
+
+    found = loadmat(path)
+    if "GTcls" not in found:
+        names = ", ".join(name for name in found if not name.startswith("_"))
+        raise ValueError(f"expected the variable GTcls, as SBD has it, got {names or 'none'}")
+    ids = np.asarray(found["GTcls"]["Segmentation"][0, 0])
+    if ids.ndim != 2 or ids.dtype.kind not in "uif" or ids.size == 0:
+        raise ValueError(f"expected GTcls.Segmentation as a matrix of ids, got {ids.dtype} of shape {ids.shape}")
+    if ids.min() < 0 or ids.max() > 255 or (ids != np.floor(ids)).any():
+        raise ValueError(f"expected ids from 0 to 255, got {ids.min()} to {ids.max()}")
+    return ids.astype(np.uint8)
 
 
 def _step_of_grey(picture: Image.Image) -> int:
@@ -118,3 +138,15 @@ def mask_bytes(stored: StoredMask, kind: str = "PNG") -> bytes:
     content = io.BytesIO()
     picture.save(content, kind)
     return content.getvalue()
+
+
+def voc_colors() -> list[tuple[int, int, int]]:
+    """The 256 colors of PASCAL VOC's masks: bits of the index dealt to red, green, blue in turn."""
+    colors = []
+    for index in range(256):
+        color = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                color[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        colors.append((color[0], color[1], color[2]))
+    return colors
