@@ -34,7 +34,7 @@ losses._reduce losses.slg losses.clg losses.correction backends
 _missing pyg sklearn
 plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
 files.text files.faults files.saving files.results files.folders files.class_names
-files.yaml files.label_maps files._pictures files.images files.stored_masks files.masks
+files.label_maps files._pictures files.images files.stored_masks files.masks
 files.arrays files.probabilities files.items files.checker files.brush files.label_studio
 files.archives files.pairs files.dataset_yaml files.datasets
 cli.console cli.devices cli.digits cli.changes cli.masks cli.scores cli.shares cli.models cli.correcting cli.refine

@@ -12,7 +12,7 @@ from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.label_maps import LabelMap, label_map_of
 from graphcorrect.files.pairs import SPLITS, Collector, Dataset, Pair
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.yaml import dump_yaml, load_yaml
+from graphcorrect.files.text import dump_yaml, load_yaml
 from graphcorrect.labels import IGNORE_INDEX
 
 

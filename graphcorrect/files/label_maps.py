@@ -13,8 +13,7 @@ from typing import Any
 from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
 from graphcorrect.files.faults import looks_like, reading
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.text import read_text
-from graphcorrect.files.yaml import load_yaml
+from graphcorrect.files.text import load_yaml, read_text
 from graphcorrect.labels import IGNORE_INDEX
 
 STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv",

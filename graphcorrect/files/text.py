@@ -1,10 +1,14 @@
-"""Text files as people write them: whatever encoding, ends of lines and marks their editor has left."""
+"""Text files as people write them: whatever encoding, ends of lines and marks their editor has left.
+
+Of YAML plain values only, so that opening a file runs no code of whoever wrote it.
+"""
 
 from __future__ import annotations
 
 import codecs
 import re
 from pathlib import Path
+from typing import Any
 
 # The marks of UTF-32 begin with those of UTF-16, and so come first.
 MARKS = (
@@ -65,3 +69,31 @@ def few(names: list[str], most: int = 8) -> str:
     """The first of many names, for a message."""
     shown = ", ".join(names[:most]) or "none"
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def load_yaml(path: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ImportError: PyYAML is not installed.
+        ValueError: it is no text; of PyYAML: it is no YAML.
+    """
+    return _yaml().safe_load(read_text(path))
+
+
+def dump_yaml(content: Any) -> bytes:
+    """Plain values as YAML, in the order that they have.
+
+    Raises:
+        ImportError: PyYAML is not installed.
+    """
+    text: str = _yaml().safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text.encode()
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("YAML files need PyYAML: pip install pyyaml") from error
+    return yaml
