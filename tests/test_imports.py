@@ -32,7 +32,7 @@ refined_labels refiner_input refine teacher
 keys encoders _hub corrected_labels corrector_input corrector
 losses._reduce losses.slg losses.clg losses.correction backends
 _missing pyg sklearn
-plot._axes plot._classes plot._images plot.edges plot.outcomes plot.histories plot.plane
+plot._drawing plot.edges plot.outcomes plot.histories plot.plane
 files.text files.faults files.saving files.results files.folders files.class_names
 files.label_maps files._pictures files.images files.stored_masks files.masks
 files.arrays files.probabilities files.items files.checker files.brush files.label_studio

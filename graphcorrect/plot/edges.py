@@ -11,8 +11,7 @@ from torch import Tensor
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.nodes import grid_size
 from graphcorrect.ops.knn import Neighbors
-from graphcorrect.plot._axes import axes_or_new
-from graphcorrect.plot._images import pixels_of
+from graphcorrect.plot._drawing import axes_or_new, pixels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.ops.unit_rows import unit_rows
-from graphcorrect.plot._axes import axes_or_new, axes_row_or_new
-from graphcorrect.plot._classes import names_of, style_of
+from graphcorrect.plot._drawing import axes_or_new, axes_row_or_new, names_of, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX
-from graphcorrect.plot._axes import axes_or_new
-from graphcorrect.plot._images import faint
+from graphcorrect.plot._drawing import axes_or_new, faint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,7 @@ from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.ops.knn import knn
 from graphcorrect.ops.unit_rows import unit_rows
-from graphcorrect.plot._axes import axes_row_or_new, needs
-from graphcorrect.plot._classes import COLORS, names_of, style_of
+from graphcorrect.plot._drawing import COLORS, axes_row_or_new, names_of, needs, style_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
