@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,8 @@ from graphcorrect.cli.console import in_words
 from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
-from graphcorrect.files.checker import faults_of_ids
-from graphcorrect.files.faults import as_bytes, refuse, tried
+from graphcorrect.files.checker import Checker
+from graphcorrect.files.faults import as_bytes, refuse
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
@@ -71,40 +70,21 @@ def check(
     args: argparse.Namespace, items: list[Item], said: dict[str, Path], count: int | None, faults: list[str]
 ) -> int:
     """The number of classes; one `ValueError` that lists every fault of every file."""
-
-    def listed(path: Path, read: Callable[[], Tensor]) -> Tensor | None:
-        found: Tensor | None
-        found, new = tried(path, read)
-        faults.extend(new)
-        return found
-
-    ids: set[int] = set()
+    checker = Checker(count, 0, channels=args.channels, label_map=args.label_map)
     for item in tqdm(items, "checking", **BAR):
         path = said[item.name]
-        probabilities = listed(path, partial(read_probabilities, path, count, args.channels))
-        if probabilities is None:
-            continue
-        count = len(probabilities)
-        labels = listed(item.labels, partial(read_mask, item.labels, args.label_map or count))
-        if item.features is not None:
-            listed(item.features, partial(read_maps, item.features, channels=args.channels))
-        if labels is None:
-            continue
-        size = tuple(labels.shape)
-        if any(small > large for small, large in zip(probabilities.shape[1:], size, strict=True)):
-            shape = tuple(probabilities.shape[1:])
-            faults.append(f"{said[item.name]}: is {shape}, larger than {item.labels.name}, {size} (height, width)")
-        if item.image is not None:
-            image = listed(item.image, partial(read_image, item.image))
-            if image is not None and tuple(image.shape[1:]) != size:
-                shape = tuple(image.shape[1:])
-                faults.append(f"{item.image}: is {shape}, {item.labels.name} is {size} (height, width)")
-        ids |= set(torch.unique(labels).tolist())
-    if items and not faults:
-        faults += faults_of_ids(args.masks, ids)
-    refuse_if_many(count, faults)
+        found = checker.faults_of_prediction(Item(item.name, path, None, None), 1.0)
+        if not found:
+            found = checker.faults_of_labeled(item)
+            shape, size = checker.sizes[item.name], checker.labeled_sizes.get(item.name)
+            if size is not None and any(small > large for small, large in zip(shape, size, strict=True)):
+                found.append(f"{path}: is {shape}, larger than {item.labels.name}, {size} (height, width)")
+        faults += found
+    if not faults:
+        faults += checker.faults_of_all(void=True)
+    refuse_if_many(checker.num_classes, faults)
     refuse(faults, "the folders have")
-    return count or 0
+    return checker.num_classes or 0
 
 
 def judge(args: argparse.Namespace, items: list[Item], said: dict[str, Path], num_classes: int) -> Iterator[Judged]:

@@ -32,6 +32,7 @@ class Checker:
         self.max_nodes, self.label_map = max_nodes, label_map
         self.feature_dim: int | None = None
         self.sizes: dict[str, tuple[int, ...]] = {}  # (height, width) of predictions and images, by name
+        self.labeled_sizes: dict[str, tuple[int, int]] = {}  # of true masks, which may be of other images
         self._ids: dict[Path, set[int]] = {}  # that the masks of a folder hold
 
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
@@ -74,15 +75,19 @@ class Checker:
         classes = self.label_map or self.num_classes
         assert classes is not None
         labels, faults = tried(item.labels, lambda: read_mask(item.labels, classes))
+        size = None
         if labels is not None:
+            size = self.labeled_sizes[item.name] = tuple(labels.shape)
             self._remember(item, set(labels.unique().tolist()))
-        return faults + self._faults_of_keys(item, None if labels is None else tuple(labels.shape))
+        return faults + self._faults_of_keys(item, size)
 
-    def faults_of_all(self) -> list[str]:
-        """What no single file shows: masks of one object that hold 0 and 255 only, of which 255 stands for none."""
-        return [
-            fault for folder, ids in self._ids.items() if ids != {IGNORE_INDEX} for fault in faults_of_ids(folder, ids)
-        ]
+    def faults_of_all(self, *, void: bool = False) -> list[str]:
+        """What no single file shows: masks of one object that hold 0 and 255 only, of which 255 stands for none.
+
+        With `void` also masks that hold 255 only.
+        """
+        folders = [(folder, ids) for folder, ids in self._ids.items() if void or ids != {IGNORE_INDEX}]
+        return [fault for folder, ids in folders for fault in faults_of_ids(folder, ids)]
 
     def _remember(self, item: Item, ids: set[int]) -> None:
         folder = item.labels
