@@ -90,7 +90,7 @@ def status(out: Path) -> dict[str, Any]:
     if not _is_there(recipe):
         return {"state": "-", "found": {}}
     state = "begun"
-    if _is_there(log):
+    if _is_there(log) and not _is_empty(log):
         with reading(log, "the log of a run"):
             entries = report.read_log(log)
             state = f"{entries[-1]['method']}, step {entries[-1]['step']}" if entries else state

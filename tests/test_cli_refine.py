@@ -14,7 +14,8 @@ from refine_photos import HERE, NAMES, SIZE, answer, options, photos_in, scene  
 from small_models import Colors, Pooled  # noqa: E402
 
 from graphcorrect import SegmentationCorrector, metrics  # noqa: E402
-from graphcorrect.cli import models, refine  # noqa: E402
+from graphcorrect.cli import correcting, models, refine  # noqa: E402
+from graphcorrect.files import FileFault  # noqa: E402
 
 
 @pytest.fixture
@@ -212,6 +213,16 @@ def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
     code, text = answer(["refine", *map(str, [*arguments[:-6], "--out", photos / "o", "--corrector", photos])], capsys)
     assert code == 1
     assert "expected a folder of SegmentationCorrector.save_pretrained" in text
+    assert "has no config.json" in text
+
+
+@pytest.mark.parametrize(("config", "reason"), [(None, "has no config.json"), ("{", "Expecting property name")])
+def test_why_a_folder_holds_no_corrector_is_said(tmp_path, config, reason):
+    pytest.importorskip("huggingface_hub")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(FileFault, match=f"save_pretrained, or a repository of the hub; {reason}"):
+        correcting._saved_corrector(str(tmp_path), 3)
 
 
 def test_a_class_that_no_labeled_mask_has_is_said(photos, capsys):

@@ -39,6 +39,13 @@ def test_whatever_is_raised_names_the_file_in_one_line(tmp_path, error, said):
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1"])
+def test_a_file_that_cannot_be_it_is_named_before_it_is_opened(tmp_path, content):
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(faults.FileFault, match="f: expected text; is "), faults.reading(tmp_path / "f", "text"):
+        pytest.fail("it was opened")
+
+
 def test_a_file_within_a_file_is_named_alone(tmp_path):
     with pytest.raises(faults.FileFault, match="^inner: "), faults.reading("outer"), faults.reading("inner"):
         raise Odd("x")

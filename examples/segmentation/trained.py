@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from graphcorrect.files.faults import check_archive, looks_like, reading
+from graphcorrect.files.faults import check_archive, reading
 from segmentation import checkpoint
 from segmentation.model import SegmentationModel
 from segmentation.networks import SegmentationNetwork
@@ -33,8 +33,6 @@ def open_checkpoint(path: Path, network: str, device: torch.device) -> Trained:
         ValueError: it is no such file, it is damaged, or its weights are not finite; the message names it.
     """
     with reading(path, "a checkpoint of this trainer"):
-        if fault := looks_like(path):
-            raise ValueError(fault)
         check_archive(path)
         saved = checkpoint.load(path)  # on the CPU: that a device is missing is no fault of the file
     if not isinstance(saved, dict) or not {"recipe", "class_names", "layout", "crop", "step", network} <= saved.keys():

@@ -133,7 +133,9 @@ def _refuse_empty(bank: AnchorBank | None, masks: Path) -> None:
 
 
 def _saved_corrector(name: str, num_classes: int) -> SegmentationCorrector:
-    with reading(name, "a folder of SegmentationCorrector.save_pretrained, or a repository of the hub"):
+    with reading(name, "a folder of SegmentationCorrector.save_pretrained, or a repository of the hub", folder=True):
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise ValueError("has no config.json")
         try:
             corrector = SegmentationCorrector.from_pretrained(name)
         except ValueError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from graphcorrect.files.class_names import read_class_names
-from graphcorrect.files.faults import looks_like, reading
+from graphcorrect.files.faults import reading
 from graphcorrect.files.items import MASK_ENDINGS
 from graphcorrect.files.label_maps import LabelMap, read_label_map
 from graphcorrect.files.masks import encode_like, encode_mask, read_mask
@@ -30,8 +30,6 @@ def class_names(classes: str | None) -> list[str] | None:
     if path.suffix.lower() in MAP_ENDINGS:
         return list(read_label_map(path).names)
     with reading(path, "a class name a line"):
-        if fault := looks_like(path):
-            raise ValueError(fault)
         names, notes = read_class_names(path)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

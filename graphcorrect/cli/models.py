@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphcorrect.files.faults import check_archive, looks_like, reading, words
+from graphcorrect.files.faults import check_archive, reading, words
 
 EXPORTED = (".pt2",)
 
@@ -108,8 +108,6 @@ def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
     path = Path(name)
     if path.exists() or path.is_symlink() or path.suffix in (".pt", ".pth", ".ts", *EXPORTED) or ":" not in name:
         with reading(path, "a model of TorchScript or torch.export"):
-            if fault := looks_like(path):
-                raise ValueError(fault)
             check_archive(path)
             return _from_file(path, device)
     found = named_callable(name, "--model")

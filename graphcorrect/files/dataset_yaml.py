@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from graphcorrect.files.faults import looks_like, read_lines, reading
+from graphcorrect.files.faults import read_lines, reading
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.label_maps import LabelMap, label_map_of
 from graphcorrect.files.pairs import SPLITS, Collector, Dataset, Pair
@@ -24,8 +24,6 @@ def read_dataset_yaml(path: Path) -> Dataset:
         ValueError: files that are missing, stand twice or cannot be opened, all of them listed.
     """
     with reading(path, "a data set's YAML"):
-        if fault := looks_like(path):
-            raise ValueError(fault)
         content = load_yaml(path)
         label_map = label_map_of(content)
         root = path.parent / str(content.get("path") or ".")

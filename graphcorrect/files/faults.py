@@ -52,26 +52,31 @@ class UnreadableFile(ValueError):
 
 
 @contextlib.contextmanager
-def reading(path: Path | str, expected: str = "") -> Iterator[None]:
+def reading(path: Path | str, expected: str = "", *, folder: bool = False) -> Iterator[None]:
     """Whatever goes wrong inside is said of `path`, in one line.
 
     Args:
         path: the file that is opened inside.
         expected: what it should be, such as "an image"; empty says nothing of it.
+        folder: whether it may be a folder.
 
     Raises:
-        FileFault: anything was raised inside; the message says what the file looks like, or what the library said.
+        FileFault: it is a file that cannot be what is expected, such as an empty one, or anything was raised inside;
+            the message says what the file looks like, or what the library said.
     """
+    wanted = f"expected {expected}; " if expected else ""
+    if os.path.isfile(path) and (fault := looks_like(Path(path))):
+        raise FileFault(f"{path}: {wanted}{fault}")
     try:
         yield
     except (FileFault, ImportError):  # named already; no fault of the file
         raise
     except Exception as error:  # Pillow, numpy, torch, SciPy and YAML have types of their own for each kind of fault
-        wanted = f"expected {expected}; " if expected else ""
         said = words(error).removeprefix(f"{path}: ")
         if said.startswith("unreadable (") and said.endswith(")"):  # as pictures are said to be
             said = said.removeprefix("unreadable (").removesuffix(")")
-        raise FileFault(f"{path}: {wanted}{looks_like(Path(path)) or said}") from error
+        seen = None if folder and os.path.isdir(path) else looks_like(Path(path))
+        raise FileFault(f"{path}: {wanted}{seen or said}") from error
 
 
 def tried(path: Path, read: Callable[[], Any]) -> tuple[Any, list[str]]:
@@ -130,8 +135,6 @@ def read_lines(path: Path) -> list[str]:
         FileFault: the file cannot be read, or is no text.
     """
     with reading(path, "text"):
-        if fault := looks_like(path):
-            raise ValueError(fault)
         return text.read_lines(path)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
-from graphcorrect.files.faults import looks_like, reading
+from graphcorrect.files.faults import reading
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.text import load_yaml, read_text
 from graphcorrect.labels import IGNORE_INDEX
@@ -100,8 +100,6 @@ def read_label_map(path: Path) -> LabelMap:
     """
     path = Path(path)
     with reading(path, "names of classes, with their colors where masks hold colors"):
-        if fault := looks_like(path):
-            raise ValueError(fault)
         if path.suffix.lower() == ".json":
             return label_map_of(json.loads(read_text(path)))
         if path.suffix.lower() in (".yaml", ".yml"):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.files.brush import decode_brush, encode_brush
-from graphcorrect.files.faults import looks_like, reading, refuse, words
+from graphcorrect.files.faults import reading, refuse, words
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.text import read_text
@@ -68,8 +68,6 @@ def read_brush_masks(path: Path, label_map: LabelMap, *, background: str | None 
     path = Path(path)
     rest = IGNORE_INDEX if background is None else _label_of(background, label_map)
     with reading(path, "tasks as Label Studio exports them (JSON)"):
-        if fault := looks_like(path):
-            raise ValueError(fault)
         tasks = json.loads(read_text(path))
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
             raise ValueError(f"got {type(tasks).__name__}, not a list of tasks")
