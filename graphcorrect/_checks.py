@@ -195,10 +195,10 @@ def unit_images(name: str, images: Tensor) -> None:
 
 
 def on_simplex(name: str, probabilities: Tensor, class_dim: int) -> None:
-    """Refuses what are no probabilities; half precision rounds each of C numbers by up to 5e-4."""
+    """Refuses what are no probabilities."""
     if not values_can_be_read(probabilities) or probabilities.numel() == 0:
         return
-    if not _are_probabilities(probabilities, class_dim):
+    if not are_probabilities(probabilities, class_dim):
         finite(name, probabilities)
         values = probabilities.detach()
         least, total = float(values.amin()), values.float().sum(class_dim)
@@ -212,7 +212,7 @@ def scores(name: str, logits: Tensor, class_dim: int) -> None:
     """Refuses probabilities in the place of logits: their softmax would be close to uniform."""
     if not values_can_be_read(logits) or logits.numel() == 0 or logits.shape[class_dim] == 1:
         return
-    if _are_probabilities(logits, class_dim, 1e-3):
+    if are_probabilities(logits, class_dim, 1e-3):
         raise ValueError(
             f"expected `{name}`, the scores before the softmax, got rows that are at least 0 and sum to 1, as "
             "probabilities do; take their logarithm, .clamp_min(1e-8).log()"
@@ -229,7 +229,8 @@ def some_prototypes(name: str, prototypes: Tensor) -> None:
         )
 
 
-def _are_probabilities(rows: Tensor, class_dim: int, slack: float = 0.02) -> bool:
+def are_probabilities(rows: Tensor, class_dim: int, slack: float = 0.02) -> bool:
+    """Whether values are at least 0 and sum to 1 along a dimension; half precision rounds each of C by up to 5e-4."""
     rows = rows.detach()
     total = rows.float().sum(class_dim)
     return bool((rows.amin() >= -1e-4) & ((total - 1).abs().amax() <= slack))

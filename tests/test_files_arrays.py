@@ -109,8 +109,8 @@ def test_what_are_no_probabilities_is_refused(tmp_path, tensors, words):
     [
         ("a.pt", some(), {}, "`path` to end in .npy, .npz, .safetensors, got a.pt"),
         ("a.npy", some()[0], {}, "`probabilities` of shape (C, H, W)"),
-        ("a.npy", torch.ones(3, 5, 7), {}, "pass the softmax"),
-        ("a.npy", -some(), {}, "pass the softmax"),
+        ("a.npy", torch.ones(3, 5, 7), {}, "take the softmax"),
+        ("a.npy", -some(), {}, "take the softmax"),
         ("a.npy", torch.zeros(3, 5, 7, dtype=torch.int64), {}, "to be floating point"),
         ("a.npy", some(), {"dtype": torch.bfloat16}, "`dtype` to be torch.float16"),
     ],

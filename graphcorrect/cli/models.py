@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphcorrect import _checks
 from graphcorrect.files.faults import check_archive, reading, words
 
 EXPORTED = (".pt2",)
@@ -94,7 +95,7 @@ def as_logits(found: Tensor) -> Tensor:
         if found.amin() >= 0 and found.amax() <= 1:
             return torch.cat([1 - found, found], 1).clamp_min(1e-8).log()
         return torch.cat([torch.zeros_like(found), found], 1)
-    if found.amin() >= 0 and (found.sum(1) - 1).abs().amax() <= 0.02:
+    if _checks.are_probabilities(found, 1):
         return found.clamp_min(1e-8).log()
     return found
 

@@ -59,7 +59,8 @@ def read_probabilities(path: Path, num_classes: int | None = None, channels: str
         torch.Size([2, 4, 6])
     """
     probabilities = read_maps(path, channels)
-    if channels is None and not _sum_to_one(probabilities, 0) and _sum_to_one(probabilities, -1):
+    first, last = (_checks.are_probabilities(probabilities, dim) for dim in (0, -1))
+    if channels is None and last and not first:
         raise ValueError(f"expected (classes, height, width), got classes last, {tuple(probabilities.shape)}; {LAST}")
     if len(probabilities) == 1 or (channels is None and probabilities.shape[-1] == 1):
         raise ValueError(
@@ -69,12 +70,12 @@ def read_probabilities(path: Path, num_classes: int | None = None, channels: str
     if num_classes is not None and len(probabilities) != num_classes:
         raise ValueError(f"expected {num_classes} classes, got shape {tuple(probabilities.shape)}")
     total = probabilities.sum(0)
-    if not _sum_to_one(probabilities, 0):
+    if not first:
         raise ValueError(
             f"expected probabilities, at least 0 and with the sum 1, got {probabilities.amin():.3g} at least and "
             f"sums from {total.amin():.3g} to {total.amax():.3g}; save the softmax of logits"
         )
-    return probabilities / total
+    return probabilities.clamp_min(0) / total
 
 
 def write_probabilities(path: Path, probabilities: Tensor, *, dtype: torch.dtype = torch.float32) -> None:
@@ -100,11 +101,5 @@ def write_probabilities(path: Path, probabilities: Tensor, *, dtype: torch.dtype
     _checks.ndim("probabilities", probabilities, (3,), "(C, H, W)")
     if dtype not in (torch.float16, torch.float32, torch.float64):
         raise ValueError(f"expected `dtype` to be torch.float16, float32 or float64, got {dtype}")
-    if not _sum_to_one(probabilities.float(), 0):
-        raise ValueError("expected `probabilities` of at least 0 and of sum 1 along C, got others; pass the softmax")
+    _checks.on_simplex("probabilities", probabilities, 0)
     write_array(path, probabilities.to(dtype), "probabilities")
-
-
-def _sum_to_one(maps: Tensor, dim: int) -> bool:
-    """Whether these are probabilities along a dimension. Half precision rounds each of C numbers by up to 5e-4."""
-    return bool(maps.amin() >= 0 and (maps.sum(dim) - 1).abs().amax() <= 0.02)
