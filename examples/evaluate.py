@@ -25,7 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from segmentation import cityscapes, evaluation, figures, options, report
+from segmentation import cityscapes, evaluation, figures, report
 from segmentation.checking import ROLES, look_at
 from segmentation.contents import faults_of_all
 from segmentation.datasets import Sample, SegmentationData, read_labels
@@ -44,6 +44,7 @@ from graphcorrect.files.faults import as_bytes, reading, refuse
 from graphcorrect.files.folders import Folder, name_below
 from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.saving import write_atomically
+from graphcorrect_cli.parser import at_least
 
 WRITTEN = ("labels", "submission", "classes.csv", "scores.json", "grid.png", "features.png")
 
@@ -60,12 +61,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace an evaluation of something else in --out")
     add("--beside", type=Path, nargs="+", default=[], help="other checkpoints, to draw their predictions too")
     add("--mode", choices=["whole", "sliding"], help="default: the recipe's")
-    side = options.integer(16)
+    side = at_least(16)
     add("--window", type=side, nargs=2, metavar=("H", "W"), help="of the sliding mode; default: the training's crop")
-    scale = options.number(0, 16, above=True)
-    add("--scales", type=scale, nargs="+", help="average over the image at these scales")
+    add("--scales", type=at_least(0.001, float, 16), nargs="+", help="average over the image at these scales")
     add("--flip", action="store_true", help="and over its mirror image")
-    add("--pictures", type=options.integer(0, 50), default=6, help="rows of grid.png; 0: none")
+    add("--pictures", type=at_least(0, int, 50), default=6, help="rows of grid.png; 0: none")
     add("--device", default="auto", help="auto (cuda if there is one), cpu, cuda, cuda:1, ...")
     add("--no-masks", action="store_true", help="only scores and pictures")
     given = parser.parse_args(arguments)

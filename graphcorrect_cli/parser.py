@@ -51,26 +51,22 @@ class Parser(argparse.ArgumentParser):
 MOST = 2**31
 
 
-def at_least(least: float, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
-    """A type of option: a number of at least so much, and no more than a count can be."""
+def at_least(least: float, kind: Callable[[str], Any] = int, most: float = MOST) -> Callable[[str], Any]:
+    """A type of option: a number from `least` to `most`, which is no more than a count can be."""
 
     def read(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not least <= value <= MOST:
+        if value is None or not least <= value <= most:
             what = "a whole number" if kind is int else "a number"
-            most = "" if value is None or value <= MOST else f" and at most {MOST}"
-            raise argparse.ArgumentTypeError(f"expected {what} of at least {least:g}{most}, got {text!r}")
+            above = "" if value is None or value <= most else f" and at most {most}"
+            bounds = f"in [{least:g}, {most:g}]" if most < MOST else f"of at least {least:g}{above}"
+            raise argparse.ArgumentTypeError(f"expected {what} {bounds}, got {text!r}")
         return value
 
     return read
 
 
-def share(text: str) -> float:
-    """A type of option: a number in [0, 1]."""
-    value = at_least(0, float)(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"expected a number in [0, 1], got {text!r}")
-    return float(value)
+share = at_least(0, float, 1)

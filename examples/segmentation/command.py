@@ -14,7 +14,8 @@ from graphcorrect.cli.console import in_words, steady_output, unforeseen
 from graphcorrect.files.faults import check_writable, looks_like
 from graphcorrect.files.images import IMAGE_ENDINGS
 from graphcorrect.files.saving import write_atomically
-from segmentation import options, processes
+from graphcorrect_cli.parser import at_least
+from segmentation import processes
 from segmentation.checkpoint import alone_in
 from segmentation.engine import run
 from segmentation.extras import cost, speed
@@ -104,7 +105,7 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
     parser.add_argument("--overwrite", action="store_true", help="begin anew though --out holds a run")
     parser.add_argument("--dry-run", action="store_true", help="print the recipe and what it costs, train nothing")
     parser.add_argument(
-        "--measure", type=options.integer(1), metavar="STEPS", help="time so many steps and the loader, print JSON"
+        "--measure", type=at_least(1), metavar="STEPS", help="time so many steps and the loader, print JSON"
     )
     parser.add_argument("--smoke", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--no-flip", action="store_true", help="do not mirror images (the embedded digits never are)")
