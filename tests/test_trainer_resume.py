@@ -155,7 +155,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(ValueError, match="expected a checkpoint of this trainer"):
         checkpoint.load(tmp_path / "cut.pt")
-    with pytest.raises(ValueError, match="is no file"):
+    with pytest.raises(ValueError, match="is missing"):
         checkpoint.load(tmp_path / "none.pt")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphcorrect.files.faults import check_archive, reading
 from graphcorrect.files.saving import replace
 
 
@@ -53,26 +53,17 @@ def alone_in(folder: Path, option: str = "--out") -> Iterator[None]:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A checkpoint; tensors and plain values only, so that opening one runs no code of whoever wrote it."""
-    if not path.is_file():
-        raise ValueError(f"expected a checkpoint, got {str(path)!r}, which is no file")
-    try:
-        _check_sums(path)
+    """A checkpoint; tensors and plain values only, so that opening one runs no code of whoever wrote it.
+
+    Raises:
+        FileFault: it is no such file, or it is damaged; the message names it.
+    """
+    with reading(path, "a checkpoint of this trainer"):
+        check_archive(path)
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch has a type for every way in which a file can be wrong
-        raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a checkpoint of this trainer, got {str(path)!r}, which holds {type(content)}")
-    return content
-
-
-def _check_sums(path: Path) -> None:
-    """torch does not look at the checksums that it writes, and would go on with weights of which a bit has flipped."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"it is damaged, {damaged} does not have its checksum")
+        if not isinstance(content, dict):
+            raise ValueError(f"holds {type(content).__name__}")
+        return content
 
 
 def load_resume_point(out: Path, ranks: int) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from graphcorrect.files.faults import check_archive, reading
+from graphcorrect.files.faults import reading
 from segmentation import checkpoint
 from segmentation.model import SegmentationModel
 from segmentation.networks import SegmentationNetwork
@@ -32,10 +32,8 @@ def open_checkpoint(path: Path, network: str, device: torch.device) -> Trained:
     Raises:
         ValueError: it is no such file, it is damaged, or its weights are not finite; the message names it.
     """
-    with reading(path, "a checkpoint of this trainer"):
-        check_archive(path)
-        saved = checkpoint.load(path)  # on the CPU: that a device is missing is no fault of the file
-    if not isinstance(saved, dict) or not {"recipe", "class_names", "layout", "crop", "step", network} <= saved.keys():
+    saved = checkpoint.load(path)  # on the CPU: that a device is missing is no fault of the file
+    if not {"recipe", "class_names", "layout", "crop", "step", network} <= saved.keys():
         raise ValueError(f"expected METHOD/last.pt or METHOD/best.pt of a run, got {str(path)!r}, which is neither")
     with reading(path, "a checkpoint of this trainer"):
         recipe, names = from_dict(saved["recipe"], "its recipe"), [str(name) for name in saved["class_names"]]
