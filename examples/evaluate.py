@@ -14,14 +14,11 @@ after the class-level graph).
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -37,6 +34,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from graphcorrect import metrics
+from graphcorrect.cli.changes import as_csv
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.devices import find_device
 from graphcorrect.files import results
@@ -44,6 +42,7 @@ from graphcorrect.files.faults import as_bytes, reading, refuse
 from graphcorrect.files.folders import Folder, name_below
 from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.stored_masks import StoredMask, write_stored_mask
 from graphcorrect_cli.parser import at_least
 
 WRITTEN = ("labels", "submission", "classes.csv", "scores.json", "grid.png", "features.png")
@@ -218,19 +217,12 @@ def predict_labels(trained: Trained, sample: Sample, device: torch.device) -> Te
 
 def write_masks(labels: Tensor, sample: Sample, name: str, layout: str, out: Path) -> None:
     """A palette mask of class ids, and for Cityscapes the label ids that its server takes."""
-    picture = Image.fromarray(labels.to(torch.uint8).numpy(), mode="P")
-    picture.putpalette([part for color in figures.palette(layout) for part in color])
-    save_picture(picture, out / "labels" / f"{name}.png")
+    stored = StoredMask(labels.to(torch.uint8).numpy(), tuple(figures.palette(layout)))
+    write_stored_mask(out / "labels" / f"{name}.png", stored)
     if layout == "cityscapes":
         stem = sample.image.stem.removesuffix("_leftImg8bit")
-        ids = Image.fromarray(cityscapes.to_label_ids(labels).numpy())
-        save_picture(ids, out / "submission" / f"{stem}_pred_labelIds.png")
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    write_atomically(path, content.getvalue())
+        ids = StoredMask(cityscapes.to_label_ids(labels).numpy())
+        write_stored_mask(out / "submission" / f"{stem}_pred_labelIds.png", ids)
 
 
 def write_table(class_names: list[str], confusion: Tensor, out: Path) -> None:
@@ -246,14 +238,12 @@ def write_table(class_names: list[str], confusion: Tensor, out: Path) -> None:
     table.add_column("class")
     for name in columns:
         table.add_column(name, justify="right")
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["class", *columns])
+    rows = []
     for number, name in enumerate(class_names):
         values = [float(column[number]) for column in columns.values()]
         table.add_row(escape(name), *("-" if value != value else f"{100 * value:.2f}" for value in values))
-        writer.writerow([name, *(f"{value:.6f}" for value in values)])
-    write_atomically(out / "classes.csv", as_bytes(text.getvalue()))
+        rows.append((name, *(f"{value:.6f}" for value in values)))
+    write_atomically(out / "classes.csv", as_bytes(as_csv(("class", *columns), rows)))
     Console().print(table)
 
 

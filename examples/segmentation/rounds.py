@@ -5,13 +5,11 @@ Each round begins where the warm-up ended. Differs from ST++: no image is left o
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from graphcorrect.files.saving import write_atomically
+from graphcorrect.files.stored_masks import StoredMask, write_stored_mask
 from segmentation import checkpoint, evaluation, processes
 from segmentation.datasets import Sample
 from segmentation.keys import LabeledPixels
@@ -51,9 +49,7 @@ def label_all(
             said = corrected_probabilities(method.correct, refiner, output, images, anchors=anchors, guided=guided)
         else:
             said = upsample(output.logits, images.shape[-2:])
-        content = io.BytesIO()
-        Image.fromarray(said.argmax(1)[0].to(torch.uint8).cpu().numpy()).save(content, "PNG")
-        write_atomically(sample.mask, content.getvalue())
+        write_stored_mask(sample.mask, StoredMask(said.argmax(1)[0].to(torch.uint8).cpu().numpy()))
     processes.barrier()
 
 
