@@ -109,7 +109,7 @@ def test_a_run_is_repeated_and_other_settings_are_refused(folders, capsys):
     assert files_of(folders / "out") == first
     code, text = answer(options(folders, "--error-rate", "0.3"), capsys)
     assert code == 1
-    assert "made with error_rate 0.1" in text
+    assert "settings.json says error_rate 0.1" in text
     names = folders / "names.txt"
     names.write_text("red\ngreen, light\nblue\n")
     assert answer(options(folders, "--classes", names, out="named"), capsys)[0] == 0

@@ -164,7 +164,7 @@ def test_an_evaluation_is_not_written_over_by_one_of_something_else(call, best, 
         assert code == 1
         assert "expected --out to be new or of these settings (or --overwrite)" in text
     code, text = call(checkpoint=other)
-    assert "made with checkpoint" in text
+    assert "settings.json says checkpoint" in text
     assert json.loads((tmp_path / "out/scores.json").read_text())["images"] == 3
     assert call("--images", tmp_path / "in", "--overwrite")[0] == 0
     assert masks(tmp_path / "out/labels") == ["a.png"]  # nothing of before stands among the new

@@ -176,7 +176,7 @@ def test_a_finished_run_does_nothing_and_a_changed_input_is_done_again(folders, 
 def test_results_of_other_settings_are_not_mixed_in(folders):
     refine_masks.run(command(folders))
     with pytest.raises(
-        SystemExit, match=r"expected --out to be new or of these settings, got .*, made with alpha 0\.2$"
+        SystemExit, match=r"expected --out to be new or of these settings, got .*, whose settings.json says alpha 0\.2$"
     ):
         refine_masks.run(command(folders, more=["--alpha", "0.5"]))
 

@@ -67,7 +67,7 @@ def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...]
         other = [f"{key} {before.get(key)!r}" for key in settings if before.get(key) != settings[key]]
     if other:
         raise ValueError(
-            f"expected --out to be new or of these settings{hint}, got {out}, made with {', '.join(other)}"
+            f"expected --out to be new or of these settings{hint}, got {out}, whose {FILE} says {', '.join(other)}"
         )
 
 
