@@ -35,7 +35,7 @@ class Backends(dict[str, Serving]):
 
     Example:
         >>> sorted(explain_backends())[:2]
-        ['class factors', 'class layout']
+        ['class factors', 'class product']
     """
 
     title = ""

@@ -197,18 +197,6 @@ def test_every_form_of_the_class_graph_is_the_definition(seed, num_graphs, num_n
             torch.testing.assert_close(class_product.class_product(layout, values), dense @ values)
 
 
-@pytest.mark.skipif(numba_refuses() is not None, reason=str(numba_refuses()))
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 200), st.integers(1, 6))
-def test_numba_lays_classes_out_as_torch_does(seed, num_graphs, num_nodes, num_classes):
-    vectors = random_logits(num_graphs, num_nodes, num_classes, seed=seed).softmax(-1)
-    labels = torch.randint(-1, num_classes + 1, (num_graphs, num_nodes), generator=draw(seed))
-    mine = class_layout._class_layout(vectors, labels, num_classes, False)
-    with without("numba"):
-        theirs = class_layout._class_layout(vectors, labels, num_classes, False)
-    for one, other in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(one, other)
-
-
 @given(batch=st.integers(1, 4), nodes=st.integers(1, 40), k=st.integers(0, 6), seed=st.integers(0, 1000))
 def test_numba_sorts_edges_as_torch_does(batch, nodes, k, seed):
     index = torch.randint(nodes, (batch, nodes, k), generator=draw(seed))

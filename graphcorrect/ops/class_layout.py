@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
+from graphcorrect.ops._dispatch import Kernel, Operation, triton_refuses
 
 # Z is multiplied as it is where it is narrow: more work than in blocks, in a third of the launches. A CPU has few
 # launches' worth to save, so that there all of Z has to be small.
@@ -104,9 +104,6 @@ def _blocks(vectors: Tensor, labels: Tensor, num_classes: int, num_blocks: int, 
     return factors.view(num_blocks, rows, -1), self_weight, slot, node, segment, last_block[-1:].clone()
 
 
-OPERATION = Operation(
-    "class layout", _blocks, Kernel("numba", numba_refuses, "graphcorrect.ops.kernels.cpu.class_blocks", "lay_out")
-)
 FACTORS = Operation(
     "class factors",
     _low_rank,
@@ -122,7 +119,7 @@ def _class_layout(
     if is_low_rank:
         found = *FACTORS(vectors, labels, num_classes), *(labels.new_empty(0) for _ in range(4))
     else:
-        found = OPERATION(vectors, labels, num_classes, *block_shape(len(labels), labels.shape[1], num_classes))
+        found = _blocks(vectors, labels, num_classes, *block_shape(len(labels), labels.shape[1], num_classes))
     factors, self_weight, slot, node, segment, used = found
     return factors, self_weight, slot, node, segment, used
 

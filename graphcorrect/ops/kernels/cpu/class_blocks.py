@@ -1,34 +1,19 @@
-"""The class-level graph in loops that numba compiles: its nodes laid out class by class, and the product with values.
+"""The product of the class-level graph, in blocks, with values, in loops that numba compiles.
 
-The product needs no layout of its values: nodes are read and written where they are. Eight nodes are added to the sums
-of a class at a time, and seven sums to what a node gets, written out: so many products for each entry that is read and
+It needs no layout of the values: nodes are read and written where they are. Eight nodes are added to the sums of a
+class at a time, and seven sums to what a node gets, written out: so many products for each entry that is read and
 written again.
 """
 
 from __future__ import annotations
 
 import numba
-import numpy as np
 import torch
 from torch import Tensor
 
 from graphcorrect.ops.kernels.cpu._compile import inner, loop
 
 PARTS = 16  # of the blocks, summed up apart: for as many threads, and the same whatever their number
-
-
-def lay_out(
-    vectors: Tensor, labels: Tensor, num_classes: int, num_blocks: int, block_rows: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The attributes of `ClassLayout` for vectors (B, N, m) and labels (B, N)."""
-    slot, node = labels.new_empty(labels.numel()), labels.new_empty(num_blocks * block_rows)
-    segment, used = labels.new_empty(num_blocks), labels.new_empty(1)
-    factors = vectors.new_empty(num_blocks, block_rows, vectors.shape[-1])
-    self_weight = vectors.new_empty(*labels.shape, 1)
-    labels, vectors = labels.contiguous(), vectors.contiguous().flatten(0, 1)
-    _sort(labels, num_classes, block_rows, slot, segment, node, used)
-    _fill(vectors, labels.view(-1), num_classes, node, slot, factors.flatten(0, 1), self_weight.view(-1))
-    return factors, self_weight, slot, node, segment, used
 
 
 def product(
@@ -44,66 +29,6 @@ def product(
     _add_up(flat, node, slot, rows, segment, block_rows, PARTS, sums)
     _bring(flat, node, slot, rows, segment, block_rows, self_weight, sums, result.flatten(0, 1))
     return result
-
-
-@loop
-def _sort(labels, num_classes, block_rows, slot, segment, node, used):  # type: ignore[no-untyped-def]
-    """Sorts labels (B, N) by counting; what is no class counts as `num_classes`.
-
-    (What numba would make parallel, such as filling an array, is written as a loop where it is not worth what it takes
-    to compile.)
-    """
-    num_graphs, num_nodes = labels.shape
-    counts = np.empty((num_graphs, num_classes + 1), np.int64)
-    for graph in numba.prange(num_graphs):
-        for label in range(num_classes + 1):
-            counts[graph, label] = 0
-        for own in range(num_nodes):
-            label = labels[graph, own]
-            counts[graph, label if 0 <= label < num_classes else num_classes] += 1
-
-    next_row = np.empty(counts.shape, np.int64)
-    block = 0
-    for graph in range(num_graphs):
-        for label in range(num_classes + 1):
-            next_row[graph, label] = block * block_rows
-            for _ in range(0, counts[graph, label], block_rows):
-                segment[block] = graph * (num_classes + 1) + label
-                block += 1
-    used[0] = block
-    for unused in range(block, len(segment)):
-        segment[unused] = segment[block - 1]
-
-    for graph in numba.prange(num_graphs):
-        for own in range(num_nodes):
-            label = labels[graph, own]
-            label = label if 0 <= label < num_classes else num_classes
-            row = next_row[graph, label]
-            next_row[graph, label] = row + 1
-            slot[graph * num_nodes + own], node[row] = row, graph * num_nodes + own
-        for label in range(num_classes + 1):
-            row = next_row[graph, label]
-            while row % block_rows:  # a row that is no node's repeats the last one of its class
-                node[row] = node[row - 1]
-                row += 1
-    first = block * block_rows
-    for row in range(first, len(node)):
-        node[row] = node[first - 1]
-
-
-@loop
-def _fill(vectors, labels, num_classes, node, slot, rows, self_weight):  # type: ignore[no-untyped-def]
-    one, zero = vectors.dtype.type(1), vectors.dtype.type(0)
-    for row in numba.prange(len(rows)):
-        own = node[row]
-        is_member = slot[own] == row and 0 <= labels[own] < num_classes
-        square = zero
-        for entry in range(rows.shape[1]):
-            value = vectors[own, entry] if is_member else zero
-            rows[row, entry] = value
-            square += value * value
-        if slot[own] == row:
-            self_weight[own] = one - square
 
 
 @loop
