@@ -52,7 +52,6 @@ TESTS = {
     KERNELS: "ops ops_tracing",
     "ops/kernels/cpu/rows.py": "nodes unit_rows",
     "ops/kernels/cpu/class*.py": "consistency operator",
-    "ops/kernels/cpu/edges.py": "operator affinity",
     "ops/kernels/cpu/pairs.py": "slg",
     "ops/kernels/cpu/[fqt]*.py": "knn_filter knn knn_tracing",
 }

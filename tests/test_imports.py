@@ -16,7 +16,7 @@ PACKAGE = Path(graphcorrect.__file__).parent
 LAYOUT = """
 ops.typing ops.values _checks ops.precision ops.kernels.cpu._compile ops._dispatch
 ops.kernels.cpu.rows ops.kernels.cuda.rows ops.unit_rows ops._compared
-ops.kernels.cpu.edges ops.kernels.cuda.edges ops.neighbor_product ops.edge_weights
+ops.kernels.cuda.edges ops.neighbor_product ops.edge_weights
 ops.kernels.cpu.class_blocks ops.kernels.cuda.class_blocks ops.class_layout ops.class_product ops.class_weights
 ops.kernels.cuda.labels ops.label_mix
 ops.kernels.cpu.pairs ops.pair_sum ops.majority_vote

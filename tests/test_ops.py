@@ -11,6 +11,7 @@ from layer_checks import compiles
 from strategies import draw, random_features, random_labels, random_logits
 
 from graphcorrect import labels as labels_at
+from graphcorrect.graphs.neighbor import NeighborOperator
 from graphcorrect.ops import (
     class_layout,
     class_product,
@@ -21,7 +22,7 @@ from graphcorrect.ops import (
     pair_sum,
     unit_rows,
 )
-from graphcorrect.ops._dispatch import OPERATIONS, Kernel, Operation, numba_refuses, without
+from graphcorrect.ops._dispatch import OPERATIONS, Kernel, Operation, without
 
 BATCH, NODES, CLASSES, DIM = 2, 30, 4, 6
 
@@ -198,21 +199,24 @@ def test_every_form_of_the_class_graph_is_the_definition(seed, num_graphs, num_n
 
 
 @given(batch=st.integers(1, 4), nodes=st.integers(1, 40), k=st.integers(0, 6), seed=st.integers(0, 1000))
-def test_numba_sorts_edges_as_torch_does(batch, nodes, k, seed):
+def test_edges_are_sorted_by_target_each_with_its_source(batch, nodes, k, seed):
     index = torch.randint(nodes, (batch, nodes, k), generator=draw(seed))
-    mine = neighbor_product.sort_edges(index)
-    with without("numba"):
-        theirs = neighbor_product.sort_edges(index)
-    assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
+    edges = neighbor_product.sort_edges(index)
+    targets = [node + graph * nodes for graph in range(batch) for node in index[graph].flatten().tolist()]
+    order = sorted(range(len(targets)), key=targets.__getitem__)
+    assert edges.index.flatten().tolist() == targets
+    assert edges.order.tolist() == order
+    assert edges.source.tolist() == [edge // k for edge in order]
+    arriving = [sum(target < node for target in targets) for node in range(batch * nodes)]
+    assert edges.offsets.tolist() == [[max(1, k) * node for node in range(batch * nodes)], arriving]
 
 
-@pytest.mark.skipif(numba_refuses() is not None, reason=str(numba_refuses()))
 @pytest.mark.parametrize("outside", [-1, 5, 2**40])
-def test_an_edge_out_of_its_graph_is_refused_before_memory_is_touched(outside):
+def test_an_edge_out_of_its_graph_is_refused_before_memory_is_touched(loops, outside):
     index = torch.randint(5, (2, 5, 3), generator=draw(0))
     index[1, 2, 0] = outside
     with pytest.raises(ValueError, match=r"`index` in \[0, 5\)"):
-        neighbor_product.sort_edges(index)
+        NeighborOperator(index, torch.ones(2, 5, 3))
 
 
 @pytest.mark.parametrize("num_nodes", [3, 2049, 5000])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.ops._dispatch import Kernel, Operation, triton_refuses
-from graphcorrect.ops.neighbor_product import SORT, Edges, _sort_edges, neighbor_product
+from graphcorrect.ops.neighbor_product import Edges, _sort_edges, neighbor_product, sorted_edges
 
 
 def keep_edges(similarity: Tensor, index: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Edges]:
@@ -49,7 +49,7 @@ def _keep_definition(similarity: Tensor, index: Tensor, mask: Tensor | None) -> 
         is_edge = is_edge & mask[..., None]
     itself = torch.arange(index.shape[-2], device=index.device)[:, None]
     kept = torch.where(is_edge, index, itself)
-    return torch.where(is_edge, similarity, 0.0), kept, *SORT(kept)
+    return torch.where(is_edge, similarity, 0.0), kept, *sorted_edges(kept)
 
 
 def _normalize_definition(

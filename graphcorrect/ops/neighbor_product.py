@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
+from graphcorrect.ops._dispatch import Kernel, Operation, triton_refuses
 
 
 class Edges(NamedTuple):
@@ -29,7 +29,11 @@ class Edges(NamedTuple):
 
 
 def sort_edges(index: Tensor) -> Edges:
-    """The edges from each node to its neighbors (B, N, k), numbered from 0 in each graph."""
+    """The edges from each node to its neighbors (B, N, k), numbered from 0 in each graph.
+
+    Raises:
+        ValueError: on the CPU, where an edge leads to no node of its graph.
+    """
     return Edges(*_sort_edges(index))
 
 
@@ -49,7 +53,8 @@ def neighbor_product(
     return product
 
 
-def _sort_definition(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sorted_edges(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The attributes of `Edges` for neighbors (B, N, k) that a search found."""
     num_graphs, num_nodes, num_neighbors = index.shape
     total = num_graphs * num_nodes
     first = torch.arange(0, num_graphs * max(1, num_nodes), max(1, num_nodes), device=index.device)
@@ -81,11 +86,6 @@ def _product_definition(
     return product if degree is None else torch.where(degree[:, None] == 0, values, product)
 
 
-SORT = Operation(
-    "sorting of edges",
-    _sort_definition,
-    Kernel("numba", numba_refuses, "graphcorrect.ops.kernels.cpu.edges", "sort_edges"),
-)
 OPERATION = Operation(
     "neighbor product",
     _product_definition,
@@ -95,8 +95,11 @@ OPERATION = Operation(
 
 @torch.library.custom_op("graphcorrect::sort_edges", mutates_args=())
 def _sort_edges(index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    index, order, source, offsets = SORT(index)
-    return index, order, source, offsets
+    if index.device.type == "cpu" and index.numel():  # on a GPU a look at the values would wait for it
+        least, most = (int(end) for end in index.aminmax())
+        if least < 0 or most >= index.shape[1]:
+            raise ValueError(f"expected `index` in [0, {index.shape[1]}), got {least} to {most}")
+    return sorted_edges(index)
 
 
 @_sort_edges.register_fake
