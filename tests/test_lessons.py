@@ -69,7 +69,7 @@ def test_faiss_reads_on_the_callers_stream_and_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: entering(f"device {device}"))
     monkeypatch.setattr(faiss_search, "_require_working_gpu", lambda: None)
     fake = types.SimpleNamespace(knn_gpu=knn_gpu, METRIC_INNER_PRODUCT=0)
-    monkeypatch.setattr(faiss_search, "_import", lambda: fake)
+    monkeypatch.setattr(faiss_search, "require", lambda: fake)
     monkeypatch.setattr(faiss_search, "_resources", lambda index: "res")
     queries = types.SimpleNamespace(device=torch.device("cuda", 1))
     values, _ = faiss_search._find_cuda(queries, queries, 2)
@@ -100,7 +100,7 @@ def test_a_gpu_wheel_that_aborts_takes_its_own_process_down_and_not_ours(monkeyp
         return run(command, **options)
 
     monkeypatch.setattr(faiss_search, "_GPU_PROBE", "import os; os.abort()")
-    monkeypatch.setattr(faiss_search, "_import", lambda: types.SimpleNamespace(knn_gpu=0, StandardGpuResources=0))
+    monkeypatch.setattr(faiss_search, "require", lambda: types.SimpleNamespace(knn_gpu=0, StandardGpuResources=0))
     monkeypatch.setattr(subprocess, "run", probe)
     faiss_search.gpu_works.cache_clear()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from graphcorrect.ops.kernels.faiss_index import InvertedLists
+from graphcorrect.ops.kernels.faiss import InvertedLists
 from graphcorrect.ops.knn import knn
 from graphcorrect.ops.neighbors import PreparedKeys, prepare
 from graphcorrect.ops.precision import widen

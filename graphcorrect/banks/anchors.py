@@ -14,7 +14,7 @@ from graphcorrect.banks._lookup import PackedAnchors, with_prior
 from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.nodes import image_to_nodes
-from graphcorrect.ops.kernels import faiss_index
+from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
@@ -142,7 +142,7 @@ class AnchorBank(nn.Module):
             _checks.integer_at_least("num_lists", num_lists, 1)
         _checks.integer_at_least("num_probes", num_probes, 1)
         if index == "ivf":
-            faiss_index.require_installed()
+            faiss.require_lists()
         _checks.one_of("backend", backend, get_args(Backend))
         self.num_classes = num_classes
         self.feature_dim = feature_dim

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from graphcorrect.banks.anchors import AnchorBank
-from graphcorrect.ops.kernels import faiss_index
+from graphcorrect.ops.kernels import faiss
 
 Preset = Literal["quality", "fast"]
 KEY_DIMS = {"quality": None, "fast": 128}
@@ -17,7 +17,7 @@ MAX_BYTES = 2**30  # of a bank whose capacity nobody chose
 
 def index_of(preset: Preset, place: Tensor) -> Literal["flat", "ivf"]:
     """How a bank on the device of `place` is searched: approximately where that is asked for and faiss serves."""
-    return "ivf" if preset == "fast" and faiss_index.serves(place) else "flat"
+    return "ivf" if preset == "fast" and faiss.serves(place) else "flat"
 
 
 def bank_of(preset: Preset, num_classes: int, key_dim: int, place: Tensor, **settings: Any) -> AnchorBank:
