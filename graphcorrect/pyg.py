@@ -47,6 +47,8 @@ def refine(
         >>> refine(DualGraphRefiner(3, 8, num_neighbors=4), data).pseudo_labels.shape
         torch.Size([10])
     """
+    from torch_geometric.utils import to_dense_batch
+
     x, scores = _entry(data, "features", features), _entry(data, "logits", logits)
     _checks.ndim(features, x, (2,), "(N, D)")
     _checks.shape(logits, scores, (x.shape[0], refiner.num_classes), "(one row for each node)")
@@ -58,15 +60,15 @@ def refine(
     for name, rows in ((features, x), (logits, scores)):
         _checks.floating(name, rows)
         _check_finite(name, rows, takes_part)
-    place, size = _places(data, x)
-    out = refiner(
-        _padded(x, place, size), _padded(scores, place, size), mask=_padded(takes_part, place, size)
-    )  # (B, N_max, ...): unequal graphs are padded
+    graph, order = _graphs(data, x)
+    (padded, is_node), *others = (to_dense_batch(rows[order], graph) for rows in (x, scores, takes_part))
+    out = refiner(padded, others[0][0], mask=others[1][0])  # (B, N_max, ...): unequal graphs are padded
+    place = order.argsort()
     refined = copy.copy(data)
-    refined.soft_labels = out.soft_labels.flatten(0, 1)[place]
-    refined.pseudo_labels = out.pseudo_labels.flatten(0, 1)[place]
-    refined.confidence = out.confidence.flatten(0, 1)[place]
-    refined.refined_features = out.features[-1].flatten(0, 1)[place]
+    refined.soft_labels = out.soft_labels[is_node][place]
+    refined.pseudo_labels = out.pseudo_labels[is_node][place]
+    refined.confidence = out.confidence[is_node][place]
+    refined.refined_features = out.features[-1][is_node][place]
     return refined
 
 
@@ -92,10 +94,10 @@ def to_data(operator: GraphOperator, **entries: Tensor) -> Data:
     return Data(edge_index=edge_index, edge_weight=edge_weight, num_nodes=num_nodes, **entries)
 
 
-def _places(data: Data, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Where each node stands in the padded graphs, (N,) of B * N_max, and (B, N_max).
+def _graphs(data: Data, x: Tensor) -> tuple[Tensor | None, Tensor]:
+    """The graph of each node (N,), sorted, and the nodes in that order; None for no nodes, which nothing can count.
 
-    torch-geometric's own `to_dense_batch` loses nodes whose graphs do not stand one after the other.
+    torch-geometric's `to_dense_batch` loses nodes whose graphs do not stand one after the other.
     """
     batch = getattr(data, "batch", None)
     if batch is None:
@@ -103,22 +105,8 @@ def _places(data: Data, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
     _checks.integral("batch", batch)
     _checks.shape("batch", batch, (len(x),), "(the graph of each node)")
     _checks.same_device("batch", batch, "the features", x)
-    _, graph, counts = batch.unique(return_inverse=True, return_counts=True)
-    order = graph.argsort(stable=True)
-    first = counts.cumsum(0) - counts
-    largest = int(counts.max()) if len(counts) else 0
-    place = torch.empty_like(order)
-    place[order] = (
-        torch.arange(len(x), device=x.device)
-        + (torch.arange(len(counts), device=x.device) * largest - first)[graph[order]]
-    )
-    return place, (max(1, len(counts)), largest)
-
-
-def _padded(rows: Tensor, place: Tensor, size: tuple[int, int]) -> Tensor:
-    """Rows (N, ...) at their places in (B, N_max, ...), zeros elsewhere."""
-    padded = rows.new_zeros(size[0] * size[1], *rows.shape[1:])
-    return padded.index_copy(0, place, rows).view(*size, *rows.shape[1:])
+    graph, order = batch.unique(return_inverse=True)[1].sort(stable=True)
+    return graph if len(x) else None, order
 
 
 def _check_finite(name: str, rows: Tensor, takes_part: Tensor) -> None:

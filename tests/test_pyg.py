@@ -161,3 +161,9 @@ def test_a_node_without_features_may_be_left_out_by_the_mask():
     one.known = one.known[:, None].repeat(1, 3)  # as data sets with several splits have it
     with pytest.raises(ValueError, match="`known` of shape"):
         pyg.refine(refiner(), one, mask="known")
+
+
+def test_a_graph_without_nodes_stays_one():
+    refined = pyg.refine(refiner(), data(0))
+    assert refined.soft_labels.shape == (0, 3)
+    assert refined.refined_features.shape == (0, 4)
