@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect.ops.precision import widen
+from graphcorrect.ops.values import widen
 
 TINY = 1e-8  # zero has no logarithm
 

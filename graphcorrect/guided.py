@@ -5,8 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect.ops.precision import full_precision, widen
-from graphcorrect.ops.values import reading_is_free
+from graphcorrect.ops.values import full_precision, reading_is_free, widen
 
 STEPS, RADIUS, COLOR_SCALE, DISTANCE_SCALE, OWN_SHARE = 2, 2, 0.07, 3.0, 0.2  # of images in [0, 1]
 

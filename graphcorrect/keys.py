@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect.ops.precision import widen
+from graphcorrect.ops.values import widen
 
 Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 POSITION_DIM, TURN = 4, 1.5  # radians from the middle of an image to the end of its longer side

@@ -10,8 +10,8 @@ from graphcorrect import _checks
 from graphcorrect.functional import propagate
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.label_mix import label_mix
-from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
+from graphcorrect.ops.values import full_precision, widen
 
 
 class ZeroStartMLP(nn.Module):

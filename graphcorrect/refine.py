@@ -17,8 +17,8 @@ from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilari
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
 from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_mask, resize_maps
-from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Backend, Order
+from graphcorrect.ops.values import full_precision, widen
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
 from graphcorrect.refiner_input import check_input, check_values
 from graphcorrect.threshold import DynamicThreshold

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect.ops.precision import widen
+from graphcorrect.ops.values import widen
 
 LabelRounds = Literal["all", "last"]
 

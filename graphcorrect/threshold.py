@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from graphcorrect import _checks
 from graphcorrect.distributed import sum_over_ranks
-from graphcorrect.ops.precision import widen
+from graphcorrect.ops.values import widen
 
 
 class DynamicThreshold(nn.Module):

@@ -8,9 +8,9 @@ from torch import Tensor
 from graphcorrect.ops.kernels.faiss import InvertedLists
 from graphcorrect.ops.knn import knn
 from graphcorrect.ops.neighbors import PreparedKeys, prepare
-from graphcorrect.ops.precision import widen
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
+from graphcorrect.ops.values import widen
 
 MAX_PCA_ROWS = 16_384  # which tell the directions of a bank of any size
 

@@ -15,9 +15,9 @@ from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.kernels import faiss
-from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
+from graphcorrect.ops.values import full_precision, widen
 
 Index = Literal["flat", "ivf"]
 # Of what says how far anchors move probabilities

@@ -15,7 +15,7 @@ from graphcorrect.banks._lookup import with_prior
 from graphcorrect.banks.anchors import LIMITS, AnchorBank
 from graphcorrect.labels import labeled_nodes
 from graphcorrect.nodes import image_to_nodes, resize_maps
-from graphcorrect.ops.precision import widen
+from graphcorrect.ops.values import widen
 
 STRENGTHS, EPS, BALANCES, TEMPERATURES = (0.5, 1.0, 2.0), (0.02, 0.1, 0.3), (0.0, 0.5, 1.0), (0.02, 0.05, 0.1)
 

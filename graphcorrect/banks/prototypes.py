@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.values import full_precision, widen
 
 
 class PrototypeBank(nn.Module):

@@ -10,9 +10,9 @@ from graphcorrect.graphs.neighbor import NeighborOperator
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.edge_weights import keep_edges
 from graphcorrect.ops.knn import knn
-from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
+from graphcorrect.ops.values import full_precision, widen
 
 
 class KNNAffinity(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect.graphs.class_block import ClassBlockOperator
 from graphcorrect.graphs.operator import GraphOperator
-from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.unit_rows import unit_rows
+from graphcorrect.ops.values import full_precision, widen
 
 ClassSimilarity = Literal["dot", "cosine"]
 

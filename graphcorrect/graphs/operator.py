@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.values import full_precision, widen
 
 
 class GraphOperator(ABC):

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX, resize_labels
 from graphcorrect.losses._reduce import check_reduction, mean_divisor
-from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Reduction
+from graphcorrect.ops.values import full_precision, widen
 
 
 def clg_loss(

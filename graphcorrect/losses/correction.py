@@ -11,7 +11,7 @@ from graphcorrect.losses._reduce import mean_divisor
 from graphcorrect.losses.clg import CLGLoss, known_labels, weighted_entropy
 from graphcorrect.losses.slg import LabeledNodes, PrototypeTargets, SLGLoss, contrast, prototype_targets, weighted_mean
 from graphcorrect.nodes import image_to_nodes
-from graphcorrect.ops.precision import full_precision, widen
+from graphcorrect.ops.values import full_precision, widen
 from graphcorrect.refined_labels import RefinedLabels
 
 

@@ -12,9 +12,9 @@ from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.pair_sum import pair_sum
-from graphcorrect.ops.precision import full_precision, widen
 from graphcorrect.ops.typing import Reduction
 from graphcorrect.ops.unit_rows import unit_rows
+from graphcorrect.ops.values import full_precision, widen
 
 
 def slg_loss(

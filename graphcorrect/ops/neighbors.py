@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect.ops._compared import compared_rows
 from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_is_missing
 from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.kernels.cpu import filtered_search
 from graphcorrect.ops.kernels.cpu.quantized import QuantizedKeys, quantize_keys
 from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
-from graphcorrect.ops.precision import full_precision
+from graphcorrect.ops.unit_rows import compared_rows
+from graphcorrect.ops.values import full_precision
 
 MIN_GROUPED_KEYS = 1024  # from which on a CPU finds the largest scores by way of groups
 MAX_TRITON_NEIGHBORS = 60  # beyond, Triton's kernels do not filter

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
-from graphcorrect.ops.precision import widen
+from graphcorrect.ops.values import widen
 
 MAX_FUSED_ENTRIES = 4096  # of a row, which a Triton program holds whole
 
@@ -40,6 +40,12 @@ def unit_rows(rows: Tensor, mask: Tensor | None = None, *, any_scale: bool = Tru
         return rows
     unit: Tensor = _unit_rows(widen(rows), mask, any_scale)[0]
     return unit.to(rows.dtype)
+
+
+def compared_rows(rows: Tensor, normalize: bool) -> Tensor:
+    """Rows (..., N, D) as a search compares them: float32 or better, one by one in memory, unit with `normalize`."""
+    rows = widen(rows).contiguous()
+    return unit_rows(rows) if normalize else rows
 
 
 def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphcorrect.ops._compared import compared_rows
+from graphcorrect.ops.unit_rows import compared_rows
 
 _GPU_PROBE = """
 import torch, faiss, faiss.contrib.torch_utils

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphcorrect.ops._compared import compared_rows
 from graphcorrect.ops.kernels.cpu.quantized import Bounds, QuantizedKeys, quantize_keys, quantize_queries, tiles
 from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
+from graphcorrect.ops.unit_rows import compared_rows
 
 FINE = 8  # keys whose maximum says whether to look at each of them
 MIN_GROUPS = 3  # groups of keys for each neighbor: fewer would put T far below the k-th largest score

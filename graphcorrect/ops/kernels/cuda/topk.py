@@ -23,9 +23,9 @@ except ImportError as error:
         'backend="triton" needs triton: pip install triton (torch for CUDA on Linux brings it)'
     ) from error
 
-from graphcorrect.ops._compared import compared_rows
 from graphcorrect.ops.kernels.cuda import topk_filter
 from graphcorrect.ops.kernels.cuda.packing import INT32_MAX, INT64_MAX, NOTHING, order_of, store_best
+from graphcorrect.ops.unit_rows import compared_rows
 
 MAX_NEIGHBORS = 128  # longer lists leave too few registers for a tile
 
