@@ -13,14 +13,15 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 Refusal = Callable[..., "str | None"]
+T = TypeVar("T")
 
-OPERATIONS: dict[str, Operation] = {}  # by name, in the order in which they were imported
+OPERATIONS: dict[str, Operation[Any]] = {}  # by name, in the order in which they were imported
 _ruled_out: set[str] = set()
 
 
@@ -44,19 +45,20 @@ class Kernel(NamedTuple):
         return getattr(importlib.import_module(self.module), self.function)  # type: ignore[no-any-return]
 
 
-class Operation:
+class Operation(Generic[T]):
     """A definition in plain torch and the kernels that may stand in for it, most preferred first."""
 
-    def __init__(self, name: str, definition: Callable[..., Any], *kernels: Kernel) -> None:
+    def __init__(self, name: str, definition: Callable[..., T], *kernels: Kernel) -> None:
         self.name = name
         self.definition = definition
         self.kernels = kernels
         OPERATIONS[name] = self
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any) -> T:
         """Runs whichever implementation serves these arguments."""
         kernel = self.choose(*args)
-        return self.definition(*args) if kernel is None else kernel.load()(*args)
+        run: Callable[..., T] = self.definition if kernel is None else kernel.load()
+        return run(*args)
 
     def choose(self, *args: Any) -> Kernel | None:
         """The kernel that serves these arguments; None where the definition does."""

@@ -72,7 +72,7 @@ def block_shape(num_graphs: int, num_nodes: int, num_classes: int) -> tuple[int,
     return num_graphs * num_nodes // rows + segments, rows
 
 
-def _low_rank(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, ...]:
+def _low_rank(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """The definition."""
     is_of_class = labels[..., None] == torch.arange(num_classes, device=labels.device)
     factors = torch.where(is_of_class[..., None], vectors[..., None, :], 0.0).flatten(2)
@@ -80,7 +80,9 @@ def _low_rank(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
     return factors, self_weight
 
 
-def _blocks(vectors: Tensor, labels: Tensor, num_classes: int, num_blocks: int, rows: int) -> tuple[Tensor, ...]:
+def _blocks(
+    vectors: Tensor, labels: Tensor, num_classes: int, num_blocks: int, rows: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     num_graphs = len(labels)
     device, classes = labels.device, num_classes + 1
     is_member = (labels >= 0) & (labels < num_classes)
@@ -117,11 +119,9 @@ def _class_layout(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     vectors, labels = vectors.contiguous(), labels.contiguous()
     if is_low_rank:
-        found = *FACTORS(vectors, labels, num_classes), *(labels.new_empty(0) for _ in range(4))
-    else:
-        found = _blocks(vectors, labels, num_classes, *block_shape(len(labels), labels.shape[1], num_classes))
-    factors, self_weight, slot, node, segment, used = found
-    return factors, self_weight, slot, node, segment, used
+        slot, node, segment, used = (labels.new_empty(0) for _ in range(4))
+        return *FACTORS(vectors, labels, num_classes), slot, node, segment, used
+    return _blocks(vectors, labels, num_classes, *block_shape(len(labels), labels.shape[1], num_classes))
 
 
 @_class_layout.register_fake

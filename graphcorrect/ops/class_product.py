@@ -69,8 +69,7 @@ def _class_product(
 ) -> Tensor:
     if len(slot) == 0:
         return _low_rank(factors, self_weight, values)
-    product: Tensor = OPERATION(factors, self_weight, slot, node, segment, used, values)
-    return product
+    return OPERATION(factors, self_weight, slot, node, segment, used, values)
 
 
 @_class_product.register_fake

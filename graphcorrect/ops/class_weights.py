@@ -18,7 +18,9 @@ def normalize_classes(layout: ClassLayout) -> tuple[Tensor, Tensor, ClassLayout]
     return degree, scale, layout._replace(factors=factors, self_weight=self_weight)
 
 
-def _normalize_definition(factors: Tensor, self_weight: Tensor, *places: Tensor) -> tuple[Tensor, ...]:
+def _normalize_definition(
+    factors: Tensor, self_weight: Tensor, *places: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     layout = ClassLayout(factors, self_weight, *places)
     degree = class_product(layout, self_weight.new_ones(self_weight.shape))[..., 0]
     scale = degree.clamp_min(torch.finfo(degree.dtype).tiny).rsqrt()
@@ -42,9 +44,7 @@ OPERATION = Operation(
 def _normalize_classes(
     factors: Tensor, self_weight: Tensor, slot: Tensor, node: Tensor, segment: Tensor, used: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    factors, self_weight = factors.contiguous(), self_weight.contiguous()
-    degree, scale, factors, self_weight = OPERATION(factors, self_weight, slot, node, segment, used)
-    return degree, scale, factors, self_weight
+    return OPERATION(factors.contiguous(), self_weight.contiguous(), slot, node, segment, used)
 
 
 @_normalize_classes.register_fake

@@ -43,7 +43,9 @@ def scale_edges(weight: Tensor, scale: Tensor | None, edges: Edges) -> tuple[Ten
     return weight, weight.flatten().index_select(0, edges.order)
 
 
-def _keep_definition(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+def _keep_definition(
+    similarity: Tensor, index: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     is_edge = similarity > 0
     if mask is not None:
         is_edge = is_edge & mask[..., None]
@@ -74,8 +76,7 @@ NORMALIZE = Operation(
 def _keep_edges(
     similarity: Tensor, index: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weight, kept, targets, order, source, offsets = KEEP(similarity.contiguous(), index.contiguous(), mask)
-    return weight, kept, targets, order, source, offsets
+    return KEEP(similarity.contiguous(), index.contiguous(), mask)
 
 
 @_keep_edges.register_fake
@@ -87,8 +88,7 @@ def _(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor, .
 def _normalize_edges(
     weight: Tensor, index: Tensor, order: Tensor, source: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    degree, scale, outgoing, incoming = NORMALIZE(weight.contiguous(), index, order, source, offsets)
-    return degree, scale, outgoing, incoming
+    return NORMALIZE(weight.contiguous(), index, order, source, offsets)
 
 
 @_normalize_edges.register_fake

@@ -53,8 +53,7 @@ def _label_mix(
     values: Tensor, log: Tensor, residual: Tensor, share: Tensor, bound: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     share = share.expand(*values.shape[:-1], 1)
-    mixed, corrected, bend = OPERATION(*(rows.contiguous() for rows in (values, log, residual, share)), bound)
-    return mixed, corrected, bend
+    return OPERATION(*(rows.contiguous() for rows in (values, log, residual, share)), bound)
 
 
 @_label_mix.register_fake
@@ -66,8 +65,7 @@ def _(values: Tensor, log: Tensor, residual: Tensor, share: Tensor, bound: float
 @torch.library.custom_op("graphcorrect::label_mix_gradient", mutates_args=())
 def _label_mix_gradient(share: Tensor, corrected: Tensor, bend: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     share = share.expand(*grad.shape[:-1], 1)
-    of_values, of_log, of_residual = GRADIENT(*(rows.contiguous() for rows in (share, corrected, bend)), grad)
-    return of_values, of_log, of_residual
+    return GRADIENT(*(rows.contiguous() for rows in (share, corrected, bend)), grad)
 
 
 @_label_mix_gradient.register_fake

@@ -123,8 +123,7 @@ def _neighbor_product(
 ) -> Tensor:
     if index.numel() == 0 or values.shape[1] == 0:
         return values.new_zeros(values.shape) if degree is None else values.clone(memory_format=torch.contiguous_format)
-    product: Tensor = OPERATION(weight, incoming_weight, values, index, source, offsets, degree)
-    return product
+    return OPERATION(weight, incoming_weight, values, index, source, offsets, degree)
 
 
 @_neighbor_product.register_fake

@@ -100,8 +100,7 @@ GRADIENT = Operation(
 
 @torch.library.custom_op("graphcorrect::unit_rows", mutates_args=())
 def _unit_rows(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:
-    unit, norm = OPERATION(rows.contiguous(), None if mask is None else mask.contiguous(), any_scale)
-    return unit, norm
+    return OPERATION(rows.contiguous(), None if mask is None else mask.contiguous(), any_scale)
 
 
 @_unit_rows.register_fake
@@ -111,8 +110,7 @@ def _(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tenso
 
 @torch.library.custom_op("graphcorrect::unit_rows_gradient", mutates_args=())
 def _unit_rows_gradient(unit: Tensor, norm: Tensor, grad: Tensor) -> Tensor:
-    result: Tensor = GRADIENT(unit.contiguous(), norm.contiguous(), grad.contiguous())
-    return result
+    return GRADIENT(unit.contiguous(), norm.contiguous(), grad.contiguous())
 
 
 @_unit_rows_gradient.register_fake
