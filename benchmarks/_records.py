@@ -35,10 +35,20 @@ def save_record(
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "device": facts,
-        "settings": settings,
+        "settings": nowhere(settings),
     }
     path.write_text(json.dumps(record | content, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def nowhere(settings: Any) -> Any:
+    """Settings whose paths are names alone: where a machine keeps its files is nobody's matter."""
+    if isinstance(settings, dict):
+        return {key: nowhere(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [nowhere(value) for value in settings]
+    is_path = isinstance(settings, Path) or (isinstance(settings, str) and Path(settings).is_absolute())
+    return Path(settings).name if is_path else settings
 
 
 def commit(root: Path = ROOT) -> str:

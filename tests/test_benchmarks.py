@@ -82,6 +82,14 @@ def test_a_second_run_does_not_see_the_first_ones_result(helper, repository, mon
     assert not commits[0].endswith("-dirty")
 
 
+def test_a_record_does_not_say_where_a_machine_keeps_its_files(helper, tmp_path):
+    settings = {"recipe": {"data": {"folder": "/data/of/me/camvid", "labeled": "1/8"}, "scales": (1.0, 2.0)}}
+    place = {"device": torch.device("cpu"), "folder": tmp_path}
+    path = helper("_records").save_record("speed", {}, **place, **settings, runs=tmp_path / "runs")
+    kept = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    assert kept == {"recipe": {"data": {"folder": "camvid", "labeled": "1/8"}, "scales": [1.0, 2.0]}, "runs": "runs"}
+
+
 @pytest.mark.parametrize(
     ("facts", "name"),
     [
