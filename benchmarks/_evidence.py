@@ -11,7 +11,7 @@ from _evidence_controls import controls
 from _evidence_frozen import frozen
 from _evidence_hearts import hearts, keys
 from _evidence_issues import issues
-from _evidence_pairs import TRUE_LABELS, gap_share, students
+from _evidence_pairs import TRUE_LABELS, deployed, gap_share, students
 from _records import RESULTS
 from _tables import origin, spread
 
@@ -125,6 +125,22 @@ self_training+anchors+graphs true_labels --set schedule.steps={steps} loss.label
 anchors.capacity=1000 anchors.decay=0.99 --runs runs/longer --out runs/longer`
 """
 
+ROUNDS = """### Labels made once, and students in use
+
+Seed 0 alone, {warmup} supervised steps and {steps} further ones on labels that the teacher of the warm-up gave all
+unlabeled frames, corrected by anchors and graphs, hard (the method `rounds`, in one round). The student gains 0.5 over
+supervised training on test frames and loses 0.9 on held-out ones; the same correction at inference then brings it 3.1
+rather than 3.7, perhaps because it has learned a part of it.
+
+In use, with the correction at inference and means over three sizes and mirrored images (`augmented`), supervised
+training alone goes from 48.7 to 53.6, and the student of corrected labels ends at 53.2: where the correction is there
+at inference, training on it won nothing here. Seconds are of one thread beside other work.
+
+`python benchmarks/label_correction.py training --data CamVid --seeds 0 --threads 1 --methods supervised
+rounds+anchors+graphs --set teacher.momentum=0.97 teacher.confidence=0 correct.fade=200 schedule.rounds=1
+loss.labels=hard`
+"""
+
 TRIALS = """### What the settings of that run rest on
 
 Trials on seed 0, scored on the 48 held-out frames, never on the test frames: so many supervised steps, then so many
@@ -156,7 +172,8 @@ def page() -> str:
         "training": training,
         "training_initial": varied(INITIAL),
         "training_few": varied(FEW),
-        "training_longer": longer,
+        "training_longer": unspread(LONGER),
+        "training_rounds": lambda record: unspread(ROUNDS)(record) + "\n" + deployed(record["results"]),
         "trials": trials,
         "training_digits": training,
     }
@@ -257,15 +274,19 @@ def by_gain(results: list[dict[str, Any]], is_digits: bool) -> str:
     return "\n".join(rows) + "\n"
 
 
-def longer(record: dict[str, Any]) -> str:
-    """The same with a longer schedule."""
-    schedule = record["settings"]["recipe"]["schedule"]
-    rows = ["| method | test | held out |", "|---|--:|--:|"]
-    for result in record["results"]:
-        held_out = result.get("held_out_student_miou")
-        shown = "" if held_out is None else f"{100 * held_out:.1f}"
-        rows.append(f"| {result['method']} | {100 * result['student_miou']:.1f} | {shown} |")
-    return LONGER.format(warmup=schedule["warmup"], steps=schedule["steps"]) + "\n" + "\n".join(rows) + "\n"
+def unspread(text: str) -> Callable[[dict[str, Any]], str]:
+    """A section on one seed: its text, and the students' scores."""
+
+    def section(record: dict[str, Any]) -> str:
+        schedule = record["settings"]["recipe"]["schedule"]
+        rows = ["| method | test | held out |", "|---|--:|--:|"]
+        for result in record["results"]:
+            held_out = result.get("held_out_student_miou")
+            shown = "" if held_out is None else f"{100 * held_out:.1f}"
+            rows.append(f"| {result['method']} | {100 * result['student_miou']:.1f} | {shown} |")
+        return text.format(warmup=schedule["warmup"], steps=schedule["steps"]) + "\n" + "\n".join(rows) + "\n"
+
+    return section
 
 
 def by_method(results: list[dict[str, Any]]) -> str:

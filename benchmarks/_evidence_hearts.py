@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 from _evidence_pairs import TRUE_LABELS, gap_share, pairs, students
@@ -14,7 +15,12 @@ PATH = RESULTS / "label_correction_training_acdc_3.json"
 # From the same warm-ups, on the same batches
 FADING = RESULTS / "label_correction_training_acdc_3_fading.json"
 PAPER = RESULTS / "label_correction_training_acdc_3_mllc.json"
-PUBLISHED = {"supervised": 41.5, "UA-MT": 61.0, "CPS": 60.3, "UniMatch": 88.9}
+OTHER_CASES = {cases: RESULTS / f"label_correction_training_acdc_{cases}.json" for cases in (1, 7)}
+PUBLISHED = {  # by labeled patients
+    1: {"supervised": 28.5, "UniMatch": 85.4},
+    3: {"supervised": 41.5, "UA-MT": 61.0, "CPS": 60.3, "UniMatch": 88.9},
+    7: {"supervised": 62.5, "UA-MT": 81.5, "CPS": 83.3, "UniMatch": 89.9},
+}
 
 TEXT = """## Hearts, beside published results
 
@@ -65,6 +71,15 @@ the published one was not separated into its causes. And the correction brings a
 do not have.
 """
 
+OTHERS = """### One and seven labeled patients
+
+The same command with `--recipe acdc_1` and `acdc_7` (32 and 136 labeled slices), two seeds, nothing chosen anew.
+
+**The fewer labels, the more correction is worth.** With one patient UniMatch alone believes its own mistakes: it ends at
+38.4 and 64.5, on corrected labels at **66.9** and **71.7**. That is 27.5 and 32.4 above supervised training. With seven
+patients there are 5 points between supervised training and all labels, and correction adds 0.8 and 0.6.
+"""
+
 
 def hearts() -> str:
     """The section; empty without a record."""
@@ -78,25 +93,47 @@ def hearts() -> str:
         "correct.fade=400`; of `constant` rows `correct.fade=null`."
     )
     steps = f"{schedule['warmup']} supervised steps and {schedule['steps']} of each method."
-    tables = [by_seed(results), PICTURE, pairs(results), LEARNED]
+    tables = [by_seed(results, PUBLISHED[3]), PICTURE, pairs(results), LEARNED, other_cases()]
     return "\n".join([TEXT, command, f"\nTest Dice in percent, {steps}\n", *tables, origin(record), ""])
+
+
+def other_cases() -> str:
+    """The same with other numbers of labeled patients; empty without records."""
+    parts = []
+    for cases, path in OTHER_CASES.items():
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            title = f"{cases} labeled patient{'s' if cases > 1 else ''}, `--recipe acdc_{cases}`. {origin(record)}"
+            parts += [title, "", by_seed(ordered(record["results"]), PUBLISHED[cases])]
+    return "\n".join([OTHERS, *parts]) if parts else ""
+
+
+def results_of(path: Path) -> list[dict[str, Any]]:
+    """What a record of the training study found."""
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return found
 
 
 def everything() -> list[dict[str, Any]]:
     """All results: methods whose anchors keep their strength say so in their names."""
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in (PATH, FADING, PAPER))
-    constant, *others = (record["results"] for record in records)
+    constant, *others = map(results_of, (PATH, FADING, PAPER))
     for result in constant:
         result["method"] += ", constant" if "+" in result["method"] else ""
+
+    return ordered([*constant, *itertools.chain(*others)])
+
+
+def ordered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Supervised training first, true labels last, a method beside what it becomes with correction."""
 
     def place(result: dict[str, Any]) -> tuple[bool, bool, str]:
         method = result["method"]
         return method != "supervised", method == TRUE_LABELS, method.split("+")[0]
 
-    return sorted(itertools.chain(constant, *others), key=place)
+    return sorted(results, key=place)
 
 
-def by_seed(results: list[dict[str, Any]]) -> str:
+def by_seed(results: list[dict[str, Any]], published: dict[str, float]) -> str:
     """A row a method, a column a seed; then the published rows."""
     scores = students(results)
     seeds = sorted({seed for seed, _ in scores})
@@ -112,7 +149,7 @@ def by_seed(results: list[dict[str, Any]]) -> str:
         val = spread([held[seed, method] for seed in seeds if (seed, method) in held])
         rows.append(f"| {method} | {' | '.join(cells)} | {mean} | {val} | {gap_share(scores, method)} |")
     blank = " | " * (len(seeds) - 1)
-    for name, value in PUBLISHED.items():
+    for name, value in published.items():
         rows.append(f"| *published: {name}* | {blank} | *{value}* | | |")
     return "\n".join(rows) + "\n"
 
