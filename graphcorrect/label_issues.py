@@ -192,31 +192,39 @@ class LabelIssues:
         return self._collected()["corrected"]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes the four arrays as `.npy` files to a folder, image by image.
+        """Writes the four arrays as `.npy` files to a folder, image by image; whole, or not at all.
 
-        `numpy.load(file, mmap_mode="r")` reads them without holding them.
+        `numpy.load(file, mmap_mode="r")` reads them without holding them; labels that were read so from files of these
+        names are safe.
 
         Raises:
-            ValueError: images are of different sizes.
+            ValueError: images are of different sizes, or there are none.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         count, files = self._sources.count(), {name: folder / f"{name}.npy" for name in COMPACT}
+        partial = {name: file.with_name(f"{file.name}.partial") for name, file in files.items()}
         arrays: dict[str, Any] = {}
-        for place, values in self._compact():
-            for name, value in values.items():
-                if place == 0:
-                    shape = (count, *value.shape)
-                    arrays[name] = np.lib.format.open_memmap(files[name], "w+", dtype=value.dtype, shape=shape)
-                arrays[name][place] = value
+        try:
+            for place, values in self._compact():
+                for name, value in values.items():
+                    if place == 0:
+                        shape = (count, *value.shape)
+                        arrays[name] = np.lib.format.open_memmap(partial[name], "w+", dtype=value.dtype, shape=shape)
+                    arrays[name][place] = value
+            arrays.clear()  # which writes what is left, and lets go of the files
+            for name, file in files.items():
+                partial[name].replace(file)
+        finally:
+            arrays.clear()
+            for path in partial.values():
+                path.unlink(missing_ok=True)
         return list(files.values())
 
     def _collected(self) -> dict[str, Any]:
         """The four arrays."""
         if self._whole is None:
             images = [values for _, values in self._compact()]
-            if not images:
-                raise ValueError("expected `labels` of at least one image, got none")
             whole = {name: np.stack([values[name] for values in images]) for name in COMPACT}
             as_tensors = self._sources.as_tensors
             self._whole = {name: torch.from_numpy(each) for name, each in whole.items()} if as_tensors else whole
@@ -235,3 +243,5 @@ class LabelIssues:
                 )
             types = zip(COMPACT.items(), arrays, strict=True)
             yield place, {name: array.astype(dtype or array.dtype) for (name, dtype), array in types}
+        if size is None:
+            raise ValueError("expected `labels` of at least one image, got none")

@@ -13,8 +13,10 @@ from graphcorrect.files import (
     StoredMask,
     UnreadableFile,
     read_mask,
+    read_probabilities,
     read_stored_mask,
     write_mask,
+    write_probabilities,
 )
 from graphcorrect.files.masks import decode_mask, encode_like, encode_mask
 from graphcorrect.files.stored_masks import voc_colors
@@ -227,3 +229,22 @@ def test_labels_come_back_from_every_form_and_from_its_correction(drawn, form):
     again = encode_like(corrected, label_map, stored)
     assert torch.equal(decode_mask(again, label_map), corrected)
     assert again.form == stored.form
+
+
+@pytest.mark.parametrize("labels", [[[0, 1, 2]], [[0, 0, 0]], [[0, 0, 255]]])
+def test_black_alone_is_an_id_where_the_palette_is_another_one(tmp_path, labels):
+    """Else files of one data set, some with the other classes and some without, would be read by two rules."""
+    label_map = LabelMap(("plane", "ground", "bicycle"), {(10, 10, 128): 0, (0, 0, 0): 1, (10, 128, 0): 2})
+    write_mask(tmp_path / "a.png", torch.tensor(labels), 3)
+    assert read_mask(tmp_path / "a.png", label_map).tolist() == labels
+    write_mask(tmp_path / "b.png", torch.tensor(labels), label_map)
+    assert read_mask(tmp_path / "b.png", label_map).tolist() == labels
+
+
+def test_paths_may_be_text(tmp_path):
+    path = str(tmp_path / "a.png")
+    write_mask(path, LABELS, MAP)
+    assert torch.equal(read_mask(path, MAP), LABELS)
+    path, probabilities = str(tmp_path / "a.npy"), torch.full((2, 4, 6), 0.5)
+    write_probabilities(path, probabilities)
+    assert torch.equal(read_probabilities(path), probabilities)

@@ -250,14 +250,6 @@ def test_images_of_different_sizes_pass_one_by_one_and_not_as_one_array():
         found.issues  # noqa: B018
 
 
-def test_saved_arrays_are_those_in_memory(tmp_path):
-    labels, probabilities, images, features = scene()
-    labels[0, 3:9, 3:9] = 1
-    found = label_issues(lambda: iter(labels), probabilities, images, features=features)
-    for path in found.save(tmp_path / "new"):
-        assert np.array_equal(np.load(path, mmap_mode="r"), getattr(found, path.stem))
-
-
 def test_inputs_are_left_as_they_were():
     data = scene()
     copies = [each.clone() for each in data]

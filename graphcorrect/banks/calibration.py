@@ -75,7 +75,8 @@ def calibrate(
     one of the largest mean IoU; where there is none, strength 0. Each image is looked up once, whatever is compared.
 
     Args:
-        bank: whose `strength`, `eps`, `balance` and `temperature` are replaced.
+        bank: whose `strength`, `eps`, `balance` and `temperature` are replaced. A state dict does not hold these: build
+            the bank that loads it with them, or keep a `SegmentationCorrector`, which does.
         keys: of each image, (D, h, w) or (N, D), as the bank takes them.
         labels: of each image, (H, W) of any resolution or (N,); the bank's `ignore_index` where there is none.
         probabilities: of each image, (C, h', w') of any resolution or (N, C), on the simplex: what a network says that

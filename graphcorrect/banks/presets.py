@@ -20,10 +20,10 @@ def index_of(preset: Preset, place: Tensor) -> Literal["flat", "ivf"]:
     return "ivf" if preset == "fast" and faiss.serves(place) else "flat"
 
 
-def bank_of(preset: Preset, num_classes: int, key_dim: int, place: Tensor, **settings: Any) -> AnchorBank:
-    """An empty bank on the device of `place`; `settings` are those of :class:`AnchorBank` that were chosen."""
-    capacity = max(1, min(MAX_ANCHORS, MAX_BYTES // (4 * key_dim * num_classes)))
+def bank_of(preset: Preset, num_classes: int, width: int, place: Tensor, **settings: Any) -> AnchorBank:
+    """An empty bank of keys of `width` entries on the device of `place`; `settings` of :class:`AnchorBank` go first."""
+    capacity = max(1, min(MAX_ANCHORS, MAX_BYTES // (4 * width * num_classes)))
     chosen = {"key_dim": KEY_DIMS[preset], "index": index_of(preset, place), "capacity_per_class": capacity, **settings}
     if chosen["key_dim"] is not None:
-        chosen["key_dim"] = min(chosen["key_dim"], key_dim)
-    return AnchorBank(num_classes, key_dim, **chosen).to(place)
+        chosen["key_dim"] = min(chosen["key_dim"], width)
+    return AnchorBank(num_classes, width, **chosen).to(place)

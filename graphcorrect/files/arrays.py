@@ -17,13 +17,14 @@ from graphcorrect.files.saving import replace, write_atomically
 ARRAY_ENDINGS = (".npy", ".npz", ".safetensors")
 
 
-def read_array(path: Path) -> NDArray[Any]:
+def read_array(path: Path | str) -> NDArray[Any]:
     """The array of a `.npy`, or the only one of a `.npz` or `.safetensors`; pickled code is refused, not run.
 
     Raises:
         ValueError: it holds something else; the message does not name the file.
         ImportError: safetensors is not installed.
     """
+    path = Path(path)
     if fault := looks_like(path):
         raise ValueError(fault)
     if path.suffix.lower() == ".safetensors":
@@ -61,7 +62,7 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def write_array(path: Path, array: Tensor, name: str) -> None:
+def write_array(path: Path | str, array: Tensor, name: str) -> None:
     """Writes a tensor as `.npy`, `.npz` (compressed) or `.safetensors`, by the ending; `name` is its name inside.
 
     Raises:
@@ -69,6 +70,7 @@ def write_array(path: Path, array: Tensor, name: str) -> None:
         ImportError: safetensors is not installed.
         OSError: it cannot be written.
     """
+    path = Path(path)
     array, ending = array.detach().cpu().contiguous(), path.suffix.lower()
     if ending == ".safetensors":
         write_atomically(path, _safetensors().torch.save({name: array}))
@@ -81,7 +83,7 @@ def write_array(path: Path, array: Tensor, name: str) -> None:
         raise ValueError(f"expected `path` to end in {', '.join(ARRAY_ENDINGS)}, got {path.name}")
 
 
-def read_maps(path: Path, channels: str | None = None) -> Tensor:
+def read_maps(path: Path | str, channels: str | None = None) -> Tensor:
     """(D, h, w) float32: a feature map or class probabilities; with `channels` "last" saved as (h, w, D)."""
     array = read_array(path)
     if array.ndim != 3 or not np.issubdtype(array.dtype, np.floating) or array.size == 0:

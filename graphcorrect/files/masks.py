@@ -5,6 +5,7 @@ A picture that cannot be read ends in `UnreadableFile`, whose message begins wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from graphcorrect.files.label_maps import LabelMap, numbered
 from graphcorrect.files.stored_masks import Form, StoredMask, read_stored_mask, voc_colors, write_stored_mask
 from graphcorrect.labels import IGNORE_INDEX
 
+BLACK = (0, 0, 0)
 
-def read_mask(path: Path, classes: LabelMap | int) -> Tensor:
+
+def read_mask(path: Path | str, classes: LabelMap | int) -> Tensor:
     """Class labels (H, W) int64 of a mask, 255 where it has none.
 
     Args:
@@ -63,7 +66,7 @@ def decode_mask(stored: StoredMask, classes: LabelMap | int) -> Tensor:
 
 
 def write_mask(
-    path: Path,
+    path: Path | str,
     labels: Tensor,
     classes: LabelMap | int,
     *,
@@ -188,13 +191,20 @@ def _by_color(stored: StoredMask, label_map: LabelMap) -> dict[int, int] | None:
     palette = stored.palette if stored.palette is not None else tuple((value, value, value) for value in range(256))
     shown = {number: palette[number] for number in used if number < len(palette)}
     told = {number: label_map.colors[color] for number, color in shown.items() if color in label_map.colors}
-    if len(told) == len(used) and (stored.palette is not None or used != [0]):  # grey of black alone: the id 0
+    is_black = set(shown.values()) == {BLACK}
+    if len(told) == len(used) and not (is_black and _is_foreign(stored.palette, label_map)):
         return told
     by_id = _by_id(label_map)
-    if stored.palette is not None and any(shown[n] != (0, 0, 0) and by_id.get(n) != told[n] for n in told):
+    if stored.palette is not None and any(shown[n] != BLACK and by_id.get(n) != told[n] for n in told):
         lacking = [color for number, color in shown.items() if number not in told and number != IGNORE_INDEX]
         raise ValueError(f"expected palette colors of the label map, got {lacking[:4]} beside some of them")
     return None
+
+
+def _is_foreign(palette: Sequence[tuple[int, int, int]] | None, label_map: LabelMap) -> bool:
+    """Whether a palette shares no color with the map but black, which all have: black alone is then the id 0."""
+    others = set(palette or ()) - {BLACK}
+    return palette is None or (bool(others) and others.isdisjoint(label_map.colors))
 
 
 def _packed(colors: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -41,7 +41,7 @@ def read_prediction(
     return torch.where(known, probabilities, 1 / num_classes), known
 
 
-def read_probabilities(path: Path, num_classes: int | None = None, channels: str | None = None) -> Tensor:
+def read_probabilities(path: Path | str, num_classes: int | None = None, channels: str | None = None) -> Tensor:
     """Class probabilities (C, H, W) float32, of sum 1 along C.
 
     Args:
@@ -78,7 +78,7 @@ def read_probabilities(path: Path, num_classes: int | None = None, channels: str
     return probabilities.clamp_min(0) / total
 
 
-def write_probabilities(path: Path, probabilities: Tensor, *, dtype: torch.dtype = torch.float32) -> None:
+def write_probabilities(path: Path | str, probabilities: Tensor, *, dtype: torch.dtype = torch.float32) -> None:
     """Writes class probabilities (C, H, W) as `.npy`, `.npz` or `.safetensors`, by the ending.
 
     Args:

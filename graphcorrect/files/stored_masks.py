@@ -48,7 +48,7 @@ class StoredMask(NamedTuple):
         return "grey16" if self.values.dtype == np.uint16 else "grey"
 
 
-def read_stored_mask(path: Path) -> StoredMask:
+def read_stored_mask(path: Path | str) -> StoredMask:
     """A mask as it stands in its file, in any form that :func:`read_mask` reads.
 
     Raises:
@@ -60,6 +60,7 @@ def read_stored_mask(path: Path) -> StoredMask:
         >>> read_stored_mask(folder / "a.png").values.tolist()
         [[0, 2, 255]]
     """
+    path = Path(path)
     with named(path):
         return _read(path)
 
@@ -116,13 +117,14 @@ def _step_of_grey(picture: Image.Image) -> int:
     return {None: 1, "2": 85, "4": 17}[found and found[1]]
 
 
-def write_stored_mask(path: Path, stored: StoredMask) -> None:
+def write_stored_mask(path: Path | str, stored: StoredMask) -> None:
     """Writes values as they are, into `.png`, `.tif` or `.bmp`.
 
     Raises:
         ValueError: another ending, or a format that cannot hold the values; the message names the file.
         OSError: it cannot be written.
     """
+    path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
     with named(path):
