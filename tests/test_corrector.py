@@ -235,4 +235,4 @@ def test_what_a_mask_leaves_out_keeps_its_own_and_reaches_nobody(corrector):
 @pytest.mark.parametrize("preset", ["quality", "fast"])
 def test_keys_are_as_narrow_as_the_bank_is_told(preset):
     corrector = SegmentationCorrector(CLASSES, Levels(), preset=preset, bank={"key_dim": 3})
-    assert corrector.fit(*scenes(2)).bank.key_dim == 3
+    assert corrector.fit(*scenes(2)).bank_.key_dim == 3
