@@ -78,7 +78,7 @@ def test_the_tables_of_reliability_are_those_of_the_committed_results(monkeypatc
         ("noise", ["label_correction_noise"]),
         ("frozen", ["label_correction_frozen"]),
         ("training", ["label_correction_training", "label_correction_training_digits"]),
-        ("hearts", [f"label_correction_training_acdc_3{ending}" for ending in ("", "_fading", "_mllc")]),
+        ("hearts", [f"label_correction_training_acdc_{end}" for end in ("3", "3_fading", "3_mllc", "1", "7")]),
     ],
 )
 def test_a_picture_of_measurements_is_that_of_the_committed_results(picture, results):
