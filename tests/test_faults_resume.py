@@ -173,7 +173,7 @@ def test_what_is_no_checkpoint_to_go_on_from_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"resume.pt to be what a run goes on from, got one without log_bytes"):
         checkpoint.load_resume_point(tmp_path, 1)
     torch.save([1, 2], tmp_path / "resume.pt")
-    with pytest.raises(ValueError, match="which holds <class 'list'>"):
+    with pytest.raises(ValueError, match="expected a checkpoint of this trainer; holds list"):
         checkpoint.load_resume_point(tmp_path, 1)
     (tmp_path / "results.json").write_text('{"methods": {"supervised": {}}}')
     (tmp_path / "resume.pt").unlink()
