@@ -94,8 +94,9 @@ def hearts() -> str:
         "correct.fade=400`; of `constant` rows `correct.fade=null`."
     )
     steps = f"{schedule['warmup']} supervised steps and {schedule['steps']} of each method."
-    tables = [by_seed(results, PUBLISHED[3]), PICTURE, pairs(results), LEARNED, other_cases()]
-    return "\n".join([TEXT, command, f"\nTest Dice in percent, {steps}\n", *tables, origin(record), ""])
+    tables = [by_seed(results, PUBLISHED[3]), PICTURE, pairs(results), LEARNED]
+    parts = [TEXT, command, f"\nTest Dice in percent, {steps}\n", *tables, f"{origin(record)}\n", other_cases()]
+    return "\n".join(parts)
 
 
 def other_cases() -> str:

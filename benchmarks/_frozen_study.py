@@ -11,6 +11,7 @@ import argparse
 import copy
 import itertools
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -102,14 +103,20 @@ def study_recipe(args: argparse.Namespace, seed: int) -> Recipe:
     return load(args.recipe or ("camvid_small" if args.data else "digits"), given)
 
 
+def warm_up(recipe: Recipe, folder: Path) -> Path:
+    """The warm-up of a seed, of whichever study came first; trained here unless the folder has it."""
+    if not (folder / "warmup.pt").is_file():
+        engine.run(recipe, folder, methods=())
+    return folder / "warmup.pt"
+
+
 def frozen_teacher(args: argparse.Namespace, seed: int) -> tuple[Recipe, Any, SegmentationNetwork, KeyEncoder]:
     """The teacher after the warm-up; trained here unless `args.runs` has it. And the encoder it began with."""
     recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}"
     recipe.methods = ()
-    if not (folder / "warmup.pt").is_file():
-        engine.run(recipe, folder)
+    warm = warm_up(recipe, folder)
     data = open_data(recipe.data, seed, folder)
-    saved = torch.load(folder / "warmup.pt", map_location="cpu", weights_only=True)["teacher"]
+    saved = torch.load(warm, map_location="cpu", weights_only=True)["teacher"]
     torch.manual_seed(seed)  # as the run did, should its weights have been random
     network, prefix = SegmentationNetwork(len(data.class_names), recipe.network).eval(), "module.network."
     encoder = KeyEncoder(network, LEVELS, MAGNIFICATIONS)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _frozen_study import study_recipe
+from _frozen_study import study_recipe, warm_up
 from _records import save_record
 from segmentation import engine, report
-from segmentation.layouts import open_data, read_list
+from segmentation.layouts import read_list
 from segmentation.recipe import Recipe, as_dict
 
 TRUE_LABELS = "true_labels"  # no method: what the best correction that there could be would be worth
@@ -24,9 +24,7 @@ def main(args: argparse.Namespace) -> None:
         recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}"
         methods = args.methods or [*recipe.methods, TRUE_LABELS]
         recipe.set("methods", [method for method in methods if method != TRUE_LABELS], "--methods")
-        if not (folder / "warmup.pt").is_file():  # else that of the frozen study or of an earlier call
-            engine.run(recipe, folder, methods=())
-        recipe.schedule.start = str(folder / "warmup.pt")
+        recipe.schedule.start = str(warm_up(recipe, folder))
         for method in methods:
             scores = trained(recipe, method, folder / method)
             scores["history"] = history(folder / method / "log.jsonl", method)
@@ -68,13 +66,13 @@ def trained(recipe: Recipe, method: str, out: Path) -> dict[str, Any]:
 def give_true_labels(recipe: Recipe, out: Path) -> Recipe:
     """A recipe whose supervised training is given the true labels of the unlabeled images too.
 
-    As many images a step as all methods see. The trainer wants an unlabeled image; it gets one that nobody reads.
+    As many images a step as all methods see. The trainer wants an unlabeled image; it gets one that nobody reads. Which
+    image is labeled the warm-up has drawn, whose folder is the one above.
     """
     recipe = copy.deepcopy(recipe)
     data, schedule = recipe.data, recipe.schedule
-    out.mkdir(parents=True, exist_ok=True)
-    open_data(data, recipe.running.seed, out)
-    labeled, unlabeled = (read_list(out / f"{name}.txt") for name in ("labeled", "unlabeled"))
+    labeled, unlabeled = (read_list(out.parent / f"{name}.txt") for name in ("labeled", "unlabeled"))
+    out.mkdir(exist_ok=True)
     (out / "all.txt").write_text("\n".join(sorted({*labeled, *unlabeled[1:]})))
     (out / "one.txt").write_text(unlabeled[0])
     data.labeled, data.unlabeled, data.held_out = str(out / "all.txt"), str(out / "one.txt"), 0

@@ -13,7 +13,6 @@ directions as backbones' features have that matter; what the options cost in qua
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from graphcorrect import AnchorBank
 from graphcorrect.banks import _reservoir
+from graphcorrect.ops.kernels import faiss
 
 NUM_CLASSES, NEIGHBORS, NEW_NODES = 21, 20, 1024
 # Anchors, queries, entries of a key
@@ -109,7 +109,7 @@ def options(anchors: int, dim: int) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {EXACT: {}}
     if dim > 128:
         found["key_dim=128"] = {"key_dim": 128}
-    if importlib.util.find_spec("faiss") is not None:
+    if faiss.is_installed():
         found["ivf"] = {"index": "ivf"}
         if dim > 128:
             found["key_dim=128, ivf"] = {"key_dim": 128, "index": "ivf"}

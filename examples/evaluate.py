@@ -217,7 +217,7 @@ def predict_labels(trained: Trained, sample: Sample, device: torch.device) -> Te
 
 def write_masks(labels: Tensor, sample: Sample, name: str, layout: str, out: Path) -> None:
     """A palette mask of class ids, and for Cityscapes the label ids that its server takes."""
-    stored = StoredMask(labels.to(torch.uint8).numpy(), tuple(figures.palette(layout)))
+    stored = StoredMask(labels.to(torch.uint8).numpy(), figures.palette(layout))
     write_stored_mask(out / "labels" / f"{name}.png", stored)
     if layout == "cityscapes":
         stem = sample.image.stem.removesuffix("_leftImg8bit")

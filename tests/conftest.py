@@ -40,6 +40,23 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of images, masks and labeled ones, among models that `graphcorrect refine` finds: see refine_photos."""
+    from refine_photos import HERE, photos_in
+
+    monkeypatch.chdir(HERE)
+    return photos_in(tmp_path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Folders of saved predictions: see saved_predictions."""
+    from saved_predictions import folders_in
+
+    return folders_in(tmp_path)
+
+
 @pytest.fixture(params=["numba", "torch alone"])
 def loops(request):
     """A test with the loops that numba compiles, and again without."""

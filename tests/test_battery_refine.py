@@ -6,15 +6,10 @@ import shutil
 
 import pytest
 from broken_files import FORMS, answer, check, spoiled
-from saved_predictions import command, folders_in, refine_masks
+from saved_predictions import command, refine_masks
 
 INPUTS = ("probabilities/b.npy", "masks/b.png", "images/b.png", "features/b.npz", "truth/b.png", "names.txt")
 RESULTS = ("settings.json", "records/b.json", "masks/b.png")
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return folders_in(tmp_path)
 
 
 def arguments(folders, name):

@@ -10,18 +10,12 @@ import torch
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 
-from refine_photos import HERE, NAMES, SIZE, answer, options, photos_in, scene  # noqa: E402
+from refine_photos import HERE, NAMES, SIZE, answer, options, scene  # noqa: E402
 from small_models import Colors, Pooled  # noqa: E402
 
 from graphcorrect import SegmentationCorrector, metrics  # noqa: E402
 from graphcorrect.cli import correcting, models, refine  # noqa: E402
 from graphcorrect.files import FileFault  # noqa: E402
-
-
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    monkeypatch.chdir(HERE)
-    return photos_in(tmp_path)
 
 
 def test_a_models_masks_are_corrected_as_the_corrector_does(photos, capsys):

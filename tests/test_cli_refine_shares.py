@@ -12,15 +12,9 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
 
-from refine_photos import HERE, answer, files_of, options, photos_in, scene  # noqa: E402
+from refine_photos import HERE, answer, files_of, options, scene  # noqa: E402
 
 from graphcorrect.files import results  # noqa: E402
-
-
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    monkeypatch.chdir(HERE)
-    return photos_in(tmp_path)
 
 
 def test_shares_make_what_one_process_makes(photos, capsys):

@@ -102,7 +102,7 @@ def test_transparency_says_nothing_and_is_kept():
         ([[0, 128, 255]], None, None),  # no color (128, 128, 128), no id
         (
             [[0, 1, 255]],
-            tuple(voc_colors()),
+            voc_colors(),
             [[0, 1, 255]],
         ),  # VOC's colors, not the map's
         ([[2, 1, 0]], ((128, 64, 128), (0, 0, 0), (250, 170, 30)), [[2, 0, 1]]),  # the map's colors in another order

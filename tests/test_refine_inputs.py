@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 from broken_files import answer
 from PIL import Image
-from saved_predictions import command, files_of, folders_in, refine_masks
+from saved_predictions import command, files_of, refine_masks
 
 from graphcorrect.files.arrays import is_channels_last
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return folders_in(tmp_path)
 
 
 def save(root, kind, change, names=("a", "b", "city/c")):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from saved_predictions import CLASSES, NAMES, command, files_of, folders_in, refine_masks, scene
+from saved_predictions import CLASSES, NAMES, command, files_of, refine_masks, scene
 
 from graphcorrect.pixel_features import pixel_features
 
@@ -17,11 +17,6 @@ refine = pytest.importorskip("graphcorrect.cli.refine")
 changes = pytest.importorskip("graphcorrect.cli.changes")
 datasets = pytest.importorskip("segmentation.datasets")
 metrics = pytest.importorskip("graphcorrect").metrics
-
-
-@pytest.fixture
-def folders(tmp_path):
-    return folders_in(tmp_path)
 
 
 def counts(folders, out="out"):

@@ -28,7 +28,7 @@ def write_digit_scenes(
         names = [f"{split}_{number:04d}" for number in range(count)]
         for name, (image, labels) in zip(names, drawn(split, seed, size), strict=False):
             image.save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
-            mask = mask_bytes(StoredMask(labels, tuple(voc_colors())))
+            mask = mask_bytes(StoredMask(labels, voc_colors()))
             (folder / "SegmentationClass" / f"{name}.png").write_bytes(mask)
         (folder / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
     # Written last: its presence says that the folder is complete.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,15 +30,15 @@ class CorrectionExample(NamedTuple):
     after: Tensor
 
 
-def palette(layout: str) -> list[Color]:
+def palette(layout: str) -> tuple[Color, ...]:
     """256 colors: Cityscapes' own for its train ids, VOC's for all others."""
     if layout != "cityscapes":
         return voc_colors()
-    known = [entry.color for entry in cityscapes.CLASSES]
-    return known + [(0, 0, 0)] * (256 - len(known))
+    known = tuple(entry.color for entry in cityscapes.CLASSES)
+    return known + ((0, 0, 0),) * (256 - len(known))
 
 
-def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, colors: list[Color]) -> None:
+def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, colors: Sequence[Color]) -> None:
     """A row an image: image, truth, pseudo-label before, after, and what the correction did."""
     if not examples:  # no unlabeled image has a hidden mask to compare with
         return
@@ -64,7 +65,7 @@ def draw_corrections(examples: list[CorrectionExample], path: Path, title: str, 
     plt.close(figure)
 
 
-def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: list[Color]) -> None:
+def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: Sequence[Color]) -> None:
     """Figs. 7, 8: a row an image, (3, H, W) uint8 first, then labels (H, W): truth and predictions; void is white."""
     height, width = rows[0][1].shape
     size = (2.4 * len(names), 2.4 * height / width * len(rows) + 0.4)
@@ -84,7 +85,7 @@ def draw_grid(rows: list[list[Tensor]], names: list[str], path: Path, colors: li
     plt.close(figure)
 
 
-def colored(labels: Tensor, colors: list[Color]) -> np.ndarray:
+def colored(labels: Tensor, colors: Sequence[Color]) -> np.ndarray:
     """Class ids (H, W) in a palette's colors, (H, W, 3) uint8."""
     return np.array(colors, dtype=np.uint8)[labels.numpy().astype(np.uint8)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.devices import find_device
+from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.knn import knn
 from graphcorrect.ops.neighbors import NEIGHBORS
 from graphcorrect.ops.typing import Backend
@@ -58,7 +58,7 @@ def candidates(nodes: Tensor, keys: Tensor | None, count: int) -> tuple[dict[str
         searches["product and topk"] = lambda: product_and_topk(nodes, keys, count)
     else:
         left_out["product and topk"] = f"its scores would take {scores / 2**30:.1f} GiB"
-    if importlib.util.find_spec("faiss") is None:
+    if not faiss.is_installed():
         left_out["faiss"] = "not installed: pip install faiss-cpu"
     else:
         searches["faiss"] = ours("faiss")

@@ -57,7 +57,8 @@ def reading(path: Path | str, expected: str = "", *, folder: bool = False) -> It
 
     Args:
         path: the file that is opened inside.
-        expected: what it should be, such as "an image"; empty says nothing of it.
+        expected: what it should be, such as "an image"; the file is then looked at before anything opens it. Empty
+            says nothing of it, and spares the look where files are many.
         folder: whether it may be a folder.
 
     Raises:
@@ -65,7 +66,7 @@ def reading(path: Path | str, expected: str = "", *, folder: bool = False) -> It
             the message says what the file looks like, or what the library said.
     """
     wanted = f"expected {expected}; " if expected else ""
-    if os.path.isfile(path) and (fault := looks_like(Path(path))):
+    if expected and os.path.isfile(path) and (fault := looks_like(Path(path))):
         raise FileFault(f"{path}: {wanted}{fault}")
     try:
         yield

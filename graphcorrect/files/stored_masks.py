@@ -5,6 +5,7 @@ A picture that cannot be read ends in `UnreadableFile`, whose message begins wit
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from pathlib import Path
@@ -142,7 +143,8 @@ def mask_bytes(stored: StoredMask, kind: str = "PNG") -> bytes:
     return content.getvalue()
 
 
-def voc_colors() -> list[tuple[int, int, int]]:
+@functools.cache
+def voc_colors() -> tuple[Color, ...]:
     """The 256 colors of PASCAL VOC's masks: bits of the index dealt to red, green, blue in turn."""
     colors = []
     for index in range(256):
@@ -151,4 +153,4 @@ def voc_colors() -> list[tuple[int, int, int]]:
             for channel in range(3):
                 color[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
         colors.append((color[0], color[1], color[2]))
-    return colors
+    return tuple(colors)
