@@ -17,6 +17,8 @@ from graphcorrect import _checks
 from graphcorrect.keys import STRIDE, KeyEncoder, middle_levels
 
 PREFIX = "timm:"
+# By which timm's transformers take images of other sizes than those they were trained on; the others know no such word
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
 
 
 class TimmEncoder(nn.Module):
@@ -60,11 +62,11 @@ class TimmEncoder(nn.Module):
             meant = f"; did you mean {' or '.join(PREFIX + each for each in near)}?" if near else ""
             raise ValueError(f"expected `encoder` to be an encoder of timm, got {name!r}{meant}")
         with torch.random.fork_rng(devices=[]):  # random weights that are replaced, or not meant to be
-            info = timm.create_model(self.name, features_only=True, pretrained=False).feature_info
+            any_size, info = self._any_size()
             reductions = info.reduction()
             self.levels = tuple(middle_levels(reductions) if levels is None else levels)
             self.dims = tuple(info.channels()[level] for level in self.levels)
-            settings: dict[str, Any] = {"features_only": True, "out_indices": self.levels}
+            settings: dict[str, Any] = {"features_only": True, "out_indices": self.levels, **any_size}
             if weights is not None:
                 entries = self._entries(Path(weights))
                 settings |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": entries}}
@@ -88,10 +90,32 @@ class TimmEncoder(nn.Module):
         for key, values in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(key, torch.tensor(values).view(3, 1, 1), persistent=False)
 
+    def _any_size(self) -> tuple[dict[str, Any], Any]:
+        """What makes the encoder take images of any size, and what timm says of its levels."""
+        for settings in ANY_SIZE:
+            try:
+                body = _timm().create_model(self.name, features_only=True, pretrained=False, **settings)
+                return settings, body.feature_info
+            except TypeError:  # an encoder that does not know the word
+                if not settings:
+                    raise
+        raise AssertionError
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        """The levels."""
+        """The levels.
+
+        Raises:
+            ValueError: the images have other than three channels, or a size that the encoder does not take.
+        """
         _checks.size("images", images, 1, 3, "channels (of one, use images.expand(-1, 3, -1, -1))")
-        levels = list(self.body((images - self.mean) / self.std))
+        try:
+            levels = list(self.body((images - self.mean) / self.std))
+        except AssertionError as error:  # of timm, where an encoder is made for one size
+            height, width = images.shape[-2:]
+            raise ValueError(
+                f"expected `encoder` to take images of any size, got {PREFIX}{self.name}, which takes none of "
+                f"{height} x {width} ({error}); a convolutional one does, and so do most vit"
+            ) from error
         return [level.movedim(-1, 1) for level in levels] if self.is_channels_last else levels
 
     def _entries(self, file: Path) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,38 @@ from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.label_mix import label_mix
 from graphcorrect.ops.unit_rows import unit_rows
 from graphcorrect.ops.values import full_precision, widen
+
+
+class PairLinear(nn.Module):
+    """One linear layer on two sets of values (..., F), which are never copied side by side.
+
+    Args:
+        num_channels: F, entries of a node in either set.
+        width: entries of a node in the result.
+
+    Example:
+        >>> PairLinear(num_channels=4, width=3)(torch.randn(10, 4), torch.randn(10, 4)).shape
+        torch.Size([10, 3])
+    """
+
+    def __init__(self, num_channels: int, width: int) -> None:
+        super().__init__()
+        joined = nn.Linear(2 * num_channels, width)  # drawn as one, so that both have its scale
+        halves = joined.weight.detach().chunk(2, 1)
+        self.own, self.propagated = (nn.Parameter(half.clone()) for half in halves)
+        self.bias = joined.bias
+
+    def forward(self, own: Tensor, propagated: Tensor) -> Tensor:
+        """Maps both to (..., width), in the dtype of the weights."""
+        dtype, (width, num_channels) = self.bias.dtype, self.own.shape
+        rows, others = (each.to(dtype).reshape(own.shape[:-1].numel(), num_channels) for each in (own, propagated))
+        mapped = torch.addmm(F.linear(rows, self.own, self.bias), others, self.propagated.mT)
+        return mapped.view(*own.shape[:-1], width)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if (joined := state_dict.pop(f"{prefix}weight", None)) is not None:  # of version 0.1
+            state_dict[f"{prefix}own"], state_dict[f"{prefix}propagated"] = joined.chunk(2, 1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ZeroStartMLP(nn.Module):
@@ -37,21 +71,21 @@ class ZeroStartMLP(nn.Module):
         _checks.integer_at_least("num_channels", num_channels, 1)
         _checks.integer_at_least("hidden_dim", hidden_dim, 1)
         _checks.integer_at_least("depth", depth, 0)
-        layers: list[nn.Module] = []
-        width = 2 * num_channels
-        for _ in range(depth):
-            layers += [nn.Linear(width, hidden_dim), nn.LayerNorm(hidden_dim) if norm else nn.Identity(), nn.GELU()]
-            width = hidden_dim
-        self.last = nn.Linear(width, num_channels)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-        self.hidden = nn.Sequential(*layers)
+        self.hidden = nn.ModuleList()
+        for layer in range(depth):
+            self.hidden.append(nn.Linear(hidden_dim, hidden_dim) if layer else PairLinear(num_channels, hidden_dim))
+            self.hidden.extend([nn.LayerNorm(hidden_dim) if norm else nn.Identity(), nn.GELU()])
+        self.last = nn.Linear(hidden_dim, num_channels) if depth else PairLinear(num_channels, num_channels)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, own: Tensor, propagated: Tensor) -> Tensor:
         """The residual (..., F) in the dtype of the values; the network itself may live in another one."""
-        joined = torch.cat([own, propagated], -1).to(self.last.weight.dtype)
-        residual: Tensor = self.last(self.hidden(joined)).to(own.dtype)
-        return residual
+        first, *rest = (*self.hidden, self.last)
+        residual: Tensor = first(own, propagated)
+        for layer in rest:
+            residual = layer(residual)
+        return residual.to(own.dtype)
 
 
 class GraphPropagation(nn.Module):
@@ -158,7 +192,10 @@ class FeaturePropagation(GraphPropagation):
         with full_precision(values):
             own = widen(values)
             propagated = unit_rows(propagate(operator, own), any_scale=False)
-            mixed = unit_rows(torch.lerp(own, propagated, self.share), any_scale=False)
+            # Scale is no matter to unit rows: a sum, whose gradient is no copy of its own for either of the two
+            least, most = sorted((self.share, 1.0 - self.share))
+            first, second = (own, propagated) if self.share <= 0.5 else (propagated, own)
+            mixed = unit_rows(torch.add(first, second, alpha=least / most), any_scale=False)
             moved: Tensor = (mixed + self.residual(own, propagated)).to(values.dtype)
             return moved
 

@@ -16,7 +16,7 @@ from strategies import (
 from graphcorrect import DualGraphRefiner
 from graphcorrect.functional import propagate
 from graphcorrect.graphs import ClassConsistencyGraph, KNNAffinity
-from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation
+from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation, ZeroStartMLP
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -159,6 +159,29 @@ def test_second_derivatives_of_the_learned_maps(graph, layer, frozen):
     values = random_probabilities(5, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda v, *_: layer(graph, v), (values, *trained))
     assert torch.autograd.gradgradcheck(lambda v, *_: layer(graph, v), (values, *trained))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_network_of_version_0_1_is_loaded_and_says_the_same(depth):
+    torch.manual_seed(0)
+    layers = []
+    for number in range(depth):
+        layers += [torch.nn.Linear(5 if number else 6, 5), torch.nn.LayerNorm(5), torch.nn.GELU()]
+    last = torch.nn.Linear(5 if depth else 6, 3)
+    before = torch.nn.ModuleDict({"hidden": torch.nn.Sequential(*layers), "last": last})
+    network = ZeroStartMLP(3, hidden_dim=5, depth=depth)
+    network.load_state_dict(before.state_dict())
+    own, propagated = torch.randn(2, 7, 3), torch.randn(2, 7, 3)
+    expected = before["last"](before["hidden"](torch.cat([own, propagated], -1)))
+    torch.testing.assert_close(network(own, propagated), expected)
+
+
+def test_values_are_not_kept_side_by_side_for_the_gradient():
+    graph, values = KNNAffinity(5)(random_features(30, 40)), random_features(30, 40).requires_grad_()
+    layer, kept = FeaturePropagation(40, hidden_dim=4).double(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
+        layer(graph, values)
+    assert max(each.numel() for each in kept) == values.numel()
 
 
 def test_a_map_says_what_a_subclass_has_to_define():

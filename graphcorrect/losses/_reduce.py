@@ -16,13 +16,15 @@ def check_reduction(reduction: object) -> None:
     _checks.one_of("reduction", reduction, _REDUCTIONS)
 
 
-def mean_divisor(count: Tensor, dtype: torch.dtype) -> Tensor:
+def mean_divisor(counted: Tensor, dim: tuple[int, ...] = (), *, dtype: torch.dtype) -> Tensor:
     """What a rank divides its total by for its share of the mean over the joined batch: the ranks' average count.
+
+    `counted` is bool, what counts; its dimensions `dim` are summed, without any all of them.
 
     The average of the ranks' results, which DistributedDataParallel takes of their gradients, is then the mean over
     the joined batch, however unevenly the counted nodes are spread.
     """
-    ranks = world_size()
-    average = sum_over_ranks(count).to(dtype) / ranks if ranks > 1 else count.to(dtype)
+    ranks, count = world_size(), counted.sum(dim, dtype=dtype)
+    average = sum_over_ranks(count) / ranks if ranks > 1 else count
     # Where nothing is counted the total is zero, and every rank keeps a graph to differentiate
     return average.clamp_min(1.0 / ranks)

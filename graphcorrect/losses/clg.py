@@ -67,7 +67,7 @@ def clg_loss(
     losses = weighted_entropy(probabilities, labels, is_labeled, self_weighted)
     if reduction == "none":
         return -losses
-    return -losses.sum() if reduction == "sum" else losses.sum() / -mean_divisor(is_labeled.sum(), losses.dtype)
+    return -losses.sum() if reduction == "sum" else losses.sum() / -mean_divisor(is_labeled, dtype=losses.dtype)
 
 
 def known_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:

@@ -136,7 +136,7 @@ class LabelCorrectionLoss(nn.Module):
         for probabilities in student_out.probabilities:
             rows = probabilities.movedim(1, -1) if is_image else probabilities
             of_labels.append(weighted_entropy(rows, labels, is_labeled, clg.self_weighted).sum())
-        label_loss = torch.stack(of_labels).sum() / -mean_divisor(is_labeled.sum(), of_labels[0].dtype)
+        label_loss = torch.stack(of_labels).sum() / -mean_divisor(is_labeled, dtype=of_labels[0].dtype)
         of_features: list[Tensor] = []
         with full_precision(first):
             known = LabeledNodes.of(node_labels, num_classes, slg.ignore_index, widen(student_out.features[-1]).dtype)

@@ -126,7 +126,7 @@ class LabeledNodes(NamedTuple):
         of_class = is_of_class.sum(1)
         count = of_class.sum(1)
         inverse = count.clamp_min(1).square().reciprocal()
-        divisor = mean_divisor((count > 0).sum(), dtype)
+        divisor = mean_divisor(count > 0, dtype=dtype)
         return cls(labels, is_labeled, is_of_class, inverse, of_class.square().sum(1), divisor)
 
 
@@ -158,7 +158,7 @@ def prototype_targets(
     columns = (unit_rows(widen(prototypes.detach())).to(dtype) / temperature).mT
     counted = masks[:, known.labels] & known.is_labeled  # -1, where there is no label, is a place too
     labels = torch.where(counted, known.labels, -1)
-    divisors = mean_divisor(counted.sum((1, 2)), dtype)
+    divisors = mean_divisor(counted, (1, 2), dtype=dtype)
     rounds = columns, ~masks, labels, counted, divisors
     return [PrototypeTargets(*of_round) for of_round in zip(*(each.unbind() for each in rounds), strict=True)]
 

@@ -50,6 +50,8 @@ def compared_rows(rows: Tensor, normalize: bool) -> Tensor:
 
 def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:
     """Unit rows (..., D), and the norms (..., 1) that their gradient is divided by: infinite where there is none."""
+    if mask is not None:
+        rows = torch.where(mask[..., None], rows, 0.0)
     if any_scale:
         unit = rows.abs()  # a norm of order inf would take seven times as long
         largest = unit.amax(-1, keepdim=True).clamp_min_(torch.finfo(rows.dtype).tiny)
@@ -59,15 +61,12 @@ def _definition(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Ten
     else:
         norm = _zero_to_inf(torch.linalg.vector_norm(rows, dim=-1, keepdim=True))
         unit = rows / norm
-    if mask is not None:
-        outside = ~mask[..., None]
-        unit, norm = unit.masked_fill_(outside, 0.0), norm.masked_fill_(outside, torch.inf)
     return unit, norm
 
 
 def _zero_to_inf(norm: Tensor) -> Tensor:
-    """Norms of 0 as infinity, in place, so that what is divided by them is zero."""
-    return norm.masked_fill_(norm == 0, torch.inf)
+    """Norms of 0 as infinity, in place, so that what is divided by them is zero; NaN stays."""
+    return torch.threshold_(norm, 0.0, torch.inf)
 
 
 def _gradient_definition(unit: Tensor, norm: Tensor, grad: Tensor) -> Tensor:
