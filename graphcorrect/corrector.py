@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcorrect import _checks
-from graphcorrect._hub import HubMixin
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.banks.calibration import Calibration, calibrate
-from graphcorrect.banks.presets import Preset, bank_of, index_of
+from graphcorrect.banks.presets import Preset, index_of
 from graphcorrect.corrected_labels import CorrectedLabels, full_size
 from graphcorrect.corrector_input import labeled_images, pairs_of, scores_of_images
+from graphcorrect.corrector_state import CorrectorState
 from graphcorrect.encoders import TimmEncoder, timm_keys
 from graphcorrect.guided import guided_upsample
 from graphcorrect.keys import KeyEncoder, Maps
@@ -28,7 +26,7 @@ from graphcorrect.refine import DualGraphRefiner
 MAGNIFICATIONS = (1.0, 2.0, 3.0)
 
 
-class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", tags=["image-segmentation"]):
+class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["image-segmentation"]):
     """Corrects the masks of any trained network by looking their pixels up among labeled ones. Nothing is trained.
 
     Three steps, each usable alone: an :class:`AnchorBank` of labeled pixels moves the probabilities, the two graphs of
@@ -74,9 +72,6 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         >>> corrected.labels.shape
         torch.Size([4, 32, 48])
     """
-
-    bank_: AnchorBank | None
-    _place: Tensor
 
     def __init__(
         self,
@@ -126,30 +121,6 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             self._hub_mixin_config.update(pretrained=False, weights=None)
         self._new_bank(1)  # so that a wrong setting is refused here
         self._new_refiner(1)
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> SegmentationCorrector:
-        """The corrector of a folder, or of a repository of the hub, with the settings that it was saved with.
-
-        Args:
-            name: folder or repository.
-            **options: `encoder`, where it is one of your own; `validate_args`; those of the hub, such as `revision`.
-
-        Raises:
-            ValueError: another setting is given, or an own encoder is not.
-        """
-        saved = set(inspect.signature(cls).parameters) - {"encoder", "validate_args"}
-        if given := sorted(saved & set(options)):
-            raise ValueError(f"expected no `{given[0]}`, as a saved corrector has its own, got {options[given[0]]!r}")
-        found: SegmentationCorrector = super().from_pretrained(name, **options)
-        return found
-
-    @classmethod
-    def _from_pretrained(cls, **settings: Any) -> SegmentationCorrector:
-        if "encoder" not in settings:
-            raise ValueError("expected `encoder`, as the saved corrector had one that is none of timm's, got none")
-        found: SegmentationCorrector = super()._from_pretrained(**settings)
-        return found
 
     def fit(self, images: Iterable[Any], masks: Iterable[Tensor] | None = None) -> SegmentationCorrector:
         """Adds labeled images to those that pixels are looked up among.
@@ -283,10 +254,6 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
             self.bank_ = self._new_bank(keys.shape[1])
         self.bank_.update(keys, labels)
 
-    def _new_bank(self, key_dim: int) -> AnchorBank:
-        settings = {"ignore_index": self.ignore_index, **self._bank_settings}
-        return bank_of(self.preset, self.num_classes, key_dim, self._place, **settings)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SegmentationCorrector:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.bank_ is not None and "index" not in self._bank_settings:
@@ -303,46 +270,3 @@ class SegmentationCorrector(nn.Module, HubMixin, library_name="graphcorrect", ta
         if dim not in self._refiners:
             self._refiners[dim] = self._new_refiner(dim)
         return self._refiners[dim].to(features.device)
-
-    def get_extra_state(self) -> Tensor:
-        """The settings as the bytes of a JSON text, which every format of tensors holds."""
-        content = {
-            "num_classes": self.num_classes,
-            "encoder": self.encoder_name,
-            "levels": self.key_encoder.levels,
-            "magnifications": self.key_encoder.magnifications,
-            "position": self.key_encoder.position,
-            "preset": self.preset,
-            "bank": self._bank_settings | self._calibrated(),
-            "refiner": self._refiner_settings,
-            "guided": self.guided,
-            "ignore_index": self.ignore_index,
-            "anchors": None if self.bank_ is None else list(self.bank_.features.shape[1:]),
-        }
-        return torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8)
-
-    def _calibrated(self) -> dict[str, float]:
-        """Settings of the bank that :func:`graphcorrect.calibrate` may have chosen."""
-        chosen = ("strength", "eps", "balance", "temperature")
-        return {} if self.bank_ is None else {name: getattr(self.bank_, name) for name in chosen}
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Takes the settings over, and makes room for the bank that comes with them.
-
-        Raises:
-            ValueError: the state is that of other classes or of another encoder.
-        """
-        content = json.loads(bytes(state.tolist()))
-        for name, here in (("num_classes", self.num_classes), ("encoder", self.encoder_name)):
-            if content[name] != here:
-                raise ValueError(f"expected a state of `{name}` {here!r}, got {content[name]!r}")
-        self.key_encoder.levels = None if content["levels"] is None else tuple(content["levels"])
-        self.key_encoder.magnifications = tuple(content["magnifications"])
-        self.key_encoder.position = content["position"]
-        self.preset, self.guided, self.ignore_index = content["preset"], content["guided"], content["ignore_index"]
-        self._bank_settings, self._refiner_settings = content["bank"], content["refiner"]
-        self._refiners = {}
-        self.bank_ = None
-        if content["anchors"] is not None:
-            self._bank_settings["capacity_per_class"], key_dim = content["anchors"]
-            self.bank_ = self._new_bank(key_dim)

@@ -114,49 +114,20 @@ def test_fit_adds_and_takes_loaders_of_batches_and_of_single_images():
     assert whole.bank_.counts.sum() > 0
 
 
-def test_the_state_holds_bank_settings_and_the_name_of_the_encoder(corrector, tmp_path):
-    torch.save(corrector.state_dict(), tmp_path / "state.pt")
-    other = SegmentationCorrector(CLASSES, Levels(), magnifications=(1.0,), preset="fast", guided=False)
-    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    images, logits = scenes(2)[0], torch.randn(2, CLASSES, 9, 12)
-    expected = corrector(images, logits=logits).probabilities
-    assert torch.equal(other(images, logits=logits).probabilities, expected)
-    assert torch.equal(copy.deepcopy(corrector)(images, logits=logits).probabilities, expected)
-    with pytest.raises(ValueError, match="a state of `num_classes` 4, got 3"):
-        SegmentationCorrector(4, Levels()).load_state_dict(corrector.state_dict())
-    with pytest.raises(ValueError, match="a state of `encoder` 'torch.nn.modules.conv.Conv2d', got"):
-        SegmentationCorrector(CLASSES, nn.Conv2d(3, 2, 8, 8)).load_state_dict(corrector.state_dict())
-    empty = SegmentationCorrector(CLASSES, Levels())
-    other.load_state_dict(empty.state_dict())
-    assert other.bank_ is None
-
-
-def test_a_folder_of_the_hub_comes_back(corrector, tmp_path):
-    pytest.importorskip("huggingface_hub")
-    images, logits = scenes(2)[0], torch.randn(2, CLASSES, 9, 12)
-    corrector.save_pretrained(tmp_path / "saved")
-    assert (tmp_path / "saved/model.safetensors").is_file()
-    other = SegmentationCorrector.from_pretrained(tmp_path / "saved", encoder=Levels())
-    assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
-    with pytest.raises(ValueError, match="expected `encoder`, as the saved corrector had one"):
-        SegmentationCorrector.from_pretrained(tmp_path / "saved")
-
-
-def test_an_encoder_of_timm_comes_back_without_its_weights_file(tmp_path):
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_dinov3"])
+def test_transformers_look_at_images_of_any_size(name):
     timm = pytest.importorskip("timm")
-    pytest.importorskip("huggingface_hub")
-    torch.manual_seed(3)
-    file = tmp_path / "weights.pt"
-    torch.save(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict(), file)
-    corrector = SegmentationCorrector(2, "timm:tf_efficientnet_lite0", weights=file, magnifications=(1.0,))
-    images, masks = torch.rand(1, 3, 48, 64), torch.randint(2, (1, 48, 64))
-    corrector.fit(images, masks)
-    assert corrector.bank_.feature_dim == 40 + 112
-    corrector.save_pretrained(tmp_path / "saved")
-    file.unlink()
-    other = SegmentationCorrector.from_pretrained(tmp_path / "saved")
-    logits = torch.randn(1, 2, 12, 16)
-    assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
+    if not timm.is_model(name):
+        pytest.skip(f"this version of timm has no {name}")
+    corrector = SegmentationCorrector(2, f"timm:{name}", pretrained=False, magnifications=(1.0,))
+    assert corrector.key_encoder(torch.rand(1, 3, 40, 72)).shape[-2:] == (10, 18)
+
+
+def test_an_encoder_of_one_size_is_named():
+    pytest.importorskip("timm")
+    corrector = SegmentationCorrector(2, "timm:mixer_s32_224", pretrained=False, magnifications=(1.0,))
+    with pytest.raises(ValueError, match="images of any size, got timm:mixer_s32_224, which takes none of 64 x 96"):
+        corrector.fit(torch.rand(1, 3, 40, 72), torch.zeros(1, 40, 72, dtype=torch.int64))
 
 
 def test_weights_of_the_package_load_by_their_own_names():
@@ -203,7 +174,7 @@ def test_the_fast_preset_gives_nearly_the_labels_of_the_exact_one():
 
 def test_without_the_client_of_the_hub_the_corrector_works_and_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    for name in ("graphcorrect._hub", "graphcorrect.corrector"):
+    for name in ("graphcorrect._hub", "graphcorrect.corrector_state", "graphcorrect.corrector"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     from graphcorrect.corrector import SegmentationCorrector as Without
 

@@ -29,7 +29,7 @@ guided functional maps threshold
 banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks.calibration
 _image_sources _label_posterior label_issues
 refined_labels refiner_input refine teacher
-keys encoders _hub corrected_labels corrector_input corrector
+keys encoders _hub corrected_labels corrector_input corrector_state corrector
 losses._reduce losses.slg losses.clg losses.correction backends
 _missing pyg sklearn
 plot._drawing plot.edges plot.outcomes plot.histories plot.plane

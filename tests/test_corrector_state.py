@@ -1,0 +1,90 @@
+"""What a corrector leaves in a state dict, in a folder and on the hub, and what comes back of it."""
+
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from small_scenes import CLASSES, Levels, fitted_corrector, scenes
+from torch import nn
+
+from graphcorrect import SegmentationCorrector
+
+
+@pytest.fixture(scope="module")
+def corrector():
+    return fitted_corrector()
+
+
+def test_the_state_holds_bank_settings_and_the_name_of_the_encoder(corrector, tmp_path):
+    torch.save(corrector.state_dict(), tmp_path / "state.pt")
+    other = SegmentationCorrector(CLASSES, Levels(), magnifications=(1.0,), preset="fast", guided=False)
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    images, logits = scenes(2)[0], torch.randn(2, CLASSES, 9, 12)
+    expected = corrector(images, logits=logits).probabilities
+    assert torch.equal(other(images, logits=logits).probabilities, expected)
+    assert torch.equal(copy.deepcopy(corrector)(images, logits=logits).probabilities, expected)
+    with pytest.raises(ValueError, match="a state of `num_classes` 4, got 3"):
+        SegmentationCorrector(4, Levels()).load_state_dict(corrector.state_dict())
+    with pytest.raises(ValueError, match="a state of `encoder` 'torch.nn.modules.conv.Conv2d', got"):
+        SegmentationCorrector(CLASSES, nn.Conv2d(3, 2, 8, 8)).load_state_dict(corrector.state_dict())
+    empty = SegmentationCorrector(CLASSES, Levels())
+    other.load_state_dict(empty.state_dict())
+    assert other.bank_ is None
+
+
+def test_slots_that_are_empty_are_not_saved_and_stay_open(corrector, tmp_path):
+    torch.save(corrector.state_dict(), tmp_path / "state.pt")
+    most = int(corrector.bank_.counts.max())
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["bank_.features"].shape[1] == state["bank_.priority"].shape[1] == most < 10_000
+    assert (tmp_path / "state.pt").stat().st_size < 2 * corrector.bank_.features[:, :most].nbytes
+    other = SegmentationCorrector(CLASSES, Levels())
+    other.load_state_dict(state)
+    assert other.bank_.capacity_per_class == 10_000
+    for each in ("features", "priority", "num_seen", "num_updates"):
+        assert torch.equal(getattr(other.bank_, each), getattr(corrector.bank_, each))
+    images, masks = scenes(2)
+    other.fit(images, masks)
+    assert torch.equal(other.bank_.features, copy.deepcopy(corrector).fit(images, masks).bank_.features)
+    holder = nn.ModuleDict({"inner": corrector})
+    again = nn.ModuleDict({"inner": SegmentationCorrector(CLASSES, Levels())})
+    again.load_state_dict(holder.state_dict())
+    assert torch.equal(again["inner"].bank_.features, corrector.bank_.features)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "a/b/c", "/nowhere/at all", Path("nowhere")])
+def test_a_folder_that_is_not_there_is_named_before_the_hub_is_asked(name):
+    pytest.importorskip("huggingface_hub")
+    expected = f"expected `name` to be a folder, or a repository such as 'user/name', got {str(name)!r}"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        SegmentationCorrector.from_pretrained(name)
+
+
+def test_a_folder_of_the_hub_comes_back(corrector, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    images, logits = scenes(2)[0], torch.randn(2, CLASSES, 9, 12)
+    corrector.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved/model.safetensors").is_file()
+    other = SegmentationCorrector.from_pretrained(tmp_path / "saved", encoder=Levels())
+    assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
+    with pytest.raises(ValueError, match="expected `encoder`, as the saved corrector had one"):
+        SegmentationCorrector.from_pretrained(tmp_path / "saved")
+
+
+def test_an_encoder_of_timm_comes_back_without_its_weights_file(tmp_path):
+    timm = pytest.importorskip("timm")
+    pytest.importorskip("huggingface_hub")
+    torch.manual_seed(3)
+    file = tmp_path / "weights.pt"
+    torch.save(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict(), file)
+    corrector = SegmentationCorrector(2, "timm:tf_efficientnet_lite0", weights=file, magnifications=(1.0,))
+    images, masks = torch.rand(1, 3, 48, 64), torch.randint(2, (1, 48, 64))
+    corrector.fit(images, masks)
+    assert corrector.bank_.feature_dim == 40 + 112
+    corrector.save_pretrained(tmp_path / "saved")
+    file.unlink()
+    other = SegmentationCorrector.from_pretrained(tmp_path / "saved")
+    logits = torch.randn(1, 2, 12, 16)
+    assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
