@@ -81,6 +81,14 @@ def test_what_models_return_is_understood(monkeypatch):
     torch.testing.assert_close(normalized, by_hand[..., ::4, ::4])
 
 
+def test_labels_in_the_place_of_scores_are_refused():
+    labels = torch.tensor([[[[0.0, 3.0], [1.0, 0.0]]]])
+    with pytest.raises(ValueError, match="one channel of whole numbers from 0 to 3, as if they were labels"):
+        models.as_logits(labels)
+    assert models.as_logits(labels - 1).shape[1] == 2  # scores of an object and its background may be whole too
+    assert models.as_logits(labels.clamp(max=1)).shape[1] == 2
+
+
 def test_images_are_padded_to_what_a_model_takes_and_cut_again():
     seen = []
 

@@ -92,6 +92,11 @@ def as_logits(found: Tensor) -> Tensor:
     if not torch.isfinite(found).all():
         raise ValueError("expected --model to return finite values, got NaN or Inf")
     if found.shape[1] == 1:
+        if found.amin() >= 0 and found.amax() > 1 and torch.equal(found, found.round()):
+            raise ValueError(
+                "expected --model to return a score for each class, got one channel of whole numbers from "
+                f"{found.amin():.0f} to {found.amax():.0f}, as if they were labels; leave out its argmax"
+            )
         if found.amin() >= 0 and found.amax() <= 1:
             return torch.cat([1 - found, found], 1).clamp_min(1e-8).log()
         return torch.cat([torch.zeros_like(found), found], 1)
