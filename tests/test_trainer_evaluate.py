@@ -16,6 +16,8 @@ cityscapes = pytest.importorskip("segmentation.cityscapes")
 metrics = pytest.importorskip("graphcorrect").metrics
 networks = pytest.importorskip("segmentation.networks")
 recipes = pytest.importorskip("segmentation.recipe")
+trained = pytest.importorskip("segmentation.trained")
+models = pytest.importorskip("graphcorrect.cli.models")
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +139,12 @@ def test_what_is_no_checkpoint_of_a_method_is_refused(tmp_path):
     torch.save({"model": {}}, tmp_path / "warmup.pt")
     with pytest.raises(ValueError, match=r"expected METHOD/last\.pt or METHOD/best\.pt"):
         evaluate.main(evaluate.parse([str(tmp_path / "warmup.pt")]))
+
+
+def test_the_command_takes_the_network_of_a_checkpoint(run):
+    checkpoint = run[0] / "run/mllc/last.pt"
+    images = torch.rand(1, 3, 24, 48)
+    model = trained.open_checkpoint(checkpoint, "teacher", torch.device("cpu")).model
+    with torch.no_grad():
+        expected = model(images)[0].logits
+    assert torch.equal(models.Model(trained.Logits(str(checkpoint)).eval())(images), expected)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from graphcorrect.files.faults import reading
 from segmentation import checkpoint
@@ -48,6 +49,19 @@ def open_checkpoint(path: Path, network: str, device: torch.device) -> Trained:
         trained = Trained(model.eval(), recipe, names, saved["layout"], (height, width), int(saved["step"]))
     model.to(device)
     return trained
+
+
+class Logits(nn.Module):
+    """The network of a checkpoint as `graphcorrect refine --model` takes one: images (1, 3, H, W) to logits."""
+
+    def __init__(self, path: Path | str, network: str = "teacher") -> None:
+        super().__init__()
+        self.network = open_checkpoint(Path(path), network, torch.device("cpu")).model.network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(1, C, h, w), for images in [0, 1]."""
+        logits: Tensor = self.network(images).logits
+        return logits
 
 
 def titles(paths: list[Path]) -> list[str]:
