@@ -55,9 +55,7 @@ class DynamicThreshold(nn.Module):
     @torch.no_grad()
     def count(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Counts the confident nodes of each class, (C,) int64; shapes as in :meth:`forward`."""
-        return self._count(*self._confidence(probabilities, mask))
-
-    def _count(self, confidence: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        confidence, labels, mask = self._confidence(probabilities, mask)
         counted = confidence > self.sigma
         if mask is not None:
             counted = counted & mask
@@ -84,17 +82,15 @@ class DynamicThreshold(nn.Module):
             ValueError: shapes do not fit.
             TypeError: dtypes do not fit.
         """
-        return self._threshold(*self._confidence(probabilities, mask))
-
-    def _threshold(self, confidence: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-        counts = self.counts if self.accumulate else self._count(confidence, labels, mask)
-        share = counts.to(confidence.dtype) / counts.max()
+        counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
+        share = counts.to(widen(probabilities).dtype) / counts.max()
         return self.sigma * share.nan_to_num_(nan=1.0)  # 0 / 0: nobody is above sigma
 
     def is_confident(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Whether each node reaches the threshold of its class: bool, (..., N) or (B, H, W); False outside `mask`."""
+        threshold = self(probabilities, mask=mask)
         confidence, labels, mask = self._confidence(probabilities, mask)
-        reached: Tensor = confidence >= self._threshold(confidence, labels, mask)[labels]
+        reached: Tensor = confidence >= threshold[labels]
         return reached if mask is None else reached & mask
 
     def _confidence(self, probabilities: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
