@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
 import logging
 import math
 import re
@@ -18,7 +20,7 @@ from graphcorrect.keys import STRIDE, KeyEncoder, middle_levels
 
 PREFIX = "timm:"
 # By which timm's transformers take images of other sizes than those they were trained on; the others know no such word
-ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
 class TimmEncoder(nn.Module):
@@ -92,14 +94,11 @@ class TimmEncoder(nn.Module):
 
     def _any_size(self) -> tuple[dict[str, Any], Any]:
         """What makes the encoder take images of any size, and what timm says of its levels."""
+        build = functools.partial(_timm().create_model, self.name, features_only=True, pretrained=False)
         for settings in ANY_SIZE:
-            try:
-                body = _timm().create_model(self.name, features_only=True, pretrained=False, **settings)
-                return settings, body.feature_info
-            except TypeError:  # an encoder that does not know the word
-                if not settings:
-                    raise
-        raise AssertionError
+            with contextlib.suppress(TypeError):  # of an encoder that does not know the word
+                return settings, build(**settings).feature_info
+        return {}, build().feature_info
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The levels.

@@ -16,10 +16,10 @@ def check_reduction(reduction: object) -> None:
     _checks.one_of("reduction", reduction, _REDUCTIONS)
 
 
-def mean_divisor(counted: Tensor, dim: tuple[int, ...] = (), *, dtype: torch.dtype) -> Tensor:
+def mean_divisor(counted: Tensor, dim: tuple[int, ...] | None = None, *, dtype: torch.dtype) -> Tensor:
     """What a rank divides its total by for its share of the mean over the joined batch: the ranks' average count.
 
-    `counted` is bool, what counts; its dimensions `dim` are summed, without any all of them.
+    `counted` is bool, what counts; its dimensions `dim` are summed, all of them for None.
 
     The average of the ranks' results, which DistributedDataParallel takes of their gradients, is then the mean over
     the joined batch, however unevenly the counted nodes are spread.
