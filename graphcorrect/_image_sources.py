@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -50,9 +51,9 @@ class ImageSources:
     def __init__(
         self, labels: Images, probabilities: Images, images: Images | None, features: Images | None, ignore_index: int
     ) -> None:
-        self._encoder = features if isinstance(features, nn.Module) else None
+        self._encoder: Callable[[Tensor], Any] | None = features if _is_encoder(features) else None
         if self._encoder is not None and images is None:
-            raise ValueError("expected `images` that the module in `features` can look at, got None")
+            raise ValueError("expected `images` that the encoder in `features` can look at, got None")
         read = None if self._encoder is not None else features
         sources = {"labels": labels, "probabilities": probabilities, "images": images, "features": read}
         optional = ("images", "features")
@@ -176,14 +177,29 @@ def _tensor(name: str, value: Any) -> Tensor:
     return value.detach()
 
 
+def _is_encoder(features: object) -> bool:
+    """Whether these are a module, or a function that wants an argument: others return features themselves."""
+    if isinstance(features, nn.Module):
+        return True
+    if not callable(features) or isinstance(features, Tensor):
+        return False
+    try:
+        inspect.signature(features).bind()
+    except TypeError:
+        return True
+    except ValueError:  # of what is written in C
+        pass
+    return False
+
+
 @torch.no_grad()
-def _encoded(encoder: nn.Module, image: Tensor, place: int) -> Tensor:
+def _encoded(encoder: Callable[[Tensor], Any], image: Tensor, place: int) -> Tensor:
     """What an encoder says of one image, (D, h, w)."""
     maps = encoder(image[None])
     if not isinstance(maps, Tensor) or maps.ndim != 4 or len(maps) != 1:
         shape = _checks.shape_of(maps) if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(
-            f"expected the module in `features` to return one map (1, D, h, w), got {shape} (image {place})"
+            f"expected the encoder in `features` to return one map (1, D, h, w), got {shape} (image {place})"
         )
     return maps[0]
 

@@ -17,9 +17,9 @@ from graphcorrect.banks.presets import Preset, index_of
 from graphcorrect.corrected_labels import CorrectedLabels, full_size
 from graphcorrect.corrector_input import labeled_images, pairs_of, scores_of_images
 from graphcorrect.corrector_state import CorrectorState
-from graphcorrect.encoders import TimmEncoder, timm_keys
+from graphcorrect.encoders import PREFIX, key_encoder
 from graphcorrect.guided import guided_upsample
-from graphcorrect.keys import KeyEncoder, Maps
+from graphcorrect.keys import Maps
 from graphcorrect.labels import IGNORE_INDEX
 from graphcorrect.refine import DualGraphRefiner
 
@@ -100,19 +100,18 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
         self.validate_args = validate_args
         self._bank_settings = dict(bank or {})
         self._refiner_settings = dict(refiner or {})
-        looks: dict[str, Any] = {
-            "magnifications": MAGNIFICATIONS if magnifications is None else magnifications,
-            "position": position,
-        }
+        self.key_encoder = key_encoder(
+            encoder,
+            levels=levels,
+            pretrained=pretrained,
+            weights=weights,
+            magnifications=MAGNIFICATIONS if magnifications is None else magnifications,
+            position=position,
+        )
         if isinstance(encoder, str):
-            named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
-            self.encoder_name = f"timm:{named.name}"
-            self.key_encoder = timm_keys(named, **looks)
+            self.encoder_name = PREFIX + encoder.removeprefix(PREFIX)
         else:
-            if weights is not None:
-                raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
             self.encoder_name = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
-            self.key_encoder = KeyEncoder(encoder, levels=levels, **looks)
         self.bank_ = None
         self._unknown: list[int] = []  # classes that nobody has been told of
         self._refiners: dict[int, DualGraphRefiner] = {}

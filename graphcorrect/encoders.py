@@ -8,7 +8,7 @@ import functools
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect.keys import STRIDE, KeyEncoder, middle_levels
+from graphcorrect.keys import STRIDE, KeyEncoder, Maps, middle_levels
 
 PREFIX = "timm:"
 # By which timm's transformers take images of other sizes than those they were trained on; the others know no such word
@@ -133,10 +133,39 @@ class TimmEncoder(nn.Module):
         return entries
 
 
-def timm_keys(encoder: TimmEncoder, **options: Any) -> KeyEncoder:
-    """Keys of all levels of an encoder; `options` are those of :class:`KeyEncoder`, save `levels` and `multiple`."""
-    multiple = math.lcm(encoder.multiple, STRIDE)
-    return KeyEncoder(encoder, levels=range(len(encoder.levels)), multiple=multiple, **options)
+def key_encoder(
+    encoder: str | Callable[[Tensor], Maps],
+    *,
+    levels: Sequence[int] | None = None,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    **options: Any,
+) -> KeyEncoder:
+    """Keys by an encoder of any kind.
+
+    Args:
+        encoder: "timm:NAME", or a module or callable as :class:`KeyEncoder` takes it.
+        levels: which maps of it; None takes those at 1/8 and 1/16.
+        pretrained: False leaves a timm encoder's weights random.
+        weights: a file of weights for a timm encoder, instead of the hub's.
+        **options: those of :class:`KeyEncoder`, save `multiple` with a timm encoder.
+
+    Raises:
+        ValueError: there is no such encoder, or `weights` are given to one that is none of timm's.
+        ImportError: `encoder` names one of timm, which is not installed.
+
+    Example:
+        >>> keys = key_encoder(torch.nn.Conv2d(3, 8, 8, stride=8), magnifications=(1.0, 2.0))
+        >>> keys(torch.rand(1, 3, 32, 48)).shape
+        torch.Size([1, 16, 8, 12])
+    """
+    if isinstance(encoder, str):
+        named = TimmEncoder(encoder, levels=levels, pretrained=pretrained, weights=weights)
+        multiple = math.lcm(named.multiple, STRIDE)
+        return KeyEncoder(named, levels=range(len(named.levels)), multiple=multiple, **options)
+    if weights is not None:
+        raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
+    return KeyEncoder(encoder, levels=levels, **options)
 
 
 def _timm() -> Any:

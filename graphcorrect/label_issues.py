@@ -77,8 +77,9 @@ def label_issues(
         probabilities: (N, C, h, w) floating point on the simplex, h <= H and w <= W; smaller ones are interpolated.
         images: (N, 3, H, W), floating point in [0, 1] or uint8; None uses no colors.
         features: (N, D, h', w') floating point, of any encoder: what pixels are compared by across images; or the
-            encoder, a module such as :class:`graphcorrect.keys.KeyEncoder` that turns an image (1, 3, H, W) in [0, 1]
-            into a map, which runs twice; None compares with no other image.
+            encoder, a module or function that turns an image (1, 3, H, W) in [0, 1] into a map, such as
+            :func:`graphcorrect.encoders.key_encoder` makes of one of timm, which runs twice; None compares with no
+            other image.
         error_rate: share of labels that are expected to be wrong, in (0, 1); more makes more issues.
         caution: how many times likelier than the given label another class must be to take its place; 1 corrects every
             issue. A list for people to look at may be longer than what is changed unseen.

@@ -48,6 +48,14 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+def check_weights(parser: Parser, args: argparse.Namespace) -> None:
+    """Refuses --encoder-weights without an encoder of timm."""
+    if args.encoder_weights is not None and args.encoder is None:
+        parser.error("expected --encoder beside --encoder-weights, got none")
+    if args.encoder_weights is not None and ":" in args.encoder and not args.encoder.startswith("timm:"):
+        parser.error(f"expected --encoder timm:NAME beside --encoder-weights, got {args.encoder}")
+
+
 MOST = 2**31
 
 

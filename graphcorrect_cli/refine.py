@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from graphcorrect_cli.parser import Parser, at_least, share
+from graphcorrect_cli.parser import Parser, at_least, check_weights, share
 
 DESCRIPTION = """\
 Correct the masks of a network, without any training.
@@ -111,10 +111,7 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("expected --encoder or --corrector, got both")
     if args.encoder is not None and args.labeled_masks is None:
         parser.error("expected --labeled-masks beside --encoder, got none")
-    if args.encoder_weights is not None and args.encoder is None:
-        parser.error("expected --encoder beside --encoder-weights, got none")
-    if args.encoder_weights is not None and ":" in args.encoder and not args.encoder.startswith("timm:"):
-        parser.error(f"expected --encoder timm:NAME beside --encoder-weights, got {args.encoder}")
+    check_weights(parser, args)
     if args.corrector is not None and args.labeled_masks is not None:
         parser.error("expected no --labeled-masks beside --corrector, which holds its labeled pixels")
     if args.labeled_masks is None and (args.labeled_images or args.labeled_features):

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from refine_photos import NAMES, SIZE, answer, files_of, scene
+from small_models import Pooled
+
+from graphcorrect.encoders import key_encoder
 
 Image = pytest.importorskip("PIL.Image")
 pytest.importorskip("tqdm")
@@ -68,6 +71,24 @@ def test_wrong_regions_are_found_and_corrected(folders, capsys, more):
     page = (folders / "out/report.html").read_text()
     assert "<h1>Labels that look wrong</h1>" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_an_encoder_compares_images_as_its_own_feature_maps_do(folders, capsys):
+    encoder = key_encoder(Pooled(), magnifications=(1.0, 2.0))
+    for number, name in enumerate(NAMES):
+        image = torch.from_numpy(scene(number)[0]).permute(2, 0, 1)[None] / 255
+        np.save(folders / f"features/{name}.npy", encoder(image)[0].numpy())
+    images = ["--images", folders / "images"]
+    ways = {"maps": ["--features", folders / "features"], "encoder": ["--encoder", "small_models:Pooled"], "alone": []}
+    for out, more in ways.items():
+        code, text = answer(options(folders, *images, *more, "--device", "cpu", out=out), capsys)
+        assert code == 0, text
+    tables = {out: (folders / out / "images.csv").read_text() for out in ways}
+    assert tables["encoder"] == tables["maps"] != tables["alone"]
+    code, text = answer(options(folders, *images, "--encoder", "small_models:none", out="none"), capsys)
+    assert code == 1
+    assert "expected --encoder as a file or package.module:callable, got 'small_models:none'" in text
+    assert not (folders / "none").exists()
 
 
 def test_void_is_left_alone(folders, capsys):
@@ -146,6 +167,9 @@ def test_every_fault_is_listed_at_once(folders, capsys):
         (["--error-rate", "1.5"], "--error-rate in (0, 1), got 1.5"),
         (["--features", "nowhere"], "--features to be a folder, got 'nowhere'"),
         (["--imags", "x"], "no such option: --imags; did you mean --images?"),
+        (["--encoder", "timm:x"], "--images beside --encoder, got none"),
+        (["--encoder", "timm:x", "--features", "."], "--encoder or --features, got both"),
+        (["--encoder-weights", "x"], "--encoder beside --encoder-weights, got none"),
     ],
 )
 def test_a_wrong_option_is_named(folders, capsys, more, message):

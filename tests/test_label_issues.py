@@ -194,9 +194,11 @@ def test_an_encoder_gives_the_features_that_it_would_have_given():
     encoder = torch.nn.Conv2d(3, 5, 3, padding=1, stride=2)
     with torch.no_grad():
         features = torch.cat([encoder(image[None]) for image in images])
-    one, other = (label_issues(labels, probabilities, images, features=each) for each in (features, encoder))
-    assert torch.equal(one.pixel_scores, other.pixel_scores)
-    with pytest.raises(ValueError, match="expected `images` that the module"):
+    ways = features, encoder, lambda image: encoder(image), lambda: iter(features)
+    one, *others = (label_issues(labels, probabilities, images, features=each) for each in ways)
+    for other in others:
+        assert torch.equal(one.pixel_scores, other.pixel_scores)
+    with pytest.raises(ValueError, match="expected `images` that the encoder"):
         label_issues(labels, probabilities, features=encoder)
     rows = torch.nn.Sequential(encoder, torch.nn.Flatten(1))
     with pytest.raises(ValueError, match=r"one map \(1, D, h, w\), got \(1, 900\) \(image 0\)"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import AnchorBank, keys
-from graphcorrect.encoders import TimmEncoder, timm_keys
+from graphcorrect.encoders import PREFIX, key_encoder
 from graphcorrect.keys import POSITION_DIM, position_keys, whole_image
 from segmentation.backbones import LITE0, lite0_weights
 from segmentation.networks import NetworkOutput, SegmentationNetwork
@@ -57,9 +57,14 @@ def pretrained_keys(
         magnifications: sizes of the image.
     """
     weights = lite0_weights() if f"tu-{name}" == LITE0 else None
-    encoder = TimmEncoder(name, levels=levels and [level - 1 for level in levels], weights=weights)
-    found = timm_keys(encoder, magnifications=magnifications, max_pixels=MAX_PIXELS)
-    return found, len(magnifications) * sum(encoder.dims)
+    found = key_encoder(
+        PREFIX + name,
+        levels=levels and [level - 1 for level in levels],
+        weights=weights,
+        magnifications=magnifications,
+        max_pixels=MAX_PIXELS,
+    )
+    return found, len(magnifications) * sum(found.encoder.dims)
 
 
 class LabeledPixels(AnchorBank):

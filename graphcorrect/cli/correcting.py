@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcorrect.banks.anchors import AnchorBank
-from graphcorrect.cli.models import is_factory, named_callable
+from graphcorrect.cli.models import open_encoder
 from graphcorrect.corrected_labels import full_size
 from graphcorrect.corrector import SegmentationCorrector
 from graphcorrect.files.faults import FileFault, reading
@@ -62,7 +62,7 @@ def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Ite
         refiner = {"num_rounds": args.rounds, "num_neighbors": args.neighbors, "alpha": args.alpha}
         corrector = SegmentationCorrector(
             num_classes,
-            _encoder(args.encoder, device),
+            open_encoder(args.encoder, device),
             preset=args.preset,
             position=args.position_weight or 0.0,
             weights=args.encoder_weights,
@@ -147,11 +147,3 @@ def _saved_corrector(name: str, num_classes: int) -> SegmentationCorrector:
     if corrector.num_classes != num_classes:
         raise ValueError(f"expected --corrector of {num_classes} classes, got {name} of {corrector.num_classes}")
     return corrector
-
-
-def _encoder(name: str, device: torch.device) -> Any:
-    if name.startswith("timm:") or ":" not in name:
-        return name
-    found = named_callable(name, "--encoder")
-    found = found() if is_factory(found) else found
-    return found.to(device) if isinstance(found, nn.Module) else found

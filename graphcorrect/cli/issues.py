@@ -13,7 +13,10 @@ from tqdm import tqdm
 
 from graphcorrect.cli import changes
 from graphcorrect.cli.console import in_words
+from graphcorrect.cli.devices import find_device
 from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
+from graphcorrect.cli.models import open_encoder
+from graphcorrect.encoders import key_encoder
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
 from graphcorrect.files.checker import Checker
@@ -28,7 +31,8 @@ from graphcorrect.label_issues import label_issues
 from graphcorrect.labels import IGNORE_INDEX
 
 WRITTEN = ("masks", "issues")  # folders in --out
-NOT_SETTINGS = ("out", "report_images", "command", "version", "label_map")
+NOT_SETTINGS = ("out", "report_images", "command", "version", "label_map", "device")
+MAGNIFICATIONS = (1.0, 2.0)  # at which an encoder looks at the images, as in docs/evidence.md
 BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
 
 
@@ -51,6 +55,7 @@ def main(args: argparse.Namespace) -> None:
     searched = {"--masks": args.masks}
     others = {"--probabilities": args.probabilities, "--images": args.images, "--features": args.features}
     results.check_apart(args.out, WRITTEN, searched=searched, others=others)
+    args.device = find_device(args.device)
     names, args.label_map = class_names(args.classes), label_map_of(args.classes)
     items, faults = find_items(args.masks, MASK_ENDINGS, args.images, args.features)
     said = Folder(args.probabilities, ARRAY_ENDINGS)
@@ -60,10 +65,11 @@ def main(args: argparse.Namespace) -> None:
     items = [item for item in items if item.name in said.files]
     settings = results.plain({key: value for key, value in vars(args).items() if key not in NOT_SETTINGS})
     results.check_settings(args.out, settings, WRITTEN)
+    features = features_of(args, items)
     num_classes = check(args, items, said.files, None if names is None else len(names), faults)
     results.begin(args.out, settings)
     results.clear(args.out, WRITTEN)
-    report(args, items, list(judge(args, items, said.files, num_classes)), names)
+    report(args, items, list(judge(args, items, said.files, num_classes, features)), names)
 
 
 def check(
@@ -87,32 +93,44 @@ def check(
     return checker.num_classes or 0
 
 
-def judge(args: argparse.Namespace, items: list[Item], said: dict[str, Path], num_classes: int) -> Iterator[Judged]:
+def each(items: list[Item], read: Callable[[Item], Tensor]) -> Callable[[], Iterator[Tensor]]:
+    """What is read of each item, as often as it is asked for."""
+    return lambda: (read(item) for item in items)
+
+
+def features_of(args: argparse.Namespace, items: list[Item]) -> Any:
+    """Maps of the items, an encoder that makes them, or None."""
+    if args.encoder is not None:
+        encoder = open_encoder(args.encoder, args.device)
+        return key_encoder(encoder, weights=args.encoder_weights, magnifications=MAGNIFICATIONS).to(args.device)
+    if args.features is None:
+        return None
+    return each(items, lambda item: read_maps(_there(item.features), args.channels))
+
+
+def judge(
+    args: argparse.Namespace, items: list[Item], said: dict[str, Path], num_classes: int, features: Any
+) -> Iterator[Judged]:
     """Writes the masks of each image as it is judged."""
-
-    def each(read: Callable[[Item], Tensor]) -> Callable[[], Iterator[Tensor]]:
-        return lambda: (read(item) for item in items)
-
     classes = args.label_map or num_classes
     found = label_issues(
-        each(lambda item: read_mask(item.labels, classes)),
-        each(lambda item: read_probabilities(said[item.name], num_classes, args.channels)),
-        None if args.images is None else each(lambda item: read_image(_there(item.image))),
-        features=None if args.features is None else each(lambda item: read_maps(_there(item.features), args.channels)),
+        each(items, lambda item: read_mask(item.labels, classes)),
+        each(items, lambda item: read_probabilities(said[item.name], num_classes, args.channels).to(args.device)),
+        None if args.images is None else each(items, lambda item: read_image(_there(item.image))),
+        features=features,
         error_rate=args.error_rate,
         caution=args.caution,
     )
     for item, image in zip(tqdm(items, "judging", **BAR), found, strict=True):
-        given = torch.where(image.issues, read_mask(item.labels, classes), image.corrected)
+        issues, corrected = image.issues.cpu(), image.corrected.cpu()
+        given = torch.where(issues, read_mask(item.labels, classes), corrected)
         known = given != IGNORE_INDEX
-        write_atomically(
-            args.out / "masks" / f"{item.name}.png", corrected_png(image.corrected, args.label_map, item.labels)
-        )
-        white = torch.where(image.issues, 255, 0)
+        mask_file = corrected_png(corrected, args.label_map, item.labels)
+        write_atomically(args.out / "masks" / f"{item.name}.png", mask_file)
+        white = torch.where(issues, 255, 0)
         write_atomically(args.out / "issues" / f"{item.name}.png", png(white, palette=False))
-        yield Judged(
-            image.image_score, int(image.issues.sum()), changes.count_changes(item.name, given, image.corrected, known)
-        )
+        found_here = changes.count_changes(item.name, given, corrected, known)
+        yield Judged(image.image_score, int(issues.sum()), found_here)
 
 
 def _there(path: Path | None) -> Path:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect.encoders import PREFIX
 from graphcorrect.files.faults import check_archive, reading, words
 
 EXPORTED = (".pt2",)
@@ -121,6 +122,19 @@ def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
     if not callable(network):
         raise ValueError(f"expected --model {name} to return a network, got {type(network).__name__}")
     return network.eval().to(device) if isinstance(network, nn.Module) else network
+
+
+def open_encoder(name: str, device: torch.device) -> Any:
+    """What `package.module:callable` names or builds, on a device; the names of timm's encoders as they are.
+
+    Raises:
+        ValueError: there is no such module or name.
+    """
+    if name.startswith(PREFIX) or ":" not in name:
+        return name
+    found = named_callable(name, "--encoder")
+    found = found() if is_factory(found) else found
+    return found.to(device) if isinstance(found, nn.Module) else found
 
 
 def _from_file(path: Path, device: torch.device) -> Callable[[Tensor], Any]:
