@@ -54,7 +54,8 @@ def test_training_changes_no_key():
 
 
 def test_a_fresh_bank_is_empty_and_looks_in_the_same_way():
-    given = {"anchors__temperature": 0.02, "anchors__balance": 0.25, "anchors__quota": 3, "anchors__eps": 0.2}
+    given = {"temperature": 0.02, "balance": 0.25, "quota": 3, "eps": 0.2, "key_dim": 5, "skip_certain": True}
+    given = {f"anchors__{name}": value for name, value in given.items()}
     bank = built(anchors__capacity=7, anchors__decay=0.5, **given).banks.anchors
     image, labels = torch.rand(1, 3, 32, 32), torch.randint(10, (1, 32, 32))
     bank.update(bank.keys(image, None), labels)
@@ -62,6 +63,7 @@ def test_a_fresh_bank_is_empty_and_looks_in_the_same_way():
     assert int(bank.counts.sum()) > 0 == int(fresh.counts.sum())
     assert (fresh.capacity_per_class, fresh.decay) == (7, 0.5)
     assert (fresh.temperature, fresh.balance, fresh.quota_per_image, fresh.eps) == (0.02, 0.25, 3, 0.2)
+    assert (fresh.key_dim, fresh.skip_certain) == (5, True)
     assert torch.equal(fresh.keys(image, None), bank.keys(image, None))
     assert isinstance(fresh, AnchorBank)
 

@@ -15,7 +15,7 @@ from segmentation.networks import NetworkOutput, SegmentationNetwork
 
 MAX_PIXELS = 2**40  # what fits is the recipe's affair
 SETTINGS = ("capacity_per_class", "num_neighbors", "temperature", "strength", "eps", "balance", "decay",
-            "quota_per_image")  # fmt: skip
+            "quota_per_image", "key_dim", "skip_certain")  # fmt: skip
 
 
 class Levels(nn.Module):
@@ -74,7 +74,7 @@ class LabeledPixels(AnchorBank):
 
     Args:
         num_classes: C.
-        key_dim: entries of a key, those of `position` apart.
+        width: entries of a key, those of `position` apart.
         encoder: what keys are made by.
         parts: without an encoder, the first and last channel of each part of `NetworkOutput.middle` that is a key.
         position: weight of four entries that say where in its image a cell lies; 0 leaves them out.
@@ -84,14 +84,14 @@ class LabeledPixels(AnchorBank):
     def __init__(
         self,
         num_classes: int,
-        key_dim: int,
+        width: int,
         *,
         encoder: keys.KeyEncoder | None = None,
         parts: tuple[tuple[int, int], ...] | None = None,
         position: float = 0.0,
         **settings: Any,
     ):
-        super().__init__(num_classes, key_dim + (POSITION_DIM if position else 0), **settings)
+        super().__init__(num_classes, width + (POSITION_DIM if position else 0), **settings)
         self._encoder = (encoder,)  # in a tuple: no part of this module
         self.parts, self.position = parts, position
 
@@ -120,6 +120,6 @@ class LabeledPixels(AnchorBank):
     def fresh(self) -> LabeledPixels:
         """One that looks at images in the same way and has seen none yet."""
         settings = {name: getattr(self, name) for name in SETTINGS}
-        dim = self.feature_dim - (POSITION_DIM if self.position else 0)
+        width = self.feature_dim - (POSITION_DIM if self.position else 0)
         settings |= {"encoder": self._encoder[0], "parts": self.parts, "position": self.position}
-        return LabeledPixels(self.num_classes, dim, **settings).to(self.features)
+        return LabeledPixels(self.num_classes, width, **settings).to(self.features)

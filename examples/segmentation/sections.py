@@ -132,6 +132,8 @@ class Anchors:
     )
     encoder: str = "tf_efficientnet_lite0"  # pretrained: of timm, with its published weights, whatever the network is
     levels: tuple[int, ...] | None = ranged(None, 2, 5)  # of the encoder; None: 2, 3, 4 if trained, else 3, 4
+    key_dim: int | None = ranged(None, 1)  # entries that keys are narrowed to for the search, which is faster
+    skip_certain: bool = False  # pixels whose label no anchor could change are not looked up: faster, on a CPU
     position: float = ranged(0.0, 0)  # weight of a pixel's place in the image among its keys, where images lie alike
     magnifications: tuple[float, ...] = ranged((1.0,), above=0)  # initial, pretrained: of the image, to be looked at
 

@@ -164,4 +164,6 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
         balance=settings.balance,
         decay=settings.decay,
         quota_per_image=settings.quota,
+        key_dim=settings.key_dim,
+        skip_certain=settings.skip_certain,
     )
