@@ -21,6 +21,7 @@ from graphcorrect.encoders import PREFIX, key_encoder
 from graphcorrect.guided import guided_upsample
 from graphcorrect.keys import Maps
 from graphcorrect.labels import IGNORE_INDEX
+from graphcorrect.nodes import resize_maps
 from graphcorrect.refine import DualGraphRefiner
 
 MAGNIFICATIONS = (1.0, 2.0, 3.0)
@@ -232,6 +233,10 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
         assert scores is not None
         keys = self.key_encoder(image)
         features = keys if features is None else features
+        if scores.shape[-2:].numel() < keys.shape[-2:].numel():  # so that what is thin is looked up
+            grid = (keys.shape[-2], keys.shape[-1])
+            scores = resize_maps(scores, grid, None)
+            mask = None if mask is None else resize_maps(mask[:, None].to(scores.dtype), grid, None)[:, 0] > 0.5
         found = self._refiner(features)(features, scores, mask=mask, anchors=self._fitted(), anchor_features=keys)
         height, width = image.shape[-2:]
         soft = full_size(found.soft_labels, height, width)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,10 +15,10 @@ from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.maps import FeaturePropagation, GraphPropagation, LabelPropagation, LinearPropagation
-from graphcorrect.nodes import grid_size, image_to_nodes, nodes_to_image, pool_mask, resize_maps
 from graphcorrect.ops.typing import Backend, Order
 from graphcorrect.ops.values import full_precision, widen
 from graphcorrect.refined_labels import LabelRounds, RefinedLabels
+from graphcorrect.refiner_grid import to_grid
 from graphcorrect.refiner_input import check_input, check_values
 from graphcorrect.threshold import DynamicThreshold
 
@@ -242,24 +241,11 @@ class DualGraphRefiner(nn.Module):
     ) -> RefinedLabels:
         """Images: to a grid within the node budget, corrected there, and the correction back to full resolution."""
         probabilities = widen(logits).softmax(1)
-        # No min(key=...): torch 2.13 compiles none
-        coarser = features if features.shape[-2:].numel() <= logits.shape[-2:].numel() else logits
-        size = grid_size(coarser.shape[-2], coarser.shape[-1], self.max_nodes)
-        coarse_mask = None if mask is None else pool_mask(mask, size)
-        coarse = resize_maps(probabilities, size, mask)
-        coarse_features = resize_maps(widen(features), size, mask)
-        keys = coarse_features if anchor_features is None else resize_maps(widen(anchor_features), size, mask)
-        start = None if anchors is None else anchors.correct(coarse, keys)
-        rounds, feature_rounds = self._refine_nodes(
-            image_to_nodes(coarse_features),
-            image_to_nodes(coarse),
-            None if start is None else image_to_nodes(start),
-            None if coarse_mask is None else coarse_mask.flatten(1),
-        )
-        corrected = [
-            _correct_full_size(probabilities, coarse, nodes_to_image(refined, size), mask) for refined in rounds
-        ]
-        maps = (coarse_features, *(nodes_to_image(values, size) for values in feature_rounds))
+        keys = features if anchor_features is None else anchor_features
+        grid = to_grid(widen(features), probabilities, mask, anchors, keys, self.max_nodes)
+        rounds, feature_rounds = self._refine_nodes(*grid.nodes())
+        corrected = [grid.full_size(refined) for refined in rounds]
+        maps = (grid.features, *(grid.maps(values) for values in feature_rounds))
         return RefinedLabels(
             tuple(values.to(logits.dtype) for values in (probabilities, *corrected)),
             tuple(values.to(features.dtype) for values in maps),
@@ -334,14 +320,3 @@ class DualGraphRefiner(nn.Module):
             f"alpha={self.alpha}, order={self.order!r}, max_nodes={self.max_nodes}, "
             f"propagation={self.propagation!r}, label_rounds={self.label_rounds!r}"
         )
-
-
-def _correct_full_size(probabilities: Tensor, coarse: Tensor, refined: Tensor, mask: Tensor | None) -> Tensor:
-    """Adds what changed on the grid, refined - coarse (B, C, h, w), to the probabilities (B, C, H, W)."""
-    size = probabilities.shape[-2:]
-    if refined.shape[-2:] == size:
-        return refined
-    # What is added sums to zero over the classes, so that what is left after clamping sums to one at least.
-    total = (probabilities + F.interpolate(refined - coarse, size=size, mode="bilinear")).clamp_min(0.0)
-    total = total / total.sum(1, keepdim=True)
-    return total if mask is None else torch.where(mask[:, None], total, probabilities)

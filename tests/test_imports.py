@@ -28,7 +28,7 @@ graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consis
 guided functional maps threshold
 banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks.calibration
 _image_sources _label_posterior label_issues
-refined_labels refiner_input refine teacher
+refined_labels refiner_input refiner_grid refine teacher
 keys encoders _hub corrected_labels corrector_input corrector_state corrector
 losses._reduce losses.slg losses.clg losses.correction backends
 _missing pyg sklearn
