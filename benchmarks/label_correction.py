@@ -15,7 +15,8 @@ trains a teacher on few labels, keeps what it says of unlabeled images, and corr
 beside peers on the same neighbors. `training` runs the reference trainer. `anchors` corrects the frozen teacher's
 labels with each of the settings that make a look-up fast: what is left of the gain, and the seconds of a frame.
 `keys` corrects a teacher's labels by each kind of keys. `controls` has test-time augmentation, a dense CRF (`pip
-install pydensecrf2`), classes weighed by how rare they are and the anchors alone, and corrects on top of each. `grids` looks pixels up where graphs have few nodes, or the network answers coarsely.
+install pydensecrf2`), classes weighed by how rare they are and the anchors alone, and corrects on top of each.
+`grids` looks pixels up where graphs have few nodes, or the network answers coarsely.
 Settings were chosen on training frames that were held out, never on the test images; both are reported.
 """
 
