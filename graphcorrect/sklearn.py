@@ -36,8 +36,8 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     Args:
         n_neighbors: rows that vote on each row's label; with fewer rows, all others.
         n_rounds: rounds of both graphs.
-        confidence: in (0, 1); how far a given label is believed before its neighbors are asked. The other classes share
-            the rest.
+        confidence: in (1 / C, 1); how far a given label is believed before its neighbors are asked. The other classes
+            share the rest.
         missing_label: value in `y` of rows without a label, as -1 is to `LabelSpreading`; `numpy.nan` or `pandas.NA`
             stand for every guise of nothing (NaN, None, NA, masked entries). None: every label is given.
 
@@ -88,6 +88,11 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         check_classification_targets(labels)
         assert is_given is not None  # scikit-learn has refused None
         self.classes_, codes = np.unique(labels[is_given], return_inverse=True)
+        count = len(self.classes_)
+        if count > 1 and self.confidence <= 1 / count:  # a label would speak against its own class
+            raise ValueError(
+                f"expected `confidence` above 1/{count} = {1 / count:.4g} for {count} classes, got {self.confidence}"
+            )
         features, given = torch.tensor(rows), torch.tensor(is_given)
         start = self._initial_distributions(features, given, torch.tensor(codes))
         with torch.random.fork_rng(devices=[]), torch.no_grad():  # building layers draws from the caller's stream
@@ -96,7 +101,7 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 features.shape[1],
                 num_rounds=self.n_rounds,
                 num_neighbors=max(1, min(self.n_neighbors, len(features) - 1)),
-            )
+            ).eval()  # which waits for no other process
             refined = refiner(features, start.log())
         self.label_distributions_: NDArray[Any] = refined.soft_labels.numpy()
         self.transduction_: NDArray[Any] = self.classes_[refined.pseudo_labels.numpy()]

@@ -78,7 +78,8 @@ def add_to(parser: Parser) -> None:
     add(
         "--max-nodes", type=at_least(1), default=4096, metavar="N", help="most nodes of a graph; larger maps are pooled"
     )
-    add("--mask-confidence", type=share, metavar="P", help="probability that a mask's class gets; default: 0.9")
+    add("--mask-confidence", type=share, metavar="P", help="probability that a mask's class gets, above 1/C; "
+        "default: 0.9")  # fmt: skip
     add("--position-weight", type=at_least(0, float), metavar="W", help="weight of row and column: 1 among pixel "
         "features, 0 among an encoder's keys, where 1 is for images that lie alike, as scans of one organ")  # fmt: skip
     add("--no-guided", dest="guided", action="store_false", help="do not follow the edges of the images")

@@ -1,5 +1,6 @@
 """`graphcorrect refine` with a model, an encoder and a truth."""
 
+import argparse
 import csv
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from small_models import Colors, Pooled  # noqa: E402
 
 from graphcorrect import SegmentationCorrector, metrics  # noqa: E402
 from graphcorrect.cli import correcting, models, refine  # noqa: E402
-from graphcorrect.files import FileFault  # noqa: E402
+from graphcorrect.files import FileFault, results  # noqa: E402
 
 
 def test_a_models_masks_are_corrected_as_the_corrector_does(photos, capsys):
@@ -255,6 +256,42 @@ def test_the_settings_name_the_model_by_its_content(photos):
     path.write_bytes(b"2")
     assert models.identity(str(path)) != first
     assert models.identity("a.b:c") == "a.b:c"
+
+
+def test_a_folder_is_known_by_its_files(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text(name)
+    first = models.identity(str(tmp_path))
+    (tmp_path / ".DS_Store").write_bytes(b"of a file manager")
+    assert models.identity(str(tmp_path)) == first
+    assert first.startswith(f"{tmp_path} ")
+    (tmp_path / "model.safetensors").write_text("model.safetensorz")
+    second = models.identity(str(tmp_path))
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    assert len({first, second, models.identity(str(tmp_path))}) == 3
+    assert models.identity("owner/of-the-hub") == "owner/of-the-hub"
+
+
+@pytest.mark.parametrize("key", ["corrector", "encoder_weights", "classes", "model"])
+def test_what_an_option_names_may_not_change_in_place(photos, key):
+    """Named by a path, it decides with its content whether results are those of the same command."""
+    place = photos / key
+    if key == "corrector":
+        place.mkdir()
+    content = place / "model.safetensors" if key == "corrector" else place
+    args = argparse.Namespace(model=None, corrector=None, encoder_weights=None, classes="3", out=photos / "out")
+    setattr(args, key, place if key == "encoder_weights" else str(place))
+    content.write_text("a\nb\nc")
+    results.begin(args.out, refine.settings_of(args, []))
+    results.check_settings(args.out, refine.settings_of(args, []), refine.WRITTEN)
+    content.write_text("a\nc\nb")
+    with pytest.raises(ValueError, match=rf"settings\.json says {key} '{place} "):
+        results.check_settings(args.out, refine.settings_of(args, []), refine.WRITTEN)
+    content.write_text("a\nb\nc")
+    results.check_settings(args.out, refine.settings_of(args, []), refine.WRITTEN)
+
+
+def test_where_masks_go():
     assert refine.mask_path(Path("o"), "x/y") == Path("o/masks/x/y.png")
 
 

@@ -29,6 +29,15 @@ def test_shares_make_what_one_process_makes(photos, capsys):
     assert files_of(photos / "whole") == files_of(photos / "out")
 
 
+def test_a_share_without_any_truth_is_done(photos, capsys):
+    for name in ("b", "town/c", "d", "e"):
+        (photos / f"photos/masks/{name}.png").unlink()
+    more = ["--truth", photos / "photos/masks", "--shard", "2/5"]
+    code, text = answer(options(photos, more=more), capsys)
+    assert code == 0, text
+    assert (photos / "out/masks/b.png").exists()
+
+
 def start(arguments, cwd=HERE, before=()):
     paths = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}

@@ -17,6 +17,34 @@ def test_what_is_there_is_found():
     assert devices.find_device("auto").type in ("cpu", "cuda")
 
 
+def pretend(monkeypatch, count, rank):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))  # no GPU is asked
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+@pytest.mark.parametrize(("rank", "found"), [("0", "cuda:0"), ("3", "cuda:3"), (None, "cuda"), ("", "cuda")])
+def test_each_process_of_torchrun_takes_a_gpu_of_its_own(monkeypatch, name, rank, found):
+    pretend(monkeypatch, 4, rank)
+    assert devices.find_device(name) == torch.device(found)
+    assert devices.find_device("cuda:1") == torch.device("cuda:1")
+    assert devices.find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_more_processes_than_gpus_are_refused(monkeypatch, name):
+    pretend(monkeypatch, 4, "4")
+    with pytest.raises(ValueError, match=rf"expected --device with a GPU .* got '{name}' in process 5 .* that has 4;"):
+        devices.find_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert devices.find_device("auto") == torch.device("cpu")
+
+
 @pytest.mark.parametrize("name", LACKING)
 def test_what_is_not_there_is_named_with_what_is(name):
     with pytest.raises(ValueError, match="expected --device to be one of auto, cpu") as caught:

@@ -2,7 +2,9 @@
 
 import io
 import os
+import re
 import stat
+import unicodedata
 import zipfile
 
 import pytest
@@ -75,7 +77,84 @@ def test_an_archive_for_cvat_is_read_as_it_was_written(tmp_path, label_map, has_
     assert read_mask(data.pairs[0].mask, own).equal(labels)
 
 
-@pytest.mark.parametrize("name", ["../a", "/a", "", "a"])
+@pytest.mark.parametrize("names", [("car", "background"), ("road", "car", "Background"), ("car", "void"), ("0", "1")])
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_class_of_a_special_name_keeps_its_label(tmp_path, names, value):
+    labels = torch.tensor([[0, 1, 1], [1, 0, value]])
+    write_cvat_zip(tmp_path / "export.zip", [("a", labels)], LabelMap(names))
+    data = open_dataset(tmp_path / "export.zip", unpack_to=tmp_path / "unpacked")
+    has_background = names[-1].lower() == "background"
+    assert data.label_map.names == (names if has_background else (*names, "background"))
+    expected = labels if has_background else labels.masked_fill(labels == 255, 2)
+    assert read_mask(data.pairs[0].mask, data.label_map).equal(expected)
+    if has_background:  # in CVAT's own color
+        assert data.label_map.color_of(len(names) - 1) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("road: paved", "car"), "got 'road: paved' ("),
+        (("car", "#1", "bus"), "got '#1' ("),
+        (("car", "a\nb", "bus"), r"got 'a\nb' ("),
+        (("car", " bus"), "got ' bus' ("),
+        (("a", "b", "A"), "expected every class name once, got A, a more than once"),
+        (("background", "car", "void"), "got 'void' ("),
+    ],
+)
+def test_names_that_cvats_list_would_not_give_back_are_refused_before_any_work(tmp_path, names, words):
+    masks = (pytest.fail("is read") for _ in range(1))
+    with pytest.raises(ValueError, match=re.escape(words)):
+        write_cvat_zip(tmp_path / "export.zip", masks, LabelMap(names))
+    assert not (tmp_path / "export.zip").exists()
+
+
+def test_a_class_called_void_and_pixels_without_a_class_do_not_mix(tmp_path):
+    label_map = LabelMap(("background", "Void", "car"))
+    write_cvat_zip(tmp_path / "export.zip", [("a", labels_of("a").clamp(max=2))], label_map)
+    data = open_dataset(tmp_path / "export.zip", unpack_to=tmp_path / "unpacked")
+    assert data.label_map.names == label_map.names
+    with pytest.raises(ValueError, match="expected names beside void, .* got 'Void'"):
+        write_cvat_zip(tmp_path / "other.zip", [("a", labels_of("a"))], label_map)
+    assert not (tmp_path / "other.zip").exists()
+
+
+def test_as_many_classes_as_there_can_be_leave_no_place_for_a_background(tmp_path):
+    label_map = LabelMap(tuple(f"c{number}" for number in range(255)))
+    labels = torch.arange(256).reshape(2, 128)
+    write_cvat_zip(tmp_path / "export.zip", [("a", labels)], label_map)
+    data = open_dataset(tmp_path / "export.zip", unpack_to=tmp_path / "unpacked")
+    assert data.label_map.names == label_map.names
+    assert read_mask(data.pairs[0].mask, data.label_map).equal(labels)
+
+
+def test_what_is_read_of_a_list_with_void_alone_is_written_where_there_is_void(tmp_path):
+    label_map = LabelMap(("background", "car", "ignore"))
+    write_cvat_zip(tmp_path / "export.zip", [("a", labels_of("a"))], label_map)
+    data = open_dataset(tmp_path / "export.zip", unpack_to=tmp_path / "unpacked")
+    assert data.label_map.names == label_map.names
+    assert read_mask(data.pairs[0].mask, data.label_map).equal(labels_of("a"))
+    with pytest.raises(ValueError, match="got 'ignore'"):
+        write_cvat_zip(tmp_path / "other.zip", [("a", labels_of("a").clamp(max=2))], label_map)
+    assert not (tmp_path / "other.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["a, b", "a;b", "a.jpg", "city/a\u0308", "7"])
+def test_a_mask_of_any_name_is_found_again(tmp_path, name):
+    write_cvat_zip(tmp_path / "export.zip", [(name, labels_of("a"))], MAP)
+    data = open_dataset(tmp_path / "export.zip", unpack_to=tmp_path / "unpacked")
+    assert [pair.name for pair in data.splits["default"]] == [unicodedata.normalize("NFC", name)]
+    assert read_mask(data.pairs[0].mask, data.label_map).equal(labels_of("a"))
+
+
+@pytest.mark.parametrize("name", ["#a", "a\nb", " a", ".a", "city/.a"])
+def test_a_name_that_nobody_would_find_again_is_not_written(tmp_path, name):
+    with pytest.raises(ValueError, match="expected names that a list and a folder of files show"):
+        write_cvat_zip(tmp_path / "export.zip", [(name, labels_of("a"))], MAP)
+    assert not (tmp_path / "export.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "", "a", "./a"])
 def test_a_name_that_leads_out_of_an_archive_is_not_written(tmp_path, name):
     with pytest.raises(ValueError, match="expected names within the archive"):
         write_cvat_zip(tmp_path / "export.zip", [("a", labels_of("a")), (name, labels_of("a"))], MAP)

@@ -103,6 +103,35 @@ def test_labels_come_back_from_a_task(export):
     assert found[0].labels.equal(LABELS)
 
 
+def test_files_of_the_server_are_called_by_the_path_in_the_query(export):
+    results = brush_results(LABELS, MAP)
+    addresses = [
+        "/data/local-files/?d=images/a.jpg",
+        "/data/local-files/?d=b%20c%2Bd.jpg&x=1",
+        "/data/local-files?d=e.png",
+    ]
+    tasks = [{**task(results), "data": {"image": address}} for address in addresses]
+    tasks.append({**task(results), "data": {"image": "/data/local-files/"}})
+    assert [mask.name for mask in read_brush_masks(export(*tasks), MAP)] == ["a", "b c+d", "e", "task-7"]
+
+
+def test_predictions_that_are_ids_and_fields_without_content_are_no_regions(export, tmp_path):
+    results = brush_results(LABELS, MAP)
+    path = export(
+        task(results, predictions=[12, 13]),
+        task([], predictions=[12]),
+        task([], annotations=None, predictions=[12, {"result": results}]),
+        task(results, predictions=None),
+        task(None),
+    )
+    found = read_brush_masks(path, MAP)
+    assert [mask.labels.tolist() for mask in found] == [LABELS.tolist()] * 3
+    write_brush_masks(tmp_path / "import.json", found, MAP)
+    written = json.loads((tmp_path / "import.json").read_text())
+    versions = [[each.get("model_version") for each in one["predictions"]] for one in written]
+    assert versions == [["graphcorrect"], [None, "graphcorrect"], ["graphcorrect"]]
+
+
 def test_a_background_is_named_and_left_out(export):
     results = brush_results(LABELS, MAP, leave_out=["ground"])
     assert [result["value"]["brushlabels"] for result in results] == [["car"], ["tree"]]

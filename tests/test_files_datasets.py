@@ -6,7 +6,7 @@ import torch
 from dataset_layouts import COLORED, LAYOUTS, MAP, NAMES, flat, labels_of, write_pair
 from PIL import Image
 
-from graphcorrect.files import LabelMap, Pair, check_pairs, open_dataset, read_mask, write_dataset_yaml
+from graphcorrect.files import LabelMap, Pair, check_pairs, open_dataset, read_mask, write_dataset_yaml, write_mask
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -149,6 +149,25 @@ def test_a_yaml_is_read_as_it_was_written(tmp_path, form, ids):
     assert data.label_map.names == MAP.names
     assert [pair.name for pair in data.splits["train"]] == ["a"]
     assert torch.equal(read_mask(data.pairs[0].mask, data.label_map), labels_of("a"))
+
+
+def test_a_lone_class_is_no_lone_name_of_ultralytics(tmp_path):
+    """Which would be a class beside a background, every label one higher."""
+    write_pair(tmp_path / "images/a.jpg", tmp_path / "masks/a.png")
+    write_mask(tmp_path / "masks/a.png", torch.tensor([[0, 0, 255]] * 2), 1)
+    with pytest.raises(ValueError, match="two classes or more, .* got 'road'; name both, or write form='lightly'"):
+        write_dataset_yaml(tmp_path / "data.yaml", LabelMap(("road",)), {"train": "images"})
+    assert not (tmp_path / "data.yaml").exists()
+    write_dataset_yaml(tmp_path / "data.yaml", LabelMap(("road",)), {"train": "images"}, form="lightly")
+    data = open_dataset(tmp_path / "data.yaml")
+    assert data.label_map.names == ("road",)
+    assert read_mask(data.pairs[0].mask, data.label_map).tolist() == [[0, 0, 255]] * 2
+
+
+def test_a_yaml_has_no_place_for_colors_beside_ids(tmp_path):
+    both = LabelMap(("a", "b"), {(0, 0, 0): 0, (9, 9, 9): 1}, {3: 0, 4: 1})
+    with pytest.raises(ValueError, match="colors or of ids, got both"):
+        write_dataset_yaml(tmp_path / "data.yaml", both, {"train": "images"}, form="lightly")
 
 
 def test_a_yaml_holds_colors_as_lightly_has_them(tmp_path):

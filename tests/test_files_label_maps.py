@@ -55,6 +55,12 @@ def test_black_is_no_class_in_cvats_list_unless_a_line_says_so(tmp_path):
     assert read_label_map(tmp_path / "labelmap.txt") == LabelMap(("road", "car"))
 
 
+def test_classes_of_cvats_list_may_be_called_by_numbers(tmp_path):
+    label_map = LabelMap(("1", "0"), {(0, 0, 0): 0, (9, 9, 9): 1})
+    write_label_map(tmp_path / "labelmap.txt", label_map)
+    assert read_label_map(tmp_path / "labelmap.txt") == label_map
+
+
 def test_ultralytics_names_and_their_mapping(tmp_path):
     path = tmp_path / "data.yaml"
     path.write_text("names: {0: road, 1: car}\nlabel_mapping: {-1: ignore_label, 0: ignore_label, 7: 0, 26: 1}\n")
@@ -120,6 +126,14 @@ def test_a_label_map_is_read_as_it_was_written(tmp_path, name, colors):
         ("classes.csv", LabelMap(("a", "b"), {(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1}), "one color a class"),
         ("labelmap.txt", LabelMap(("a:b", "c"), {(1, 1, 1): 0, (2, 2, 2): 1}), "names that labelmap.txt can hold"),
         ("classes.txt", LabelMap(("a\nb", "c")), "names that classes.txt can hold"),
+        (
+            "labelmap.txt",
+            LabelMap(("c", "a:b", "void"), {(1, 1, 1): 1, (2, 2, 2): 0, (3, 3, 3): 2}),
+            "got 'a:b', 'void'",
+        ),
+        ("classes.csv", LabelMap(("road",)), "names that classes.csv can hold, got others"),
+        ("data.yaml", LabelMap(("a", "b")), "write_dataset_yaml writes YAML"),
+        ("data.JSON", LabelMap(("a", "b")), "a list of classes, .txt or .csv, got data.JSON"),
     ],
 )
 def test_what_a_list_cannot_hold_is_not_written(tmp_path, name, label_map, words):

@@ -168,6 +168,62 @@ def test_a_finished_run_does_nothing_and_a_changed_input_is_done_again(folders, 
     assert done == ["b", "a"]
 
 
+def test_the_truth_counts_as_it_is_today(folders, monkeypatch):
+    """Changed, taken away, added: the images that it is of are done again, and the scores are those of a new run."""
+    truth = ["--truth", str(folders / "truth")]
+    (folders / "truth/city/c.png").rename(folders / "c.png")
+    refine_masks.run(command(folders, more=truth))
+    correct, done = refine.correct, []
+    monkeypatch.setattr(
+        refine, "correct", lambda args, item, *rest: (done.append(item.name), correct(args, item, *rest))[1]
+    )
+    Image.fromarray(np.zeros((18, 24), np.uint8)).save(folders / "truth/a.png")
+    (folders / "truth/b.png").unlink()
+    (folders / "c.png").rename(folders / "truth/city/c.png")
+    refine_masks.run(command(folders, more=truth))
+    assert done == NAMES
+    refine_masks.run(command(folders, more=truth))
+    assert done == NAMES
+    refine_masks.run(command(folders, out="new", more=truth))
+    assert (folders / "out/scores.csv").read_text() == (folders / "new/scores.csv").read_text()
+    for path in (folders / "truth").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(SystemExit, match="truth: no mask with the name of an image"):
+        refine_masks.run(command(folders, more=truth))
+
+
+def test_a_new_image_needs_no_truth_where_others_have_one(folders):
+    truth = ["--truth", str(folders / "truth")]
+    (folders / "probabilities/b.npy").rename(folders / "b.npy")
+    (folders / "truth/b.png").unlink()
+    refine_masks.run(command(folders, more=truth))
+    (folders / "b.npy").rename(folders / "probabilities/b.npy")
+    refine_masks.run(command(folders, more=truth))
+    assert (folders / "out/masks/b.png").exists()
+
+
+@pytest.mark.parametrize("confidence", ["0.2", "0.333"])
+def test_a_confidence_that_would_turn_masks_around_is_refused(folders, confidence):
+    more = ["--classes", "3", "--mask-confidence"]
+    message = rf"^error: expected --mask-confidence above 1/3 = 0\.3333 for masks of 3 classes, got {confidence}$"
+    with pytest.raises(SystemExit, match=message):
+        refine_masks.run(command(folders, predicted="masks", more=[*more, confidence]))
+    assert not (folders / "out").exists()
+    refine_masks.run(command(folders, predicted="masks", more=[*more, "0.5"]))
+    fixed, broken = counts(folders)
+    assert fixed > 10 * broken
+
+
+def test_masks_beside_probabilities_need_the_number_of_classes_too(folders):
+    (folders / "masks/a.png").unlink()
+    (folders / "probabilities/a.npy").rename(folders / "masks/a.npy")
+    with pytest.raises(SystemExit, match="expected `--classes` where predictions are masks"):
+        refine_masks.run(command(folders, predicted="masks"))
+    assert not (folders / "out").exists()
+    refine_masks.run(command(folders, predicted="masks", more=["--classes", "3"]))
+    assert (folders / "out/report.html").exists()
+
+
 def test_results_of_other_settings_are_not_mixed_in(folders):
     refine_masks.run(command(folders))
     with pytest.raises(

@@ -115,6 +115,17 @@ def test_settings_that_make_no_sense_are_named(settings, message):
         LabelCorrector(**settings).fit(np.eye(3), [7, 7, 7])
 
 
+@pytest.mark.parametrize(("classes", "least"), [(2, 0.5), (3, 1 / 3), (4, 0.25)])
+def test_a_confidence_that_would_turn_labels_around_is_refused(classes, least):
+    features, labels = np.repeat(np.eye(classes), 6, axis=0), np.repeat(np.arange(classes), 6)
+    for confidence in (least, 0.9 * least):
+        with pytest.raises(ValueError, match=rf"`confidence` above 1/{classes} = 0\.\d+ for {classes} classes, got"):
+            LabelCorrector(n_neighbors=3, confidence=confidence).fit(features, labels)
+    found = LabelCorrector(n_neighbors=3, confidence=1.2 * least).fit(features, labels).transduction_
+    np.testing.assert_array_equal(found, labels)
+    assert set(LabelCorrector(n_neighbors=3, confidence=0.1).fit(features, 0 * labels).transduction_) == {0}
+
+
 @pytest.mark.parametrize(("labeled", "noise", "is_ours_better"), [(0.3, 0.4, True), (0.1, 0.0, False)])
 def test_who_is_better_where_most_rows_have_no_label(labeled, noise, is_ours_better):
     # what docs/integrations/sklearn.md and docs/comparison.md say

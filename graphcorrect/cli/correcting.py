@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.cells import full_size
 from graphcorrect.cli.models import open_encoder
-from graphcorrect.corrected_labels import full_size
 from graphcorrect.corrector import SegmentationCorrector
 from graphcorrect.files.faults import FileFault, reading
 from graphcorrect.files.images import read_image

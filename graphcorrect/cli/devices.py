@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from graphcorrect.files.faults import words
@@ -12,11 +14,15 @@ KINDS = ("cpu", "cuda", "mps", "xpu")
 def find_device(name: str, option: str = "--device") -> torch.device:
     """`auto` (cuda if there is one), or a device by torch's name, such as `cuda:1`.
 
+    Each process that `torchrun` starts takes a GPU of its own where the name says none.
+
     Raises:
         ValueError: torch knows no such device, or this machine has none; the message names `option` and what there is.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = _gpu_of_this_process(name, option)
+    elif name == "auto":
+        return torch.device("cpu")
     try:
         found = torch.device(name)
         if found.type not in KINDS:
@@ -28,6 +34,19 @@ def find_device(name: str, option: str = "--device") -> torch.device:
             f"({words(error)})"
         ) from error
     return found
+
+
+def _gpu_of_this_process(name: str, option: str) -> str:
+    """`cuda`, or `cuda:N` of the N-th process that `torchrun` has started on this machine."""
+    rank, count = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    if not rank.isdecimal():
+        return "cuda"
+    if int(rank) >= count:
+        raise ValueError(
+            f"expected {option} with a GPU for each process of torchrun, got {name!r} in process {int(rank) + 1} on a "
+            f"machine that has {count}; start as many, or name a device"
+        )
+    return f"cuda:{int(rank)}"
 
 
 def there_are() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect.encoders import PREFIX
 from graphcorrect.files.faults import check_archive, reading, words
+from graphcorrect.files.folders import is_hidden
 
 EXPORTED = (".pt2",)
 
@@ -187,12 +189,18 @@ def is_factory(found: Callable[..., Any]) -> bool:
 
 
 def identity(name: str) -> str:
-    """What tells one model from another: of a file its content."""
+    """What tells one model from another: of a file its content, of a folder that of its files."""
     path = Path(name)
-    if not path.is_file():
-        return name
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.is_file() and not is_hidden(each.name))
+        listed = json.dumps([(each.name, _digest(each)) for each in files])
+        return f"{name} {hashlib.sha256(listed.encode()).hexdigest()[:16]}"
+    return f"{name} {_digest(path)[:16]}" if path.is_file() else name
+
+
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return f"{name} {digest.hexdigest()[:16]}"
+    return digest.hexdigest()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
+from graphcorrect.cells import full_size
 from graphcorrect.cli import changes, scores
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.correcting import Correction, correction, read_unit_image
@@ -19,7 +20,6 @@ from graphcorrect.cli.devices import find_device
 from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
 from graphcorrect.cli.models import Model, identity, open_model
 from graphcorrect.cli.shares import Ranks, share_of
-from graphcorrect.corrected_labels import full_size
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS
 from graphcorrect.files.checker import Checker
@@ -27,7 +27,7 @@ from graphcorrect.files.faults import as_bytes, reading, refuse
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
-from graphcorrect.files.probabilities import read_prediction
+from graphcorrect.files.probabilities import check_confidence, read_prediction
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.text import few
 from graphcorrect.labels import IGNORE_INDEX
@@ -45,7 +45,6 @@ NOT_SETTINGS = (
     "names",
     "label_map",
     "ranks",
-    "truths",
 )
 WRITTEN = ("masks", "records", "before")  # folders in --out
 MASK_CONFIDENCE = 0.9
@@ -85,7 +84,6 @@ def main(args: argparse.Namespace) -> None:
     items, labeled, faults = inputs(args)
     if args.mask_confidence is None:
         args.mask_confidence = MASK_CONFIDENCE
-    args.truths = {} if args.truth is None else Folder(args.truth, MASK_ENDINGS).files
     share = share_of(items, args.share)
     settings = settings_of(args, labeled)
     results.check_settings(args.out, settings, WRITTEN)
@@ -117,15 +115,21 @@ def share_of_ranks(args: argparse.Namespace, items: list[Item]) -> list[Item]:
 
 
 def inputs(args: argparse.Namespace) -> tuple[list[Item], list[Item], list[str]]:
-    """The items to correct, the labeled ones, and what is missing."""
+    """The items to correct, with their truth, the labeled ones, and what is missing."""
     if args.model is None:
         endings = (*ARRAY_ENDINGS, *MASK_ENDINGS)
         items, faults = find_items(args.predictions, endings, args.images, args.features)
         if items:
-            refuse_idle_options(args, {item.labels.suffix.lower() for item in items})
+            check_options(args, {item.labels.suffix.lower() for item in items})
     else:
         items, faults = find_items(args.images, IMAGE_ENDINGS, None, None)
         items = [item._replace(image=item.labels) for item in items]
+    if args.truth is not None:
+        true = Folder(args.truth, MASK_ENDINGS)
+        items = [item._replace(truth=true.files.get(item.name)) for item in items]
+        faults += true.faults_of([item.name for item in items])
+        if items and all(item.truth is None for item in items):
+            faults.append(f"{args.truth}: no mask with the name of an image")
     if args.labeled_masks is None:
         return items, [], faults
     features = None if args.encoder else args.labeled_features
@@ -133,18 +137,26 @@ def inputs(args: argparse.Namespace) -> tuple[list[Item], list[Item], list[str]]
     return items, labeled, faults + more
 
 
-def refuse_idle_options(args: argparse.Namespace, endings: set[str]) -> None:
-    """Refuses options of kinds of files that --predictions does not hold."""
+def check_options(args: argparse.Namespace, endings: set[str]) -> None:
+    """Refuses what does not go with the kinds of files in --predictions."""
     if args.mask_confidence is not None and not endings & {*MASK_ENDINGS}:
         raise ValueError(f"expected no --mask-confidence where {args.predictions} has no mask")
     if args.channels is not None and args.features is None and not endings & {*ARRAY_ENDINGS}:
         raise ValueError(f"expected no --channels where {args.predictions} has masks alone")
+    if endings & {*MASK_ENDINGS}:
+        if args.names is None:
+            raise ValueError("expected `--classes` where predictions are masks, got none")
+        check_confidence(args.mask_confidence or MASK_CONFIDENCE, len(args.names))
 
 
 def settings_of(args: argparse.Namespace, labeled: list[Item]) -> dict[str, Any]:
-    """What the results depend on, as JSON holds it; of the labeled files their fingerprint."""
+    """What the results depend on, as JSON holds it: files by their content, the labeled ones by their fingerprint."""
     settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
-    settings["model"] = None if args.model is None else identity(args.model)
+    weights = args.encoder_weights and args.encoder_weights.resolve()
+    named = {"model": args.model, "corrector": args.corrector, "encoder_weights": weights}
+    if args.classes is not None and not args.classes.isdecimal():
+        named["classes"] = args.classes
+    settings |= {key: None if name is None else identity(str(name)) for key, name in named.items()}
     fingerprint = json.dumps([item.fingerprint() for item in labeled])
     settings["labeled_files"] = hashlib.sha256(fingerprint.encode()).hexdigest()
     return results.plain(settings)
@@ -164,12 +176,8 @@ def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labe
     if checker.num_classes is not None:
         for item in labeled:
             faults += checker.faults_of_labeled(item)
-        for item in (item for item in waiting if item.name in args.truths):
-            faults += checker.faults_of_truth(item.name, args.truths[item.name])
-    if args.truth is not None:
-        faults += Folder(args.truth, MASK_ENDINGS).faults_of({item.name: item.labels for item in waiting})
-        if waiting and not any(item.name in args.truths for item in waiting):
-            faults.append(f"{args.truth}: no mask with the name of an image")
+        for item in waiting:
+            faults += [] if item.truth is None else checker.faults_of_truth(item.name, item.truth)
     faults += checker.faults_of_all()
     refuse_if_many(checker.num_classes, faults)
     from_file = args.classes is not None and not args.classes.isdecimal()
@@ -233,7 +241,7 @@ def correct(
         "inputs": inputs,
     }
     if args.truth is not None:
-        record["truth"] = scores.outcome_of(args.truths.get(item.name), before, labels, args.label_map or num_classes)
+        record["truth"] = scores.outcome_of(item.truth, before, labels, args.label_map or num_classes)
     write_atomically(record_path(args.out, item.name), json.dumps(record).encode())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import stat
 import zipfile
@@ -11,13 +12,14 @@ from typing import IO
 
 from torch import Tensor
 
-from graphcorrect.files.class_names import Color
+from graphcorrect.files.class_names import MOST_CLASSES, Color
 from graphcorrect.files.faults import reading, refuse
-from graphcorrect.files.folders import is_junk
-from graphcorrect.files.label_maps import LabelMap
+from graphcorrect.files.folders import is_hidden, is_junk
+from graphcorrect.files.label_maps import LabelMap, Line, list_of_classes
 from graphcorrect.files.masks import encode_mask
 from graphcorrect.files.saving import replace
 from graphcorrect.files.stored_masks import mask_bytes, voc_colors
+from graphcorrect.files.text import lines_of
 from graphcorrect.labels import IGNORE_INDEX
 
 MOST_BYTES = 64 * 2**30  # of all files of an archive together
@@ -113,12 +115,13 @@ def write_cvat_zip(
         label_map: names, and their colors where there are some, else those of VOC.
         subset: name of the list of images.
 
-    CVAT has no pixels without a class: black is `background` there. Where no class is black, they become that, listed
-    behind the classes, whose labels stay as they are; else they get a color of their own, and a label called void is
-    needed in CVAT.
+    CVAT has no pixels without a class: black is `background` there. Where no class is black or called that, they become
+    it, listed behind the classes, whose labels stay as they are; else they get a color of their own, and a label called
+    void is needed in CVAT.
 
     Raises:
-        ValueError: a name stands twice or leads out of the archive, or a label is outside the classes.
+        ValueError: a name stands twice, leads out of the archive or is no line of a list, a label is outside the
+            classes, or the list of labels has no place for a class's name; the message says which.
         OSError: it cannot be written.
 
     Example:
@@ -128,26 +131,54 @@ def write_cvat_zip(
         'a'
     """
     painted = with_one_color_each(label_map)
-    is_black = painted.colors.get((0, 0, 0)) == IGNORE_INDEX
-    titles = {**dict(enumerate(painted.names)), IGNORE_INDEX: "background" if is_black else "void"}
+    _check_list(painted)
     names: list[str] = []
+    seen: set[PurePosixPath] = set()
 
     def write(file: IO[bytes]) -> None:
         has_void = False
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, labels in masks:
-                parts = PurePosixPath(name).parts
-                if not parts or ".." in parts or PurePosixPath(name).is_absolute() or name in names:
+                place = PurePosixPath(name)
+                if not place.parts or ".." in place.parts or place.is_absolute() or place in seen:
                     raise ValueError(f"expected names within the archive, each once, got {name!r}")
+                if lines_of(name) != [name] or any(is_hidden(part) for part in place.parts):
+                    raise ValueError(f"expected names that a list and a folder of files show, got {name!r}")
                 names.append(name)
+                seen.add(place)
                 has_void = has_void or bool((labels == IGNORE_INDEX).any())
                 archive.writestr(f"SegmentationClass/{name}.png", mask_bytes(encode_mask(labels, painted, "rgb")))
-            held = [(c, label) for c, label in painted.colors.items() if label < IGNORE_INDEX or has_void or is_black]
-            lines = [f"{titles[label]}:{','.join(map(str, color))}::" for color, label in held]
-            archive.writestr("labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *lines, ""]))
+            archive.writestr("labelmap.txt", _list_of(painted, has_void))
             archive.writestr(f"ImageSets/Segmentation/{subset}.txt", "".join(f"{name}\n" for name in names))
 
     replace(path, write)
+
+
+def _check_list(painted: LabelMap) -> None:
+    """Refuses, before any work, what the list can't hold, be there pixels without a class or not."""
+    with contextlib.suppress(ValueError):
+        _list_of(painted, has_void=True)
+        return
+    _list_of(painted, has_void=False)
+
+
+def _list_of(painted: LabelMap, has_void: bool) -> str:
+    """CVAT's `labelmap.txt`, which is read as it was meant; pixels without a class are listed where there are some."""
+    names, colors = painted.names, dict(painted.colors)
+    if colors.get((0, 0, 0)) == IGNORE_INDEX and not _background_in(names) and len(names) < MOST_CLASSES:
+        names, colors[0, 0, 0] = (*names, "background"), len(names)
+    titles = {**dict(enumerate(names)), IGNORE_INDEX: "void"}
+    called_void = [name for name in names if name.lower() == titles[IGNORE_INDEX]]
+    if called_void and has_void and IGNORE_INDEX in colors.values():
+        raise ValueError(f"expected names beside void, of pixels without a class, got {called_void[0]!r}; rename it")
+    held = {color: label for color, label in colors.items() if label < IGNORE_INDEX or has_void}
+    lines: list[Line] = [(label, titles[label], color) for color, label in held.items()]
+    return list_of_classes(Path("labelmap.txt"), lines, names, held)
+
+
+def _background_in(names: tuple[str, ...]) -> list[int]:
+    """The labels of classes that are called background: one at most, in a list that can be read."""
+    return [label for label, name in enumerate(names) if name.lower() == "background"]
 
 
 def with_one_color_each(label_map: LabelMap) -> LabelMap:
@@ -155,8 +186,9 @@ def with_one_color_each(label_map: LabelMap) -> LabelMap:
     free = (color for color in voc_colors() if color not in label_map.colors)
     first = {label: label_map.color_of(label) for label in (*range(label_map.num_classes), IGNORE_INDEX)}
     colors: dict[Color, int] = {}
-    if first[IGNORE_INDEX] is None and label_map.names[0].lower() != "background":
-        first[IGNORE_INDEX] = next(free)  # black, where no class is
+    called_so = next(iter(_background_in(label_map.names)), IGNORE_INDEX)
+    if first[called_so] is None:
+        first[called_so] = next(free)  # black, where no class is
     for label, color in first.items():
         colors[color or next(free)] = label
     return LabelMap(label_map.names, colors)

@@ -91,9 +91,9 @@ def entries_of(text: str, path: Path) -> Entries:
     lines = [unicodedata.normalize("NFC", line) for line in lines_of(text)]
     if len(lines) == 1:
         lines = [part.strip() for part in re.split(r"[,;\t]", lines[0]) if part.strip()]
-    found = _with_ids(lines, path) or _with_ids(_but_ignored(lines), path)
+    of_cvat = _of_cvat(lines)  # first: a class may be called 1 there
+    found = None if of_cvat else _with_ids(lines, path) or _with_ids(_but_ignored(lines), path)
     notes: list[str] = []
-    of_cvat = _of_cvat(lines)
     if found is not None:
         named = {entry.name for entry in found}
         ignored = [Entry(line) for line in lines if line.lower() in IGNORED_NAMES and line not in named]

@@ -101,7 +101,8 @@ def write_dataset_yaml(
         label_map: names, ids and colors.
         splits: the folder of images of each split, such as {"train": "images/train"}.
         masks: the folder that stands in the place of `images` in those paths.
-        form: "ultralytics" has no place for colors; "lightly" counts labels from 0 in the order of the names.
+        form: "ultralytics" has no place for colors, and a lone class is one beside a background there; "lightly" counts
+            labels from 0 in the order of the names.
 
     Raises:
         ValueError: the form has no place for what the map holds.
@@ -120,6 +121,11 @@ def write_dataset_yaml(
     if form == "ultralytics":
         if label_map.colors:
             raise ValueError("expected a label map without colors, which Ultralytics' masks cannot have; write ids")
+        if len(names) < 2:
+            raise ValueError(
+                f"expected a label map of two classes or more, as Ultralytics takes a lone name for 1 and 0 for a "
+                f"background, got {names[0]!r}; name both, or write form='lightly'"
+            )
         content |= {**splits, "masks_dir": masks, "names": names}
         if label_map.ids:
             kept = {
@@ -127,6 +133,8 @@ def write_dataset_yaml(
             }
             content["label_mapping"] = kept
     else:
+        if label_map.colors and label_map.ids:
+            raise ValueError("expected a label map of colors or of ids, got both, for which the form has no place")
         values: dict[int, list[Any]] = {}
         listed = label_map.colors or label_map.ids or {number: number for number in names}
         for value, label in listed.items():

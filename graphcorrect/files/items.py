@@ -17,16 +17,17 @@ MASK_ENDINGS = (".png",)
 
 
 class Item(NamedTuple):
-    """The files of one image: its prediction or true mask, its image and its feature map, where asked for."""
+    """The files of one image: its prediction or mask, its image, feature map and true mask, where asked for."""
 
     name: str
     labels: Path
     image: Path | None
     features: Path | None
+    truth: Path | None = None
 
     def fingerprint(self) -> dict[str, list[int]]:
         """Size and time of change of every file: another fingerprint means that the work is to be done again."""
-        paths = [path for path in (self.labels, self.image, self.features) if path is not None]
+        paths = [path for path in (self.labels, self.image, self.features, self.truth) if path is not None]
         return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
 from graphcorrect.files.faults import reading
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.text import load_yaml, read_text
+from graphcorrect.files.text import few, load_yaml, read_text
 from graphcorrect.labels import IGNORE_INDEX
 
+Line = tuple[int, str, tuple[int, ...]]  # of a list of classes: label, name, and the color where it has one
 STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv",
                   "classes.json", "data.yaml", "dataset.yaml")  # fmt: skip
 
@@ -211,36 +212,66 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
         1,car,0,0,142
     """
     path = Path(path)
+    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        raise ValueError(f"expected a list of classes, .txt or .csv, got {path.name}; write_dataset_yaml writes YAML")
     if label_map.ids:
         raise ValueError("expected a label map without `ids`: a list of classes has no place for them; write a YAML")
     labels = [*range(label_map.num_classes), *([IGNORE_INDEX] if IGNORE_INDEX in label_map.colors.values() else [])]
-    rows: list[tuple[int, str, tuple[int, ...]]] = [
+    lines: list[Line] = [
         (label, "void" if label == IGNORE_INDEX else label_map.names[label], color)
         for label in labels
         for color in (_colors_of(label, label_map) or [()])
     ]
-    if len(rows) > len(labels):
+    if len(lines) > len(labels):
         raise ValueError("expected a label map of one color a class: a list of classes has no place for more")
+    write_atomically(path, list_of_classes(path, lines, label_map.names, label_map.colors).encode())
+
+
+def list_of_classes(path: Path, lines: list[Line], names: tuple[str, ...], colors: Mapping[Color, int]) -> str:
+    """The text of a list of classes, in the form of its file's name, which is read again before anybody writes it.
+
+    Raises:
+        ValueError: what is read are not the names and colors that were meant; the message names the classes.
+    """
+    fault = _fault_of(path, lines, names, colors)
+    if fault is None:
+        return _text_of(path, lines)
+    plain = {name: f"class_{number}_" for number, name in enumerate(names)}  # which every list can hold
+
+    def fault_with(*kept: str) -> str | None:
+        """Of the list in which all other classes have plain names."""
+        called = plain | {name: name for name in kept}
+        renamed = [(label, called[name] if label < IGNORE_INDEX else name, color) for label, name, color in lines]
+        return _fault_of(path, renamed, tuple(called.values()), colors)
+
+    wrong = [] if fault_with() else [repr(name) for name in names if fault_with(name)]
+    got = f"{few(wrong)} ({fault}); call them otherwise" if wrong else f"others ({fault})"
+    raise ValueError(f"expected names that {path.name} can hold, got {got}")
+
+
+def _fault_of(path: Path, lines: list[Line], names: tuple[str, ...], colors: Mapping[Color, int]) -> str | None:
+    """Why a list of classes would be read as another, if it would."""
+    try:
+        again = _of_entries(entries_of(_text_of(path, lines), path))
+    except ValueError as error:
+        return str(error)
+    is_same = again.names == names and {**again.colors, **colors} == again.colors
+    return None if is_same else f"which would be read as {few([*again.names])}"
+
+
+def _text_of(path: Path, lines: list[Line]) -> str:
+    has_colors = any(color for _, _, color in lines)
     if path.suffix.lower() == ".csv":
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")
-        writer.writerow(("id", "name", *("rgb" if label_map.colors else "")))
-        writer.writerows((label, name, *color) for label, name, color in rows)
-        text = content.getvalue()
-    elif path.stem.lower() in ("labelmap", "label_map"):
-        lines = [f"{name}:{','.join(map(str, color))}::" for _, name, color in rows]
-        text = "\n".join(["# label:color_rgb:parts:actions", *lines, ""])
-    else:
-        between = "," if label_map.colors else " "
-        text = "".join(f"{between.join(map(str, (label, name, *color)))}\n" for label, name, color in rows)
-    try:
-        again = _of_entries(entries_of(text, path))
-    except ValueError as error:
-        raise ValueError(f"expected names that {path.name} can hold, got others ({error}); write a YAML") from error
-    if again.names != label_map.names or {**again.colors, **label_map.colors} != again.colors:
-        lost = [name for name in label_map.names if name not in again.names]
-        raise ValueError(f"expected names that {path.name} can hold, got {lost[:4]}; write a YAML")
-    write_atomically(path, text.encode())
+        writer.writerow(("id", "name", *("rgb" if has_colors else "")))
+        writer.writerows((label, name, *color) for label, name, color in lines)
+        return content.getvalue()
+    if path.stem.lower() in ("labelmap", "label_map"):
+        of_cvat = [f"{name}:{','.join(map(str, color))}::" for _, name, color in lines]
+        return "\n".join(["# label:color_rgb:parts:actions", *of_cvat, ""])
+    between = "," if has_colors else " "
+    return "".join(f"{between.join(map(str, (label, name, *color)))}\n" for label, name, color in lines)
 
 
 def _colors_of(label: int, label_map: LabelMap) -> list[tuple[int, ...]]:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from graphcorrect.files.text import read_text
 from graphcorrect.labels import IGNORE_INDEX
 
 KINDS = ("brushlabels", "labels")
+LOCAL = "local-files"  # in addresses of a server's own files, whose path is in the query: /data/local-files/?d=PATH
 
 
 class BrushMask(NamedTuple):
@@ -191,20 +192,19 @@ def write_brush_masks(
         first = next(iter(_regions_of(mask.task)), {})
         tags = {key: first[key] for key in ("from_name", "to_name") if key in first}
         results = brush_results(mask.labels, label_map, leave_out=left_out, **tags)
-        before = [each for each in mask.task.get("predictions", []) if isinstance(each, Mapping)]
-        others = [each for each in before if each.get("model_version") != model_version]
+        others = [each for each in _predictions_of(mask.task) if each.get("model_version") != model_version]
         tasks.append({**mask.task, "predictions": [*others, {"model_version": model_version, "result": results}]})
     write_atomically(path, json.dumps(tasks).encode())
 
 
 def _regions_of(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The brush regions of the last annotation that has some; of a prediction where nobody has annotated."""
-    made = [each for each in task.get("annotations", task.get("completions", [])) if not each.get("was_cancelled")]
-    for part in (made, task.get("predictions", [])):
+    made = task.get("annotations", task.get("completions")) or []
+    for part in ([each for each in made if not each.get("was_cancelled")], _predictions_of(task)):
         for each in reversed(part):
             regions = [
                 region
-                for region in each.get("result", [])
+                for region in each.get("result") or []
                 if isinstance(region.get("value"), Mapping) and "rle" in region["value"]
             ]
             if regions:  # of the tags Brush and Labels, the first has no label and the second the same id
@@ -213,12 +213,20 @@ def _regions_of(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return []
 
 
+def _predictions_of(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A task's predictions, unless it has nothing but their ids, as some exports do."""
+    return [each for each in task.get("predictions") or [] if isinstance(each, Mapping)]
+
+
 def _name_of(task: Mapping[str, Any], number: int) -> str:
     """The name of a task's image: a path or address among its data."""
     data = task.get("data", {})
     named = [data["image"]] if "image" in data else [each for each in data.values() if "/" in str(each)]
-    address = next(iter(named), "")
-    return PurePosixPath(unquote(urlsplit(str(address)).path)).stem or f"task-{task.get('id', number)}"
+    address = urlsplit(str(next(iter(named), "")))
+    path = unquote(address.path)
+    if PurePosixPath(path).name == LOCAL:
+        path = parse_qs(address.query).get("d", [""])[0]
+    return PurePosixPath(path).stem or f"task-{task.get('id', number)}"
 
 
 def _label_of(name: str, label_map: LabelMap) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,8 @@ class Collector:
             name = without(re.split(r"[\t,;]", line)[0].strip().strip("\"'").replace("\\", "/"), IMAGE_ENDINGS)
             parts = [part for part in name.split("/") if part not in ("", ".")]
             tries = ("/".join(parts[start:]) for start in range(len(parts)))
-            pair = next((by_name[each] for each in tries if each in by_name), None)
+            whole = unicodedata.normalize("NFC", line)  # a name may have commas, and an ending before its own
+            pair = next((by_name[each] for each in (whole, *tries) if each in by_name), None)
             if pair is None:
                 self.faults.append(f"{path}, line {number}: no image or mask is called {line!r}")
             else:
