@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -52,6 +53,8 @@ class ImageSources:
         self, labels: Images, probabilities: Images, images: Images | None, features: Images | None, ignore_index: int
     ) -> None:
         self._encoder: Callable[[Tensor], Any] | None = features if _is_encoder(features) else None
+        if isinstance(features, nn.Module):  # which stays as it is
+            self._encoder = copy.deepcopy(features).eval()
         if self._encoder is not None and images is None:
             raise ValueError("expected `images` that the encoder in `features` can look at, got None")
         read = None if self._encoder is not None else features
@@ -195,7 +198,8 @@ def _is_encoder(features: object) -> bool:
 @torch.no_grad()
 def _encoded(encoder: Callable[[Tensor], Any], image: Tensor, place: int) -> Tensor:
     """What an encoder says of one image, (D, h, w)."""
-    maps = encoder(image[None])
+    weight = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
+    maps = encoder(image[None] if weight is None else image[None].to(weight.device, weight.dtype))
     if not isinstance(maps, Tensor) or maps.ndim != 4 or len(maps) != 1:
         shape = _checks.shape_of(maps) if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(

@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._image_sources import ImageSources, LabeledImage
 from graphcorrect.banks.anchors import AnchorBank
+from graphcorrect.cells import full_size, pad_to_cells, size_of
 from graphcorrect.guided import (
     COLOR_SCALE,
     DISTANCE_SCALE,
@@ -47,7 +47,7 @@ def posterior(item: LabeledImage, others: Tensor | None, trust: float) -> Tensor
     size = item.labels.shape
     classes = torch.arange(len(item.probabilities), device=item.labels.device)
     given = (item.labels.long() == classes[:, None, None]).to(item.probabilities.dtype)  # void: no class
-    model = F.interpolate(item.probabilities[None], size=size, mode="bilinear")
+    model = full_size(item.probabilities[None], *size)
     colors = item.probabilities.new_zeros(1, 1, *size) if item.image is None else item.image[None].to(model.dtype)
     weights = window_weights(colors, RADIUS, COLOR_SCALE, DISTANCE_SCALE)
     if item.image is not None:  # without colors it would blur the model's edges
@@ -59,7 +59,7 @@ def posterior(item: LabeledImage, others: Tensor | None, trust: float) -> Tensor
     share = around[0] / around[0].sum(0).clamp_min(1e-6)
     log_odds += AROUND * (share + AROUND_FLOOR).log()
     if others is not None:
-        log_odds += OTHERS * (F.interpolate(others[None], size=size, mode="bilinear")[0] + OTHERS_FLOOR).log()
+        log_odds += OTHERS * (full_size(others[None], *size)[0] + OTHERS_FLOOR).log()
     return log_odds.softmax(0)
 
 
@@ -72,7 +72,7 @@ class OtherImages:
 
     def __init__(self, ignore_index: int, capacity_per_class: int, quota_per_image: int, seed: int) -> None:
         self._settings: dict[str, Any] = {"ignore_index": ignore_index, "capacity_per_class": capacity_per_class}
-        self._settings |= {"quota_per_image": quota_per_image, "seed": seed, "balance": BALANCE}
+        self._settings |= {"quota_per_image": quota_per_image, "seed": seed, "balance": BALANCE, "synchronize": False}
         self._banks: list[AnchorBank] = []
 
     @property
@@ -93,7 +93,8 @@ class OtherImages:
                 shape = len(item.probabilities), len(item.features)
                 banks = [AnchorBank(*shape, **self._settings).to(item.features.device) for _ in range(2)]
             self._expect_width(banks, item)
-            banks[item.place % 2].update(item.features[None], item.labels[None].long())
+            labels = pad_to_cells(item.labels[None].long(), size_of(item.features), banks[0].ignore_index)
+            banks[item.place % 2].update(item.features[None], labels)
         self._banks = banks
 
     def posterior(self, item: LabeledImage) -> Tensor | None:

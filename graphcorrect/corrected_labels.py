@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,13 +23,3 @@ class CorrectedLabels(NamedTuple):
     def confidence(self) -> Tensor:
         """Its probability, (B, H, W)."""
         return self.probabilities.amax(1)
-
-
-def full_size(maps: Tensor, height: int, width: int) -> Tensor:
-    """Maps (B, C, h, w) at (H, W). Cells of a whole number of pixels keep their place: the last may hang over."""
-    rows, columns = maps.shape[-2:]
-    factor = -(-height // rows)
-    if (rows, columns) != (-(-height // factor), -(-width // factor)):
-        return F.interpolate(maps, size=(height, width), mode="bilinear")
-    enlarged = F.interpolate(maps, scale_factor=float(factor), mode="bilinear") if factor > 1 else maps
-    return enlarged[..., :height, :width]

@@ -14,14 +14,14 @@ from graphcorrect import _checks
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.banks.calibration import Calibration, calibrate
 from graphcorrect.banks.presets import Preset, index_of
-from graphcorrect.corrected_labels import CorrectedLabels, full_size
+from graphcorrect.cells import aligned, enlarged, pad_to_cells, size_of
+from graphcorrect.corrected_labels import CorrectedLabels
 from graphcorrect.corrector_input import labeled_images, pairs_of, scores_of_images
 from graphcorrect.corrector_state import CorrectorState
 from graphcorrect.encoders import PREFIX, key_encoder
 from graphcorrect.guided import guided_upsample
 from graphcorrect.keys import Maps
 from graphcorrect.labels import IGNORE_INDEX
-from graphcorrect.nodes import resize_maps
 from graphcorrect.refine import DualGraphRefiner
 
 MAGNIFICATIONS = (1.0, 2.0, 3.0)
@@ -186,7 +186,10 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
         )
         _, masks = labeled_images((images, masks), self.num_classes, self.ignore_index, self._place, self.validate_args)
         keys = [self.key_encoder(image[None])[0] for image in images]
-        return calibrate(bank, keys, list(masks), list(scores.softmax(1)), max_class_loss=max_class_loss)
+        grid = size_of(keys[0])  # of images of one size
+        labels = pad_to_cells(masks, grid, self.ignore_index)
+        said, _, _ = aligned(scores.softmax(1), None, grid, size_of(images))
+        return calibrate(bank, keys, list(labels), list(said), max_class_loss=max_class_loss)
 
     @torch.no_grad()
     def forward(
@@ -233,17 +236,12 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
         assert scores is not None
         keys = self.key_encoder(image)
         features = keys if features is None else features
-        if scores.shape[-2:].numel() < keys.shape[-2:].numel():  # so that what is thin is looked up
-            grid = (keys.shape[-2], keys.shape[-1])
-            scores = resize_maps(scores, grid, None)
-            mask = None if mask is None else resize_maps(mask[:, None].to(scores.dtype), grid, None)[:, 0] > 0.5
+        # Cell on cell, and no coarser than the keys, so that what is thin is looked up
+        size, grid = size_of(image), size_of(keys)
+        scores, mask, cell = aligned(scores, mask, grid, size)
         found = self._refiner(features)(features, scores, mask=mask, anchors=self._fitted(), anchor_features=keys)
-        height, width = image.shape[-2:]
-        soft = full_size(found.soft_labels, height, width)
-        if not self.guided:
-            return soft
-        known = None if mask is None else full_size(mask[:, None].to(soft.dtype), height, width)[:, 0] > 0.5
-        return guided_upsample(soft, image, mask=known)
+        soft, known = enlarged(found.soft_labels, mask, cell, size)
+        return guided_upsample(soft, image, mask=known) if self.guided else soft
 
     def _fitted(self) -> AnchorBank:
         if self.bank_ is None:
@@ -256,7 +254,7 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
             _checks.finite("the keys of `encoder`", keys)
         if self.bank_ is None:
             self.bank_ = self._new_bank(keys.shape[1])
-        self.bank_.update(keys, labels)
+        self.bank_.update(keys, pad_to_cells(labels, size_of(keys), self.ignore_index))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SegmentationCorrector:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

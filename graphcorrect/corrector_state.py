@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graphcorrect._hub import HubMixin
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.banks.presets import Preset, bank_of
+from graphcorrect.encoders import PREFIX, TimmEncoder
 from graphcorrect.keys import KeyEncoder
 from graphcorrect.refine import DualGraphRefiner
 
@@ -71,6 +72,11 @@ class CorrectorState(nn.Module, HubMixin):
         settings = {"ignore_index": self.ignore_index, **self._bank_settings}
         return bank_of(self.preset, self.num_classes, key_dim, self._place, **settings)
 
+    def _encoder_levels(self) -> list[int] | None:
+        """Which levels of a timm encoder keys are made of."""
+        encoder = self.key_encoder.encoder
+        return list(encoder.levels) if isinstance(encoder, TimmEncoder) else None
+
     def get_extra_state(self) -> Tensor:
         """The settings as the bytes of a JSON text, which every format of tensors holds."""
         calibrated = {} if self.bank_ is None else {name: getattr(self.bank_, name) for name in _CALIBRATED}
@@ -78,6 +84,7 @@ class CorrectorState(nn.Module, HubMixin):
             "num_classes": self.num_classes,
             "encoder": self.encoder_name,
             "levels": self.key_encoder.levels,
+            "encoder_levels": self._encoder_levels(),
             "magnifications": self.key_encoder.magnifications,
             "position": self.key_encoder.position,
             "preset": self.preset,
@@ -96,9 +103,13 @@ class CorrectorState(nn.Module, HubMixin):
             ValueError: the state is that of other classes or of another encoder.
         """
         content = json.loads(bytes(state.tolist()))
-        for name, here in (("num_classes", self.num_classes), ("encoder", self.encoder_name)):
-            if content[name] != here:
-                raise ValueError(f"expected a state of `{name}` {here!r}, got {content[name]!r}")
+        compared: dict[str, tuple[Any, Any]] = {"num_classes": (self.num_classes, content["num_classes"])}
+        if PREFIX in (self.encoder_name[: len(PREFIX)], content["encoder"][: len(PREFIX)]):
+            compared["encoder"] = self.encoder_name, content["encoder"]
+            compared["levels"] = self._encoder_levels(), content.get("encoder_levels", self._encoder_levels())
+        for name, (here, saved) in compared.items():  # of an encoder of one's own the weights have to fit
+            if saved != here:
+                raise ValueError(f"expected a state of `{name}` {here!r}, got {saved!r}")
         self.key_encoder.levels = None if content["levels"] is None else tuple(content["levels"])
         self.key_encoder.magnifications = tuple(content["magnifications"])
         self.key_encoder.position = content["position"]

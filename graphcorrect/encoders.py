@@ -66,7 +66,7 @@ class TimmEncoder(nn.Module):
         with torch.random.fork_rng(devices=[]):  # random weights that are replaced, or not meant to be
             any_size, info = self._any_size()
             reductions = info.reduction()
-            self.levels = tuple(middle_levels(reductions) if levels is None else levels)
+            self.levels = _levels(levels, reductions)
             self.dims = tuple(info.channels()[level] for level in self.levels)
             settings: dict[str, Any] = {"features_only": True, "out_indices": self.levels, **any_size}
             if weights is not None:
@@ -166,6 +166,16 @@ def key_encoder(
     if weights is not None:
         raise ValueError(f"expected no `weights` with an `encoder` that is none of timm's, got {weights}")
     return KeyEncoder(encoder, levels=levels, **options)
+
+
+def _levels(levels: Sequence[int] | None, reductions: Sequence[int]) -> tuple[int, ...]:
+    """The levels asked for, from the first one on, as timm gives them; by default those in the middle."""
+    if levels is None:
+        return tuple(middle_levels(reductions))
+    count = len(reductions)
+    if any(not -count <= level < count for level in levels):
+        raise ValueError(f"expected `levels` among the {count} maps of the encoder, got {tuple(levels)}")
+    return tuple(sorted({level % count for level in levels}))
 
 
 def _timm() -> Any:

@@ -109,8 +109,9 @@ def pool_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:
-    """Maps (B, D, H, W) on a grid (h, w): averaged over its cells under `mask` (B, H', W'), of any resolution, or
-    interpolated where the grid is the finer one.
+    """Maps (B, D, H, W) on a grid (h, w): averaged over its cells, or interpolated where the grid is the finer one.
+
+    Only what lies under `mask` (B, H', W'), of any resolution, counts; a cell without any of it is zero.
 
     Example:
         >>> resize_maps(torch.zeros(2, 8, 6, 9), (12, 18), None).shape
@@ -119,6 +120,11 @@ def resize_maps(maps: Tensor, size: tuple[int, int], mask: Tensor | None) -> Ten
     height, width = maps.shape[-2:]
     if (height, width) == size:
         return maps
-    if height < size[0] or width < size[1]:
+    inside = None if mask is None else pool_mask(mask, (height, width))
+    if height >= size[0] and width >= size[1]:
+        return pool_maps(maps, size, inside)
+    if inside is None:
         return F.interpolate(maps, size=size, mode="bilinear")
-    return pool_maps(maps, size, None if mask is None else pool_mask(mask, (height, width)))
+    share = F.interpolate(inside[:, None].to(maps.dtype), size=size, mode="bilinear")
+    total = F.interpolate(torch.where(inside[:, None], maps, 0.0), size=size, mode="bilinear")
+    return total / torch.where(share > 0, share, 1.0)

@@ -27,11 +27,40 @@ def test_the_state_holds_bank_settings_and_the_name_of_the_encoder(corrector, tm
     assert torch.equal(copy.deepcopy(corrector)(images, logits=logits).probabilities, expected)
     with pytest.raises(ValueError, match="a state of `num_classes` 4, got 3"):
         SegmentationCorrector(4, Levels()).load_state_dict(corrector.state_dict())
-    with pytest.raises(ValueError, match="a state of `encoder` 'torch.nn.modules.conv.Conv2d', got"):
+    with pytest.raises(RuntimeError, match="key_encoder.encoder"):
         SegmentationCorrector(CLASSES, nn.Conv2d(3, 2, 8, 8)).load_state_dict(corrector.state_dict())
     empty = SegmentationCorrector(CLASSES, Levels())
     other.load_state_dict(empty.state_dict())
     assert other.bank_ is None
+
+
+def test_an_encoder_of_ones_own_may_have_moved_to_another_file(corrector):
+    class Moved(Levels):
+        pass
+
+    other = SegmentationCorrector(CLASSES, Moved())
+    other.load_state_dict(corrector.state_dict())
+    images, logits = scenes(2)[0], torch.randn(2, CLASSES, 9, 12)
+    assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
+
+
+def test_levels_of_a_timm_encoder_are_compared_and_counted():
+    pytest.importorskip("timm")
+    settings = {"pretrained": False, "magnifications": (1.0,)}
+    name = "timm:tf_efficientnet_lite0"
+    one, other = (SegmentationCorrector(2, name, levels=levels, **settings) for levels in ((1, 3), (-2, 2)))
+    with pytest.raises(ValueError, match=r"a state of `levels` \[2, 3\], got \[1, 3\]"):
+        other.load_state_dict(one.state_dict())
+    assert other.key_encoder.encoder.dims == (40, 112)
+    with pytest.raises(ValueError, match=rf"a state of `encoder` '{name}', got 'test_corrector_state"):
+        one.load_state_dict(SegmentationCorrector(2, Own()).state_dict())
+    with pytest.raises(ValueError, match=r"`levels` among the 5 maps of the encoder, got \(5,\)"):
+        SegmentationCorrector(2, name, levels=(5,), **settings)
+
+
+class Own(nn.Module):
+    def forward(self, images):
+        return images
 
 
 def test_slots_that_are_empty_are_not_saved_and_stay_open(corrector, tmp_path):

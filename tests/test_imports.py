@@ -27,7 +27,7 @@ nodes labels metrics distributed pixel_features
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
 guided functional maps threshold
 banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks.calibration
-_image_sources _label_posterior label_issues
+cells _image_sources _label_posterior label_issues
 refined_labels refiner_input refiner_grid refine teacher
 keys encoders _hub corrected_labels corrector_input corrector_state corrector
 losses._reduce losses.slg losses.clg losses.correction backends
