@@ -59,6 +59,20 @@ def integral(name: str, value: object) -> None:
         raise TypeError(f"expected `{name}` to hold integer class labels, got {value.dtype}")
 
 
+def class_labels(name: str, value: object) -> Tensor:
+    """Integer labels as int64: in a narrower dtype torch wraps the number that they are compared with to a class."""
+    integral(name, value)
+    assert isinstance(value, Tensor)
+    return value.long()
+
+
+def can_hold(name: str, dtype: torch.dtype, value: int, what: str) -> None:
+    """Refuses labels of an integer dtype in which a result that is returned in it would wrap to another class."""
+    limits = torch.iinfo(dtype)
+    if not limits.min <= value <= limits.max:
+        raise ValueError(f"expected `{name}` of a dtype that holds {what}, got {dtype}; use int64")
+
+
 def ndim(name: str, tensor: Tensor, allowed: Sequence[int], form: str) -> None:
     is_tensor(name, tensor)
     if tensor.ndim not in allowed:
@@ -155,6 +169,7 @@ def finite(name: str, tensor: Tensor) -> None:
 def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     if not values_can_be_read(labels) or labels.numel() == 0:
         return
+    labels = labels.long()
     counted = labels if ignore_index is None else labels.masked_fill(labels == ignore_index, 0)
     least, most = (int(bound) for bound in counted.aminmax())
     if least < 0 or most >= num_classes:

@@ -125,8 +125,9 @@ class ImageSources:
         labels, probabilities = tensors["labels"], tensors["probabilities"]
         labels, probabilities = labels.to(probabilities.device), _real(named["probabilities"], probabilities)
         _checks.integral(named["labels"], labels)
-        # int64: torch compares no uint16, which masks of 16 bits are
-        _checks.labels_in_range(named["labels"], labels.long(), len(probabilities), self.ignore_index)
+        last = len(probabilities) - 1
+        _checks.can_hold(named["labels"], labels.dtype, last, f"class {last}")  # which a label may be corrected to
+        _checks.labels_in_range(named["labels"], labels, len(probabilities), self.ignore_index)
         if probabilities.numel() == 0:
             shape = _checks.shape_of(probabilities)
             raise ValueError(f"expected `{named['probabilities']}` of at least one class and pixel, got {shape}")

@@ -97,7 +97,8 @@ def label_issues(
         :class:`LabelIssues`: iterate over it for one image at a time, or ask it for whole arrays.
 
     Raises:
-        ValueError: shapes, ranges or numbers of images do not fit; the message names the image.
+        ValueError: shapes, ranges or numbers of images do not fit, or the dtype of the labels does not hold every class
+            that they may be corrected to; the message names the image.
         TypeError: dtypes do not fit, or an iterator cannot be read twice.
 
     Cost: memory of one image, and of 2 C `capacity_per_class` D numbers with `features`; results are made when they are

@@ -23,7 +23,7 @@ def one_hot(labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDE
         tensor([[0., 1., 0.],
                 [0., 0., 0.]])
     """
-    _checks.integral("labels", labels)
+    labels = _checks.class_labels("labels", labels)
     _checks.labels_in_range("labels", labels, num_classes, ignore_index)
     # Not torch's one_hot: 255 there is an error on the CPU and a device assert on the GPU.
     rows = labels[..., None] == torch.arange(num_classes, device=labels.device)
@@ -50,14 +50,15 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Pools label images (B, H, W) to a grid (h, w) by majority vote over each cell.
+    """Pools label images (B, H, W) to a grid (h, w) by majority vote over each cell, in the dtype of the labels.
 
     Void takes part in the vote, and a tie is void: a cell gets a class only if more of its pixels carry that class than
     any other, ignored ones included. Cells are those of :func:`graphcorrect.nodes.pool_maps`, so that labels meet
     features pooled over the same pixels. Labels outside [0, C) count as void.
 
     Raises:
-        ValueError: `labels` is not of three dimensions, or `size` is not two numbers of at least 1.
+        ValueError: `labels` is not of three dimensions or of a dtype that does not hold `ignore_index`, or `size` is
+            not two numbers of at least 1.
         TypeError: `labels` are not integers.
 
     Example:
@@ -65,14 +66,17 @@ def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, igno
         tensor([[[  0, 255]]])
     """
     _checks.integral("labels", labels)
+    _checks.can_hold("labels", labels.dtype, ignore_index, f"ignore_index={ignore_index}")
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     _checks.image_size("size", size)
     if tuple(labels.shape[1:]) == tuple(size):
         return labels
-    is_class = (labels >= 0) & (labels < num_classes)
+    votes = labels.long()  # before they are compared, which a narrower dtype would wrap
+    is_class = (votes >= 0) & (votes < num_classes)
     if 0 <= ignore_index < num_classes:
-        is_class &= labels != ignore_index
-    return majority_vote(torch.where(is_class, labels, num_classes), size, num_classes, void=ignore_index)
+        is_class &= votes != ignore_index
+    votes = torch.where(is_class, votes, num_classes)
+    return majority_vote(votes, size, num_classes, void=ignore_index).to(labels.dtype)
 
 
 def labeled_nodes(
@@ -114,12 +118,11 @@ def labels_of_nodes(
         tensor([[  2, 255]])
     """
     _checks.floating("features", features)
-    _checks.integral("labels", labels)
+    labels = _checks.class_labels("labels", labels)
     _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")
     _checks.same_device("labels", labels, "`features`", features)
     if validate_args:
         _checks.labels_in_range("labels", labels, num_classes, ignore_index)
-    labels = labels.long()
     if features.ndim == 4:
         _checks.ndim("labels", labels, (3,), "(B, H, W), as `features` is (B, D, H, W)")
         _checks.size("labels", labels, 0, features.shape[0], "images")

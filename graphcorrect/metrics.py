@@ -53,12 +53,12 @@ def confusion_matrix(
         tensor([[1, 1],
                 [0, 0]])
     """
-    _checks.integral("predictions", predictions)
-    _checks.integral("labels", labels)
+    predictions = _checks.class_labels("predictions", predictions)
+    labels = _checks.class_labels("labels", labels)
     _checks.shape("predictions", predictions, labels.shape, "(that of `labels`)")
     _checks.labels_in_range("labels", labels, num_classes, ignore_index)
     counted = labels != ignore_index
-    predictions, labels = predictions[counted].long(), labels[counted].long()
+    predictions, labels = predictions[counted], labels[counted]
     # ignore_index is no prediction: it has no column to go to.
     _checks.labels_in_range("predictions", predictions, num_classes)
     return torch.bincount(labels * num_classes + predictions, minlength=num_classes**2).reshape(
@@ -144,6 +144,7 @@ def correction_counts(
         _checks.integral(name, tensor)
         _checks.shape(name, tensor, labels.shape, "(that of `labels`)")
         _checks.has_values(name, tensor)
+    before, after, labels = before.long(), after.long(), labels.long()
     _checks.labels_in_range("labels", labels, 2**31, ignore_index)
     counted = labels != ignore_index
     was_right, is_right = before == labels, after == labels

@@ -1,6 +1,7 @@
 """EMATeacher: a slow copy of a module that labels what its student learns from."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class EMATeacher(nn.Module):
             raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
         _checks.in_interval("momentum", momentum, 0.0, 1.0)
         self.momentum = momentum
-        self.module = _copy_of(_unwrapped(model)).eval().requires_grad_(False)
+        with torch.inference_mode(False):  # whose tensors cannot be written to outside
+            self.module = _copy_of(_unwrapped(model)).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -93,6 +95,11 @@ class EMATeacher(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the copy without gradients."""
         return self.module(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EMATeacher":
+        with torch.inference_mode(False):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

@@ -55,6 +55,24 @@ def test_lists_are_made_anew_after_an_update():
     assert copy.deepcopy(bank)(torch.eye(2)).argmax(1).tolist() == [0, 1]
 
 
+def test_lists_are_made_once_in_inference_mode():
+    pytest.importorskip("faiss")
+    with torch.inference_mode():
+        bank = AnchorBank(2, 2, index="ivf").float()
+        bank.update(torch.eye(2), torch.tensor([0, 1]))
+        assert bank(torch.eye(2)).argmax(1).tolist() == [0, 1]
+        first = bank._packed().index
+        bank(torch.eye(2))
+        assert bank._packed().index is first
+        bank.update(-torch.eye(2), torch.tensor([1, 0]))
+        assert bank(-torch.eye(2)).argmax(1).tolist() == [1, 0]
+        second = bank._packed().index
+    assert bank._packed().index is second
+    bank.update(torch.tensor([[-1.0, 0.1]]), torch.tensor([0]))
+    bank(torch.eye(2))
+    assert bank._packed().index is not second
+
+
 def test_lists_with_fewer_anchors_than_neighbors_answer_all_the_same():
     pytest.importorskip("faiss")
     bank = AnchorBank(2, 3, index="ivf", num_lists=6, num_probes=1, num_neighbors=5)

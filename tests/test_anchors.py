@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from small_bank import filled_bank
 from strategies import orthogonal_clusters, random_features, random_labels, random_logits
 
-from graphcorrect import AnchorBank, DualGraphRefiner
+from graphcorrect import AnchorBank, DualGraphRefiner, calibrate
+from graphcorrect.banks import anchors
+from graphcorrect.banks._lookup import PackedAnchors
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 7, 40, 1000])
@@ -121,6 +123,61 @@ def test_anchors_are_packed_once_between_updates():
     full = AnchorBank(2, 2, capacity_per_class=1)
     full.update(torch.eye(2), torch.arange(2))
     assert full._packed().keys.data_ptr() == full.features.data_ptr()  # no copy
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_labels_of_any_dtype_make_the_same_anchors(dtype):
+    keys, labels = random_features(6, 3), torch.tensor([0, 156, 156, 2, 0, 156])
+    bank, expected = (AnchorBank(300, 3, ignore_index=-100, capacity_per_class=4).double() for _ in range(2))
+    bank.update(keys, labels.to(dtype))
+    expected.update(keys, labels)
+    assert torch.equal(bank.features, expected.features)
+    assert bank.counts[[0, 2, 156]].tolist() == [2, 1, 3]
+
+
+def test_a_bank_outlives_the_inference_mode_that_it_was_made_in():
+    keys, labels = random_features(40, 5, seed=3), random_labels(40, num_classes=4, seed=4)
+    expected = AnchorBank(4, 5).double()
+    with torch.inference_mode():
+        bank = AnchorBank(4, 5).double()
+        for each in (bank, expected):
+            each.update(keys, labels)
+        packed = bank._packed()
+        assert torch.equal(bank(keys), expected(keys))
+        assert bank._packed() is packed  # nothing was written in between
+        probabilities = random_logits(40, 4).softmax(1)
+    assert bank._packed() is packed
+    probabilities = probabilities.clone().requires_grad_()
+    bank.correct(probabilities, keys).square().sum().backward()
+    assert probabilities.grad.isfinite().all()
+    for each in (bank, expected):
+        each.update(-keys, labels)
+    assert torch.equal(bank(keys), expected(keys))
+    bank.load_state_dict(filled_bank()[0].state_dict() | {"features": torch.zeros_like(bank.features)})
+    assert bank.features.count_nonzero() == 0
+
+
+def test_a_bank_is_calibrated_in_inference_mode_as_outside(monkeypatch):
+    keys, labels = random_features(4, 10, 5, seed=3), random_labels(4, 10, num_classes=4, seed=4)
+    said = random_logits(4, 10, 4).softmax(-1)
+    bank = AnchorBank(4, 5).double()
+    bank.update(keys, labels)
+    expected = calibrate(bank, keys, labels, said, folds=2)
+    packed = []
+    monkeypatch.setattr(anchors, "PackedAnchors", lambda *of_bank: packed.append(PackedAnchors(*of_bank)) or packed[-1])
+    with torch.inference_mode():
+        assert calibrate(bank, keys, labels, said, folds=2) == expected
+    assert len(packed) == 2  # once for each fold, of two images
+
+
+def test_a_calibration_counts_the_class_255_where_it_is_not_the_ignored_label():
+    bank = AnchorBank(300, 2, ignore_index=-100)
+    keys, labels = torch.eye(2), torch.tensor([255, 3])
+    bank.update(keys, labels)
+    said = torch.full((2, 300), 0.5 / 299).index_fill(1, torch.tensor([7]), 0.5)
+    said[1] = said[1].roll(-4)  # right
+    found = calibrate(bank, [keys], [labels], [said], strengths=[9.0], eps=[1e-3])
+    assert (found.before, found.after) == (pytest.approx(1 / 3), 1.0)
 
 
 def test_the_state_of_earlier_versions_can_be_loaded():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import labels_strategy, random_labels, random_logits
 
-from graphcorrect import CLGLoss, clg_loss
+from graphcorrect import CLGLoss, LabelCorrectionLoss, RefinedLabels, clg_loss, slg_loss
 
 
 def batch(*shape, seed=1, ignored=0.3, dtype=torch.float64):
@@ -29,6 +29,28 @@ def test_value_and_gradient_are_equations_15_and_16(dtype, tolerance, self_weigh
     loss.backward()
     expected.backward()
     torch.testing.assert_close(mine.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("validate_args", [True, False])
+@pytest.mark.parametrize("num_classes", [150, 256, 300])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16])
+def test_labels_of_every_dtype_give_the_loss_of_int64(dtype, num_classes, validate_args):
+    """The number of classes wraps in a dtype that does not hold it."""
+    p, features = random_logits(10, num_classes).softmax(-1), random_logits(10, 5, seed=3)
+    labels = torch.tensor([0, 20, 44, 45, 60, 80, 100, 110, 127, 127])
+    options = {"ignore_index": -100, "validate_args": validate_args}
+    loss = clg_loss(p, labels.to(dtype), **options)
+    torch.testing.assert_close(loss, reference.eq15_clg(p, labels), rtol=1e-10, atol=1e-10)
+    options["num_classes"] = num_classes
+    assert slg_loss(features, labels.to(dtype), **options) == slg_loss(features, labels, **options)
+
+
+def test_all_losses_together_take_labels_of_16_bits():
+    features, p, labels = random_logits(2, 10, 5), random_logits(2, 10, 300).softmax(-1), torch.arange(250, 270)
+    out = RefinedLabels((p, p), (features, features), *[None] * (len(RefinedLabels._fields) - 2))
+    found = LabelCorrectionLoss()(out, labels.view(2, 10).to(torch.uint16))
+    expected = LabelCorrectionLoss()(out, labels.view(2, 10))
+    assert found == expected
 
 
 @given(st.data())

@@ -1,5 +1,7 @@
 """Two processes on uneven shards, also an empty and an unlabeled one, hold and learn what one process does."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,7 +17,9 @@ from graphcorrect import (
     DynamicThreshold,
     LabelCorrectionLoss,
     PrototypeBank,
+    calibrate,
     clg_loss,
+    label_issues,
     slg_loss,
 )
 from graphcorrect.distributed import gather_rows, rank, sum_over_ranks, world_size
@@ -90,10 +94,27 @@ def learn(wrap, features, labels, logits):
     return found
 
 
+def by_itself():
+    """What a process may do while the others do something else."""
+    features, labels, logits = joined_batch()
+    bank = AnchorBank(3, 4, capacity_per_class=2, quota_per_image=1, synchronize=False).double()
+    for _ in range(2):
+        bank.update(features, labels)
+    found = {"features": bank.features, "num_seen": bank.num_seen, "posterior": bank(features)}
+    joining = AnchorBank(3, 4).double()  # which calibration fills anew
+    chosen = calibrate(joining, list(features), list(labels), list(logits.softmax(-1)), folds=3)
+    assert joining.synchronize
+    found["calibrated"] = torch.tensor([*chosen.settings, chosen.before, chosen.after])
+    maps = [features.mT.unflatten(-1, (3, 4)), logits.softmax(-1).mT.unflatten(-1, (3, 4))]
+    issues = label_issues(labels.unflatten(-1, (3, 4)), maps[1], features=maps[0])
+    return found | {"scores": issues.pixel_scores}
+
+
 def work(number, folder):
     """One of the two processes."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
+    options = {"rank": number, "world_size": 2, "timeout": timedelta(seconds=60)}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", **options)
     found = {}
     for shards in SHARDS:
         for labeled in ("everywhere", "not in the last image", "nowhere"):
@@ -103,6 +124,8 @@ def work(number, folder):
     rows = torch.arange(3.0 * number).reshape(3 * number, 1)
     found["gathered"], found["none gathered"] = gather_rows(rows), gather_rows(rows[:0])
     found["sum"], found["world"] = sum_over_ranks(torch.tensor([1, 10**18]) * (number + 1)), (rank(), world_size())
+    if number == 0:
+        found["by itself"] = by_itself()
     torch.save(found, f"{folder}/{number}.pt")
     leave()
 
@@ -128,6 +151,13 @@ def test_two_processes_are_one(ranks, shards, labeled):
         torch.testing.assert_close(first, expected, rtol=1e-10, atol=1e-10, msg=name)
     if labeled == "everywhere":
         assert all(one[name].abs().max() > 1e-3 for name in one if name.endswith("gradient"))
+
+
+def test_a_process_fills_banks_of_its_own_by_itself(ranks):
+    expected = by_itself()
+    assert expected["num_seen"].sum() > 0
+    for name, found in ranks[0]["by itself"].items():
+        assert torch.equal(found, expected[name]), name
 
 
 def test_rows_of_unequal_number_are_gathered_in_rank_order(ranks):

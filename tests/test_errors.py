@@ -22,7 +22,7 @@ from graphcorrect import (
     metrics,
     slg_loss,
 )
-from graphcorrect.functional import propagate
+from graphcorrect.functional import pool_labels, propagate
 from graphcorrect.nodes import image_to_nodes, nodes_to_image
 
 X = torch.randn(2, 30, 4)  # features of nodes
@@ -147,6 +147,12 @@ VALUE_ERRORS = {
     "a negative weight": (lambda: LabelCorrectionLoss(slg_weight=-1.0), "slg_weight", "[0", "-1.0"),
     "a truth of no class": (lambda: metrics.confusion_matrix(Y, Y + 3, 3), "labels", "[0, 3)", "values 3"),
     "a prediction of no class": (lambda: metrics.confusion_matrix(Y + 3, Y, 3), "predictions", "[0, 3)", "values 3"),
+    "void that labels of 8 bits cannot hold": (
+        lambda: pool_labels(torch.zeros(1, 4, 4, dtype=torch.uint8), (2, 2), 3, ignore_index=-100),
+        "labels",
+        "ignore_index=-100",
+        "torch.uint8",
+    ),
     "predictions of another size": (
         lambda: metrics.confusion_matrix(Y[:, :9], Y, 3),
         "predictions",
@@ -233,6 +239,17 @@ def test_without_the_check_labels_of_no_class_are_ignored():
     wanted[:, ::2] = 255
     assert clg_loss(P, spoiled, validate_args=False) == clg_loss(P, wanted)
     assert slg_loss(X, spoiled, num_classes=3, validate_args=False) == slg_loss(X, wanted, num_classes=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+def test_labels_of_no_class_are_found_in_every_dtype(dtype):
+    """Of 8 bits torch takes 356 for 100 and -156 for 100."""
+    labels = torch.full((2, 30), 100, dtype=dtype)
+    for ignore_index in (356, -156):
+        with pytest.raises(ValueError, match="values 100$"):
+            clg_loss(P, labels, ignore_index=ignore_index)
+        with pytest.raises(ValueError, match="values 100$"):
+            metrics.confusion_matrix(labels, labels, 3, ignore_index=ignore_index)
 
 
 def test_a_backend_that_is_not_installed_is_refused_with_the_line_that_installs_it(monkeypatch):

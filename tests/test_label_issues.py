@@ -128,6 +128,24 @@ def test_renamed_classes_give_renamed_corrections():
     assert torch.allclose(plain.pixel_scores.float(), renamed.pixel_scores.float(), atol=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_corrections_that_the_dtype_of_the_labels_cannot_hold_are_refused(kind):
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    probabilities = torch.full((1, 300, 8, 8), 1e-6)
+    probabilities[:, 280] = 1 - 299e-6
+    given = labels if kind == "tensors" else labels.numpy()
+    message = re.escape("expected `labels (image 0)` of a dtype that holds class 299, got torch.uint8; use int64")
+    with pytest.raises(ValueError, match=message):
+        _ = label_issues(given, probabilities).corrected
+    for wide in (torch.int64, torch.uint16):
+        wide_labels = labels.to(wide)
+        found = label_issues(wide_labels if kind == "tensors" else wide_labels.numpy(), probabilities)
+        assert (np.asarray(found.corrected) == 280).all()
+        assert str(found.corrected.dtype).removeprefix("torch.") == str(wide).removeprefix("torch.")
+    same = label_issues(given, probabilities[:, 25:281])  # 256 classes are what 8 bits hold
+    assert (np.asarray(same.corrected) == 255).all()
+
+
 def test_more_errors_expected_give_more_issues():
     labels, _, images, _ = scene()
     sure = torch.linspace(0, 1, 30)  # the model is, from left to right
@@ -186,23 +204,6 @@ def test_every_form_of_many_images_gives_the_same(number):
     found = label_issues(*parts, features=features)
     assert np.array_equal(found.issues, whole.issues)
     assert np.array_equal(found.pixel_scores, whole.pixel_scores)
-
-
-def test_an_encoder_gives_the_features_that_it_would_have_given():
-    labels, probabilities, images, _ = scene()
-    labels[0, 3:9, 3:9] = 1
-    encoder = torch.nn.Conv2d(3, 5, 3, padding=1, stride=2)
-    with torch.no_grad():
-        features = torch.cat([encoder(image[None]) for image in images])
-    ways = features, encoder, lambda image: encoder(image), lambda: iter(features)
-    one, *others = (label_issues(labels, probabilities, images, features=each) for each in ways)
-    for other in others:
-        assert torch.equal(one.pixel_scores, other.pixel_scores)
-    with pytest.raises(ValueError, match="expected `images` that the encoder"):
-        label_issues(labels, probabilities, features=encoder)
-    rows = torch.nn.Sequential(encoder, torch.nn.Flatten(1))
-    with pytest.raises(ValueError, match=r"one map \(1, D, h, w\), got \(1, 900\) \(image 0\)"):
-        label_issues(labels, probabilities, images, features=rows).issues  # noqa: B018
 
 
 def test_more_caution_changes_fewer_of_the_same_issues():

@@ -36,6 +36,42 @@ def test_a_label_outside_the_classes_is_named(bad):
         labels.one_hot(torch.tensor(bad), 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16])
+def test_one_hot_rows_are_the_same_in_every_dtype(dtype):
+    """Of which torch wraps what it compares: to 8 bits 300 is 44, and -100 is 156."""
+    given = torch.tensor([0, 44, 100])
+    expected = torch.eye(300)[given]
+    assert torch.equal(labels.one_hot(given.to(dtype), 300, ignore_index=-100), expected)
+
+
+@pytest.mark.parametrize("num_classes", [200, 256, 300])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16])
+def test_labels_are_pooled_alike_in_every_dtype(dtype, num_classes):
+    image = torch.tensor([[[0, 0, 100, 100], [44, 0, 100, 254]]])
+    pooled = labels.pool_labels(image.to(dtype), (1, 2), num_classes)
+    assert pooled.dtype == dtype
+    assert pooled.tolist() == [[[0, 100]]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ignore_index"), [(torch.uint8, -100), (torch.uint8, 256), (torch.int8, 255), (torch.uint16, -1)]
+)
+def test_void_that_the_dtype_cannot_hold_is_refused_rather_than_made_a_class(dtype, ignore_index):
+    image = torch.tensor([[[0, 1], [1, 0]]])  # a tie
+    with pytest.raises(ValueError, match=rf"`labels` of a dtype that holds ignore_index={ignore_index}, got {dtype}"):
+        labels.pool_labels(image.to(dtype), (1, 1), 2, ignore_index=ignore_index)
+    assert labels.pool_labels(image, (1, 1), 2, ignore_index=ignore_index).tolist() == [[[ignore_index]]]
+
+
+@pytest.mark.parametrize("validate_args", [True, False])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16])
+def test_labels_of_nodes_are_int64_of_any_dtype(dtype, validate_args):
+    given = torch.tensor([[[0, 0, 100, 100], [44, 0, 44, 100]]], dtype=dtype)
+    found = labels.labels_of_nodes(torch.zeros(1, 8, 1, 2), given, 300, ignore_index=-100, validate_args=validate_args)
+    assert found.dtype == torch.int64
+    assert found.tolist() == [[0, 100]]
+
+
 def test_resizing_takes_the_nearest_pixel_and_invents_no_label():
     image = torch.tensor([[[0, 0, 7, 7], [0, 0, 7, 7], [255, 255, 3, 3]]])
     assert labels.resize_labels(image, (3, 2)).tolist() == [[[0, 7], [0, 7], [255, 3]]]

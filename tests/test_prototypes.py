@@ -63,6 +63,32 @@ def test_features_are_averaged_as_given_not_normalized():
     torch.testing.assert_close(bank.prototypes[0, 0], torch.tensor([1.5, 12.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_labels_of_any_dtype_move_the_same_prototypes(dtype):
+    features, labels = random_features(6, 3), torch.tensor([0, 156, 156, 2, 0, 156])
+    bank, expected = (PrototypeBank(300, 3, ignore_index=-100).double() for _ in range(2))
+    bank.update(features, labels.to(dtype))
+    expected.update(features, labels)
+    assert torch.equal(bank.prototypes, expected.prototypes)
+    assert bank.is_initialized[0].nonzero().flatten().tolist() == [0, 2, 156]
+
+
+def test_a_bank_outlives_the_inference_mode_that_it_was_made_in():
+    features, labels = random_features(6, 3), torch.tensor([0, 1, 1, 2, 0, 255])
+    expected = PrototypeBank(3, 3).double()
+    expected.update(features, labels)
+    with torch.inference_mode():
+        bank = PrototypeBank(3, 3).double()
+        bank.load_state_dict(expected.state_dict())
+        bank.update(-features, labels)
+    expected.update(-features, labels)
+    for each in (bank, expected):
+        each.update(features, labels)
+    assert torch.equal(bank.prototypes, expected.prototypes)
+    bank.load_state_dict(PrototypeBank(3, 3).state_dict())
+    assert not bank.is_initialized.any()
+
+
 def test_images_meet_labels_of_the_same_pixel_when_height_is_not_width():
     maps, labels = random_features(2, 3, 4, 5), random_labels(2, 4, 5, num_classes=3, ignored=0.2)
     bank = PrototypeBank(3, 3).double()

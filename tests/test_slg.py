@@ -47,6 +47,13 @@ def test_any_labels_also_absent_classes_and_images_without_a_label(data):
     torch.testing.assert_close(slg_loss(features, labels, PROTOTYPES, SOME_KNOWN), expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_the_number_of_classes_is_read_from_labels_of_any_dtype(dtype):
+    features, labels = random_features(1, 4, 4), torch.tensor([[0, 156, 2, 156]])
+    found = slg_loss(features, labels.to(dtype), ignore_index=-100)
+    assert found == slg_loss(features, labels, num_classes=157)
+
+
 def test_defaults_are_the_papers():
     features, labels = batch()
     expected = reference.eq12_slg(features, labels, PROTOTYPES, balance=0.5, temperature=0.1)

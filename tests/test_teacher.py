@@ -35,6 +35,20 @@ def test_parameters_are_averaged():
         torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("inside", ["teacher", "both"])
+def test_a_teacher_outlives_the_inference_mode_that_it_was_made_in(inside):
+    model = student()
+    with torch.inference_mode():
+        teacher = EMATeacher(student() if inside == "both" else model, momentum=0.75).float().double()
+        teacher.load_state_dict({f"module.{name}": value for name, value in model.state_dict().items()})
+    expected = EMATeacher(model, momentum=0.75)
+    train_a_step(model)
+    for each in (teacher, expected):
+        each.update(model)
+    for mine, wanted in zip(teacher.state_dict().values(), expected.state_dict().values(), strict=True):
+        assert torch.equal(mine, wanted)
+
+
 def test_running_statistics_are_averaged_and_other_buffers_copied():
     model = student()
     model.register_buffer("place", torch.tensor(0.5))

@@ -34,6 +34,17 @@ def test_counts_are_taken_over_the_whole_batch():
     assert not torch.allclose(threshold, reference.eq9_thresholds(probabilities[0], 0.8))
 
 
+def test_counts_outlive_the_inference_mode_that_they_were_made_in():
+    sure = torch.tensor([[0.97, 0.03], [0.99, 0.01], [0.01, 0.99]], dtype=torch.float64)
+    with torch.inference_mode():
+        layer = DynamicThreshold(2, accumulate=True).double()
+        layer.update(sure)
+    layer.update(sure[:1])
+    assert layer.counts.tolist() == [3, 1]
+    layer.load_state_dict(DynamicThreshold(2).state_dict())
+    assert layer.counts.tolist() == [0, 0]
+
+
 def test_worked_by_hand():
     sure, unsure = [0.97, 0.02, 0.01], [0.5, 0.3, 0.2]
     rows = [sure] * 4 + [sure[::-1]] * 1 + [unsure] * 5

@@ -42,8 +42,8 @@ class AnchorBank(nn.Module):
     among all nodes that `update` has seen, puts that of the images back, as far as `balance` (beta) is below 1.
 
     Each class holds a uniform sample of all its nodes that `update` has seen, or, with `decay` below 1, of the recent
-    ones: every node draws a random priority, and the class keeps the `capacity_per_class` largest. Draws are those of
-    the joined batch, which makes the bank the same on every rank, and the same as on one process.
+    ones: every node draws a random priority, and the class keeps the `capacity_per_class` largest. With `synchronize`
+    draws are those of the joined batch, which makes the bank the same on every rank, and the same as on one process.
 
     An `update` costs what its nodes cost, whatever the bank holds. The first look-up after it packs the anchors into
     rows, which those that follow share.
@@ -79,6 +79,8 @@ class AnchorBank(nn.Module):
         ignore_index: label left out.
         validate_args: False takes labels outside the classes for ignored ones, and `update` does not wait for a GPU.
         seed: of the random priorities.
+        synchronize: True joins the nodes of all ranks, so that every rank must call `update`; False: each rank fills
+            its own bank with its own nodes.
 
     Attributes:
         features: (C, capacity, D) float32 unit rows, persistent; a class fills its slots from the first one on.
@@ -122,6 +124,7 @@ class AnchorBank(nn.Module):
         ignore_index: int = IGNORE_INDEX,
         validate_args: bool = True,
         seed: int = 0,
+        synchronize: bool = True,
     ) -> None:
         super().__init__()
         _checks.integer_at_least("num_classes", num_classes, 1)
@@ -163,11 +166,13 @@ class AnchorBank(nn.Module):
         self.ignore_index = ignore_index
         self.validate_args = validate_args
         self.seed = seed
+        self.synchronize = synchronize
         self._cache: PackedAnchors | None = None
-        self.register_buffer("features", torch.zeros(num_classes, capacity_per_class, feature_dim))
-        self.register_buffer("priority", torch.full((num_classes, capacity_per_class), -torch.inf))
-        self.register_buffer("num_seen", torch.zeros(num_classes, dtype=torch.int64))
-        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        with torch.inference_mode(False):  # whose tensors cannot be written to outside, nor their writes be counted
+            self.register_buffer("features", torch.zeros(num_classes, capacity_per_class, feature_dim))
+            self.register_buffer("priority", torch.full((num_classes, capacity_per_class), -torch.inf))
+            self.register_buffer("num_seen", torch.zeros(num_classes, dtype=torch.int64))
+            self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
     @property
     def counts(self) -> Tensor:
@@ -176,7 +181,7 @@ class AnchorBank(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Offers labeled nodes to the bank; every rank must call it.
+        """Offers labeled nodes to the bank; with `synchronize` every rank must call it.
 
         Nodes with a NaN or Inf among their features are left out.
 
@@ -201,8 +206,9 @@ class AnchorBank(nn.Module):
         total = rows.sum(-1)  # NaN, if anything is not finite
         is_used = (row_labels != self.ignore_index) & (total == total)
         row_labels = torch.where(is_used, row_labels, self.num_classes)
-        rows, row_labels = gather_rows(rows), gather_rows(row_labels)
-        starts = None if self.quota_per_image is None else gather_rows(_first_of_images(node_labels))
+        joined = gather_rows if self.synchronize else torch.detach
+        rows, row_labels = joined(rows), joined(row_labels)
+        starts = None if self.quota_per_image is None else joined(_first_of_images(node_labels))
         seen = row_labels.new_zeros(self.num_classes + 1).scatter_add_(0, row_labels, torch.ones_like(row_labels))
         self.num_seen += seen[:-1]
         if len(rows):
@@ -317,7 +323,8 @@ class AnchorBank(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorBank:
         self._cache = None  # which would keep the buffers of the old device
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with torch.inference_mode(False):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -331,7 +338,7 @@ class AnchorBank(nn.Module):
             f"temperature={self.temperature}, strength={self.strength}, eps={self.eps}, balance={self.balance}, "
             f"decay={self.decay}, quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, "
             f"skip_certain={self.skip_certain}, index={self.index!r}, num_lists={self.num_lists}, "
-            f"num_probes={self.num_probes}, backend={self.backend!r}"
+            f"num_probes={self.num_probes}, backend={self.backend!r}, synchronize={self.synchronize}"
         )
 
 

@@ -83,7 +83,8 @@ def calibrate(
             **has not been trained on these images**. Of images that it knows, a network is right anyway, and the best
             correction would be none.
         folds: None for images that are not in the bank. A number from 2 on for images that are: the bank is filled
-            anew that many times, each time without a share of them (as many folds as images leave one out).
+            anew that many times, each time without a share of them (as many folds as images leave one out), and by this
+            process alone.
         max_class_loss: IoU, in [0, 1].
         strengths: to compare.
         eps: to compare.
@@ -118,7 +119,7 @@ def calibrate(
     grid = [Settings(*each) for each in itertools.product(strengths, eps, balances, temperatures)]
     images = [_nodes(bank, *each) for each in zip(keys, labels, probabilities, strict=True)]
     confusions = torch.zeros(1 + len(grid), bank.num_classes, bank.num_classes, dtype=torch.int64)
-    searched = bank if folds is None else copy.deepcopy(bank)
+    searched = bank if folds is None else _copy_of(bank)
     for fold in range(folds or 1):
         if folds is not None:
             _refill(searched, [image for place, image in enumerate(images) if place % folds != fold])
@@ -167,6 +168,14 @@ def _nodes(bank: AnchorBank, keys: Tensor, labels: Tensor, probabilities: Tensor
     return _Nodes(rows, truth, probabilities)
 
 
+def _copy_of(bank: AnchorBank) -> AnchorBank:
+    """A bank to fill anew, on this process alone."""
+    with torch.inference_mode(False):  # whose tensors outlive it
+        copied = copy.deepcopy(bank)
+    copied.synchronize = False
+    return copied
+
+
 def _refill(bank: AnchorBank, images: list[_Nodes]) -> None:
     for buffer in (bank.features, bank.num_seen, bank.num_updates):
         buffer.zero_()
@@ -180,12 +189,16 @@ def _outcomes(bank: AnchorBank, image: _Nodes, grid: Sequence[Settings]) -> Tens
     is_known = image.labels != bank.ignore_index
     truth = image.labels[is_known]
     said = widen(image.probabilities[is_known])
-    found = [metrics.confusion_matrix(said.argmax(-1), truth, bank.num_classes)]
+
+    def confusion(predictions: Tensor) -> Tensor:
+        return metrics.confusion_matrix(predictions, truth, bank.num_classes, ignore_index=bank.ignore_index)
+
+    found = [confusion(said.argmax(-1))]
     votes = bank.votes(image.keys[is_known], {each.temperature for each in grid})
     for each in grid:
         posterior = with_prior(votes[each.temperature], bank.num_seen, each.balance)
         after = (said * (posterior + each.eps) ** each.strength).argmax(-1)
-        found.append(metrics.confusion_matrix(after, truth, bank.num_classes))
+        found.append(confusion(after))
     return torch.stack(found).cpu()
 
 

@@ -21,9 +21,13 @@ def index_of(preset: Preset, place: Tensor) -> Literal["flat", "ivf"]:
 
 
 def bank_of(preset: Preset, num_classes: int, width: int, place: Tensor, **settings: Any) -> AnchorBank:
-    """An empty bank of keys of `width` entries on the device of `place`; `settings` of :class:`AnchorBank` go first."""
+    """An empty bank of keys of `width` entries on the device of `place`; `settings` of :class:`AnchorBank` go first.
+
+    Each rank fills its own: people fit a corrector on one of them as well as on all.
+    """
     capacity = max(1, min(MAX_ANCHORS, MAX_BYTES // (4 * width * num_classes)))
-    chosen = {"key_dim": KEY_DIMS[preset], "index": index_of(preset, place), "capacity_per_class": capacity, **settings}
+    chosen: dict[str, Any] = {"key_dim": KEY_DIMS[preset], "index": index_of(preset, place)}
+    chosen |= {"capacity_per_class": capacity, "synchronize": False, **settings}
     if chosen["key_dim"] is not None:
         chosen["key_dim"] = min(chosen["key_dim"], width)
     return AnchorBank(num_classes, width, **chosen).to(place)

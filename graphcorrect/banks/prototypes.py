@@ -1,5 +1,7 @@
 """PrototypeBank: a running mean feature for each class and round."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -60,8 +62,9 @@ class PrototypeBank(nn.Module):
         self.num_rounds = num_rounds
         self.momentum = momentum
         self.ignore_index = ignore_index
-        self.register_buffer("prototypes", torch.zeros(num_rounds, num_classes, feature_dim))
-        self.register_buffer("is_initialized", torch.zeros(num_rounds, num_classes, dtype=torch.bool))
+        with torch.inference_mode(False):  # whose tensors cannot be written to outside
+            self.register_buffer("prototypes", torch.zeros(num_rounds, num_classes, feature_dim))
+            self.register_buffer("is_initialized", torch.zeros(num_rounds, num_classes, dtype=torch.bool))
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, *, round: int = 0) -> None:
@@ -106,6 +109,11 @@ class PrototypeBank(nn.Module):
     def forward(self, round: int = 0) -> tuple[Tensor, Tensor]:
         """The prototypes (C, D) of one round and whether each class has one, (C,) bool."""
         return self.prototypes[round], self.is_initialized[round]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PrototypeBank":
+        with torch.inference_mode(False):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

@@ -72,10 +72,11 @@ def clg_loss(
 
 def known_labels(labels: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor]:
     """Which of labels (...) are those of classes, and int64 labels with 0 in place of the others."""
+    labels = labels.long()  # before they are compared, which a narrower dtype would wrap
     is_labeled = (labels >= 0) & (labels < num_classes)
     if 0 <= ignore_index < num_classes:
         is_labeled &= labels != ignore_index
-    return is_labeled, torch.where(is_labeled, labels, 0).long()
+    return is_labeled, torch.where(is_labeled, labels, 0)
 
 
 def weighted_entropy(probabilities: Tensor, labels: Tensor, is_labeled: Tensor, self_weighted: bool) -> Tensor:

@@ -200,7 +200,7 @@ def _number_of_classes(
     if num_classes is not None:
         _checks.integer_at_least("num_classes", num_classes, 1)
         return num_classes
-    _checks.integral("labels", labels)
+    labels = _checks.class_labels("labels", labels)
     counted = labels[labels != ignore_index]
     return max(1, int(counted.max()) + 1) if counted.numel() else 1
 

@@ -12,13 +12,13 @@ def majority_vote(votes: Tensor, size: tuple[int, int], num_classes: int, *, voi
     the sizes do not divide.
 
     Args:
-        votes: (B, H, W) integers in [0, C]; C is a vote for void.
+        votes: (B, H, W) int64 in [0, C]; C is a vote for void.
         size: (h, w).
         num_classes: C.
         void: what void is called in the result.
     """
-    batch, (rows, columns), dtype, padding = len(votes), size, votes.dtype, num_classes + 1
-    by_row = _by_cell(votes.long(), rows, padding).flatten(1, 2).mT
+    batch, (rows, columns), padding = len(votes), size, num_classes + 1
+    by_row = _by_cell(votes, rows, padding).flatten(1, 2).mT
     cells = _by_cell(by_row, columns, padding)  # (B, w, x, h y)
     cells = cells.reshape(batch, columns, cells.shape[2], rows, cells.shape[3] // rows)
     votes = cells.permute(0, 3, 1, 4, 2).flatten(0, 2).flatten(1)
@@ -30,7 +30,7 @@ def majority_vote(votes: Tensor, size: tuple[int, int], num_classes: int, *, voi
     counts.scatter_add_(0, place, torch.ones((), dtype=torch.int32, device=votes.device).expand_as(place))
     most, winner = counts.view(len(votes), width)[:, :padding].topk(min(2, padding))
     is_void = (winner[:, 0] == num_classes) | (most[:, 0] == most[:, -1])
-    return torch.where(is_void, void, winner[:, 0]).reshape(batch, rows, columns).to(dtype)
+    return torch.where(is_void, void, winner[:, 0]).reshape(batch, rows, columns)
 
 
 def _by_cell(votes: Tensor, count: int, padding: int) -> Tensor:
