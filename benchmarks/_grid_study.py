@@ -10,13 +10,14 @@ import argparse
 from typing import Any
 
 import torch
-from _frozen_study import Answer, Score, answer, filled_bank, frozen_teacher, guided, pixels
+from _frozen_study import Answer, Score, answer, filled_bank, frozen_teacher
 from _records import save_record
 from segmentation.datasets import with_masks
 from torch import Tensor
 from tqdm import tqdm
 
-from graphcorrect import AnchorBank, DualGraphRefiner
+from graphcorrect import AnchorBank, DualGraphRefiner, guided_upsample
+from graphcorrect.cells import full_size
 from graphcorrect.nodes import grid_size, pool_maps, resize_maps
 
 NODES = (4096, 680, 170)
@@ -40,9 +41,10 @@ def main(args: argparse.Namespace) -> None:
             scores: dict[str, Score] = {}
             for sample in tqdm(judged, f"seed {seed}, {split}"):
                 said = answer(network, encoder, sample)
+                height, width = said.image.shape[-2:]
                 for name, (before, after) in corrected(said, bank, refiners).items():
-                    score = scores.setdefault(name, Score(classes))
-                    score.add(pixels(before, said), guided(after, said).argmax(1), said.labels)
+                    labels = guided_upsample(full_size(after, height, width), said.image).argmax(1)
+                    scores.setdefault(name, Score(classes)).add(full_size(before, height, width), labels, said.labels)
             for name, score in scores.items():
                 results.append({"seed": seed, "split": split, "side": name, "images": len(judged)} | score.result())
                 print(f"seed {seed}, {split}, {name}: {score}", flush=True)
