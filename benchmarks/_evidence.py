@@ -22,7 +22,7 @@ Five numbers, each with what it was measured on:
 |---|---|
 | **46.9 to 51.0** | mIoU of a frozen network on 233 street scenes, without training ([how](#a-frozen-teacher)) |
 | **+0.1** | the same by the paper's graphs alone: the gain comes from pixels whose labels are known |
-| **+1.3**, **+3.0** | mIoU of a student of corrected labels over supervised training; over UniMatch 0.5, 1.2 |
+| **+0.3** to **+3.0** | mIoU of a student of corrected labels over supervised training; over UniMatch 0.2 to 1.2 |
 | **61 to 69**, **73 to 76** | Dice of hearts, 1 and 3 labeled patients: the best method without correction, and with |
 | **34 to 47** | % average precision in finding wrong regions: cleanlab, and by keys ([how](#wrong-annotations)) |
 
