@@ -59,8 +59,8 @@ alone of unlabeled ones, which are learned as probabilities; every pixel counts,
 anchors are looked up by the initial encoder as above, at a constant strength. {warmup} supervised steps and {steps}
 further ones, {seeds} seeds. **UniMatch on corrected labels is the best of them in every seed**, on test and on
 held-out frames, by little: 0.5, 1.2 and 0.2 points above UniMatch, 1.3, 3.0 and 0.3 above supervised training, a third
-of what true labels are worth. In the third seed UniMatch gains nothing either: true labels are worth almost 5 points there,
-and labels of 59 in mIoU nearly none.
+of what true labels are worth. In the third seed UniMatch gains nothing either: true labels are worth almost 5 points
+there, and labels of 59 in mIoU nearly none.
 
 `python benchmarks/label_correction.py training --data CamVid --seeds 0 1 2 --threads 1 --methods supervised unimatch
 unimatch+anchors true_labels --set teacher.momentum=0.97 teacher.confidence=0 loss.dice=1 loss.unlabeled_dice=0
