@@ -55,6 +55,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("checkpoint", type=Path, help="last.pt or best.pt in a method's folder of a run")
     add("--network", default="model", choices=["model", "teacher"], help="the student, or its running average")
     add("--data", help="the data set's folder; default: that of the training")
+    add("--classes", help="file of its class names, as of a training; default: that of the training, else the folder's")
     add("--images", type=Path, help="predict all images below this folder instead; nothing is scored")
     add("--out", type=Path, help="default: `evaluation` beside the checkpoint")
     add("--overwrite", action="store_true", help="replace an evaluation of something else in --out")
@@ -94,7 +95,8 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
     out = given.out or given.checkpoint.parent / "evaluation"
     asked = results.plain(
         {"checkpoint": given.checkpoint, "network": given.network, "data": given.data, "images": given.images}
-        | {"mode": settings.mode, "scales": settings.scales, "flip": settings.flip, "window": settings.window}
+        | {"classes": given.classes, "mode": settings.mode, "scales": settings.scales, "flip": settings.flip}
+        | {"window": settings.window}
     )
     results.check_apart(out, WRITTEN[:2], searched={"--images": given.images})
     if not (given.overwrite and results.is_ours(out)):
@@ -144,27 +146,38 @@ def find_samples(
             raise ValueError(f"expected images below --images, found none in {str(given.images)!r}")
         return [Sample(path, None) for path in found.files.values()], None
     data = trained.recipe.data
-    own_names = data.classes is None  # the training took those of the folder
     if given.data is not None:
+        data.test, data.classes = (moved(path, data.folder, given.data) for path in (data.test, data.classes))
         data.folder = given.data
+    if given.classes is not None:
+        data.classes = given.classes
+    elif data.classes is not None and not Path(data.classes).is_file():
+        data.classes = None  # the folder's own then, whose names must be those of the training
     if trained.layout == "digits":  # the run's own scenes
         scenes = f"digits-{data.scenes[0]}-{data.scenes[1]}-seed{trained.recipe.running.seed}"
         written = given.checkpoint.parent.parent / scenes
         if (written / "classes.txt").is_file():
             data.layout, data.folder = "voc", str(written)
-    data.labeled, data.unlabeled, data.held_out = None, None, 0  # which images were trained on does not matter here
-    data.classes = None  # the checkpoint knows its classes
-    opened = open_data(data, trained.recipe.running.seed, out, write=False)
-    if own_names and opened.class_names != trained.class_names:
+    opened = open_data(data, trained.recipe.running.seed, out, only_test=True)
+    if opened.class_names != trained.class_names:
         differ = [pair for pair in zip(trained.class_names, opened.class_names, strict=False) if pair[0] != pair[1]]
         raise ValueError(
             f"expected data of the network's {len(trained.class_names)} classes in their order, got "
             f"{len(opened.class_names)} in {data.folder}"
             + (f": class {differ[0][1]!r} where the network has {differ[0][0]!r}" if differ else "")
+            + "; --classes names another file of class names"
         )
     if not opened.test:
         raise ValueError(f"expected test images in the data set, found none in {data.folder}")
     return opened.test, opened
+
+
+def moved(path: str | None, old: str | None, new: str) -> str | None:
+    """A file of a data set's folder in another folder, if it is there; other paths as they are."""
+    if path is None or old is None or not Path(path).is_relative_to(old):
+        return path
+    there = Path(new) / Path(path).relative_to(old)
+    return str(there) if there.is_file() else path
 
 
 def names_of(samples: list[Sample], images: Path | None) -> list[str]:

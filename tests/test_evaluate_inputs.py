@@ -11,7 +11,9 @@ import torch
 from broken_files import answer
 from PIL import Image
 from small_checkpoint import write_run
+from trainer_data import tiny, write_voc
 
+datasets = pytest.importorskip("segmentation.datasets")
 evaluate = pytest.importorskip("evaluate")
 trained = pytest.importorskip("segmentation.trained")
 
@@ -235,3 +237,66 @@ def test_scores_survive_a_console_that_cannot_show_a_name(best, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     assert len(json.loads((tmp_path / "out/scores.json").read_text())["classes"]) == 21
     assert "класс 3 [bold]" in (tmp_path / "out/classes.csv").read_text(encoding="utf-8")
+
+
+LEFT_FIRST = "name,r,g,b\nleft,255,0,0\nright,0,255,0\n"
+RIGHT_FIRST = "name,r,g,b\nright,0,255,0\nleft,255,0,0\n"
+
+
+def sides(folder, classes=None, lists=("train", "test")):
+    """Pairs whose masks are red on the left and green on the right; lists of two images each."""
+    names = [f"{split}{number}" for split in lists for number in range(2)]
+    for name in names:
+        for kind in ("images", "masks"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            colors = np.zeros((32, 40, 3), np.uint8)
+            colors[:, :30, 0] = colors[:, 30:, 1] = 255
+            Image.fromarray(colors).save(folder / kind / f"{name}.png")
+    for split in lists:
+        (folder / f"{split}.txt").write_text("\n".join(name for name in names if name.startswith(split)))
+    if classes is not None:
+        (folder / "classes.csv").write_text(classes)
+    return folder
+
+
+def found_by(recipe, names, *flags, layout="pairs"):
+    """What evaluate takes for the test images of a network of these classes, and the labels of the first."""
+    given = evaluate.parse(["best.pt", *map(str, flags)])
+    network = trained.Trained(None, recipe, names, layout, (32, 32), 4)
+    samples, _ = evaluate.find_samples(given, network, Path("nowhere"))
+    return [sample.image for sample in samples], datasets.read_labels(samples[0])
+
+
+@pytest.fixture
+def with_classes(tmp_path):
+    """The recipe of a training with a class file of its own, on a folder whose class file has another order."""
+    (tmp_path / "mine.csv").write_text(LEFT_FIRST)
+    folder = sides(tmp_path / "pairs", RIGHT_FIRST)
+    return tiny(data__layout="pairs", data__folder=str(folder), data__classes=str(tmp_path / "mine.csv"))
+
+
+def test_masks_are_read_by_the_class_file_of_the_training(with_classes):
+    _, labels = found_by(with_classes, ["left", "right"])
+    assert (labels[:, :30] == 0).all()
+    assert (labels[:, 30:] == 1).all()
+
+
+def test_without_the_class_file_of_the_training_names_are_compared_and_another_one_is_taken(with_classes, tmp_path):
+    mine, other = tmp_path / "mine.csv", tmp_path / "other.csv"
+    mine.rename(other)
+    with pytest.raises(ValueError, match="in their order, .* class 'right' where the network has 'left'; --classes"):
+        found_by(with_classes, ["left", "right"])
+    _, labels = found_by(with_classes, ["left", "right"], "--classes", other)
+    assert (labels[:, :30] == 0).all()
+
+
+def test_a_folder_of_test_images_alone_is_scored(with_classes, tmp_path):
+    moved = sides(tmp_path / "moved", lists=("test",))
+    with_classes.data.test = f"{with_classes.data.folder}/test.txt"  # as a run's recipe holds it: of the old folder
+    paths, labels = found_by(with_classes, ["left", "right"], "--data", moved)
+    assert paths == [moved / "images/test0.png", moved / "images/test1.png"]
+    assert (labels[:, :30] == 0).all()
+    voc = write_voc(tmp_path / "voc", train=0, val=3)
+    (voc / "ImageSets/Segmentation/train.txt").unlink()
+    recipe, names = tiny(data__layout="voc", data__folder="gone", data__labeled="2"), list(datasets.VOC_CLASSES)
+    assert len(found_by(recipe, names, "--data", voc, layout="voc")[0]) == 3

@@ -13,9 +13,11 @@ from graphcorrect.files.stored_masks import voc_colors
 checking = pytest.importorskip("segmentation.checking")
 cityscapes = pytest.importorskip("segmentation.cityscapes")
 datasets = pytest.importorskip("segmentation.datasets")
+engine = pytest.importorskip("segmentation.engine")
 layouts = pytest.importorskip("segmentation.layouts")
 loading = pytest.importorskip("segmentation.loading")
 recipes = pytest.importorskip("segmentation.recipe")
+running = pytest.importorskip("segmentation.running")
 
 
 def opened(folder, out, **settings):
@@ -254,6 +256,41 @@ def test_a_batch_that_processes_cannot_share_is_refused(tmp_path):
     recipe = tiny(schedule__labeled_batch=6, schedule__accumulate=2)
     with pytest.raises(ValueError, match="multiple of 2 parts x 2 processes, got 6"):
         loading.batches(data.labeled, recipe, (32, 32), 0, 1, flip=True, unlabeled=False, ranks=2)
+
+
+@pytest.mark.parametrize(("batch", "parts", "ranks"), [(16, 1, 16), (6, 1, 2), (6, 2, 1)])
+def test_a_batch_that_leaves_an_unlabeled_image_without_a_partner_is_refused(batch, parts, ranks):
+    given = {"schedule__unlabeled_batch": batch, "schedule__accumulate": parts, "schedule__labeled_batch": 4}
+    words = f"`schedule.unlabeled_batch` to be a multiple of {parts} parts x {ranks} processes x 2 images"
+    with pytest.raises(ValueError, match=words):
+        loading.share_of(tiny(**given), ranks, unlabeled=True)
+    apart = tiny(**given, views__mix="none")
+    assert loading.share_of(apart, ranks, unlabeled=True) == batch // parts // ranks
+    assert loading.share_of(tiny(schedule__unlabeled_batch=32), 16, unlabeled=True) == 2
+    assert loading.share_of(tiny(schedule__unlabeled_batch=3), 1, unlabeled=True) == 3  # as it is, alone
+
+
+def test_images_without_a_partner_are_refused_before_the_warm_up(tmp_path):
+    batches = {"schedule__labeled_batch": 4, "schedule__unlabeled_batch": 6, "schedule__accumulate": 2}
+    recipe = tiny(methods=("supervised", "fixmatch"), **batches)
+    with pytest.raises(ValueError, match=r"`schedule\.unlabeled_batch` .* `views\.mix` cutmix pairs them, got 6"):
+        engine.run(recipe, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "crop"),
+    [
+        ({}, (512, 512)),
+        ({"data__resize": (128, 250)}, (128, 240)),
+        ({"data__resize": (128, 250), "views__crop": (96, 96)}, (96, 96)),
+    ],
+)
+def test_the_usual_crop_is_no_larger_than_resized_images(tmp_path, settings, crop):
+    Image.fromarray(np.zeros((1024, 2048, 3), np.uint8)).save(tmp_path / "large.png")
+    recipe = tiny(**{"views__crop": None} | settings)
+    assert running.crop_of(recipe, [datasets.Sample(tmp_path / "large.png", None)]) == crop
+    assert running.crop_of(recipe, []) == crop  # of a data set that is not at hand
 
 
 def test_the_palette_is_vocs():

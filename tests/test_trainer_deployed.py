@@ -1,6 +1,7 @@
 """A student in use: plain, corrected, augmented, and both; scores are those of the parts that it is made of."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,3 +46,25 @@ def test_an_answer_with_other_probabilities_says_those(size):
     if size == (16, 24):
         torch.testing.assert_close(got.logits.softmax(1), said)
     assert got.embedding is output.embedding
+
+
+@pytest.mark.parametrize(("of_this_world", "trained_so"), [(True, True), (True, False), (False, True)])
+def test_a_student_is_shown_mirrored_images_only_if_training_mirrors_them(monkeypatch, of_this_world, trained_so):
+    asked, images = [], torch.rand(1, 3, 8, 8)
+    monkeypatch.setattr(evaluation, "predict", lambda model, images, how, crop: asked.append(how) or images)
+    monkeypatch.setattr(evaluation, "score", lambda predict, *_: {} if predict(images) is not None else {})
+    monkeypatch.setattr(deployment, "saying", lambda output, said: said)
+    corrector = SimpleNamespace(probabilities=lambda output, images, guided: images)
+    data = SimpleNamespace(flip=of_this_world, test=[], class_names=[])
+    run = SimpleNamespace(recipe=tiny(views__flip=trained_so), data=data, crop=(8, 8), device=torch.device("cpu"))
+    deployment.measure(Answers(), corrector, run)
+    plain, *augmented = asked
+    assert not plain.flip
+    assert {how.flip for how in augmented} == {of_this_world and trained_so}
+
+
+class Answers(torch.nn.Module):
+    """A model that has nothing to say."""
+
+    def forward(self, images):
+        return images, None

@@ -8,13 +8,17 @@ import torch
 from torch import nn
 from trainer_data import process, same, tiny, write_voc
 
+from graphcorrect import DualGraphRefiner, EMATeacher
+
 batchnorm = pytest.importorskip("segmentation.batchnorm")
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 command = pytest.importorskip("segmentation.command")
 engine = pytest.importorskip("segmentation.engine")
+networks = pytest.importorskip("segmentation.networks")
 processes = pytest.importorskip("segmentation.processes")
 recipes = pytest.importorskip("segmentation.recipe")
 report = pytest.importorskip("segmentation.report")
+teaching = pytest.importorskip("segmentation.teaching")
 
 METHODS = ("self_training", "unimatch+anchors+graphs", "mllc+anchors", "rounds")
 
@@ -204,3 +208,92 @@ def test_accumulated_parts_see_the_same_images_as_a_whole_step(runs, tmp_path):
     finally:
         engine.losses_of = original
     assert torch.equal(torch.cat(parts), seen[0])
+
+
+class Says(nn.Module):
+    """A network that says of each pixel what its color is, with the graphs that correct it."""
+
+    def __init__(self, preset):
+        super().__init__()
+        torch.manual_seed(0)
+        self.refiner = DualGraphRefiner.from_preset(preset, num_classes=3, feature_dim=3, num_neighbors=4, sigma=0.6)
+
+    def forward(self, images):
+        return networks.NetworkOutput(images, images, images), None
+
+
+def pseudo_labels(images, preset):
+    """What a teacher's graphs make of a step's images, and its counts of confident nodes afterwards."""
+    inside = torch.ones(len(images), *images.shape[-2:], dtype=torch.bool)
+    teacher, method = EMATeacher(Says(preset)), teaching.Method("self_training", ("graphs",))
+    found = teaching.pseudo_label(method, teacher, images, inside, teaching.Banks(None, None), counts=True)
+    assert not any(module.training for module in teacher.modules() if module is not teacher)
+    return {"probabilities": found.probabilities, "counts": teacher.module.refiner.threshold.counts}
+
+
+def two_images():
+    """Logits (2, 3, 6, 6): the first image is mostly of class 0, with confidence, the second of none."""
+    torch.manual_seed(1)
+    images = 2 * torch.randn(2, 3, 6, 6)
+    images[0, 0] += 2
+    return images
+
+
+def brief_maps():
+    """Maps (6, 3, 5, 4) far from zero, as bfloat16 holds them."""
+    torch.manual_seed(0)
+    return (torch.randn(6, 3, 5, 4) * 3 + 100).bfloat16()
+
+
+def briefly(rank, port, folder):
+    """Two commands, one after the other; BatchNorm under autocast; pseudo-labels. No training."""
+    join(rank, port)
+    groups = []
+
+    def look(given):
+        processes.join("cpu")
+        groups.append(torch.distributed.group.WORLD)
+
+    command.work = look
+    for _ in range(2):
+        command.main(command.Command(tiny(), folder, resume=False, dry_run=False))
+        assert torch.distributed.is_initialized()  # else torchrun's store would have the second one hang
+    assert groups[0] is groups[1]
+    layer = batchnorm.convert_batchnorm(nn.Sequential(nn.BatchNorm2d(3)))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(brief_maps().chunk(2)[rank])
+    found = {"out": out.detach(), "mean": layer[0].running_mean, "var": layer[0].running_var}
+    found |= {preset: pseudo_labels(two_images()[rank : rank + 1], preset) for preset in ("paper", "released")}
+    torch.save(found, folder / f"{rank}.pt")
+    processes.leave()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two processes have found, each its own."""
+    folder = tmp_path_factory.mktemp("briefly")
+    assert in_two_processes(briefly, folder) == [0, 0]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_statistics_of_synced_batchnorm_are_float32_under_autocast(found):
+    layer, maps = nn.BatchNorm2d(3), brief_maps()
+    expected = layer(maps.float()).detach()
+    for name in ("mean", "var"):
+        for each in found:
+            assert_close(getattr(layer, f"running_{name}"), each[name], name)
+    out = torch.cat([each["out"] for each in found])
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_class_thresholds_of_a_teacher_are_those_of_the_joined_batch(found, preset):
+    one = pseudo_labels(two_images(), preset)
+    both = torch.cat([each[preset]["probabilities"] for each in found])
+    assert_close(one["probabilities"], both, "probabilities")
+    for each in found:
+        assert torch.equal(each[preset]["counts"], one["counts"])
+    assert bool(one["counts"].any()) == (preset == "released")  # which counts over all of training
+    apart = torch.cat([pseudo_labels(image, preset)["probabilities"] for image in two_images().split(1)])
+    assert (apart - both).abs().max() > 0.01

@@ -84,6 +84,20 @@ def test_windows_and_flips_agree_with_the_whole_image():
     torch.testing.assert_close(large, whole)  # a window larger than the image is the image
 
 
+def test_images_are_seen_in_the_precision_of_the_run(tmp_path):
+    levels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    Image.fromarray(levels).save(tmp_path / "image.png")
+    Image.fromarray(levels[..., 0]).save(tmp_path / "mask.png")
+    sample, device = evaluation.Sample(tmp_path / "image.png", tmp_path / "mask.png"), torch.device("cpu")
+    expected = torch.from_numpy(levels).permute(2, 0, 1)[None].double() / 255
+    for precision, dtype in (("fp64", torch.float64), ("bf16", torch.float32)):
+        recipe = tiny(running__precision=precision)
+        found = evaluation.one_image(sample, recipe, device)[0], evaluation.read_one(sample.image, recipe, device)
+        for image in (*found, *(image for image, _ in evaluation.batches([sample], recipe, device))):
+            assert image.dtype == dtype
+            torch.testing.assert_close(image, expected.to(dtype), rtol=0, atol=1e-7 if dtype == torch.float32 else 0)
+
+
 def test_scales_are_averaged():
     images = torch.rand(1, 3, 4, 6).repeat_interleave(16, 2).repeat_interleave(16, 3)
     single = [evaluation.predict(Colors(), images, settings(scales=(scale,)), (32, 32)) for scale in (0.5, 1.0)]

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,11 @@ from graphcorrect import AnchorBank
 from graphcorrect.keys import TURN, position_keys, whole_image
 
 engine = pytest.importorskip("segmentation.engine")
+evaluation = pytest.importorskip("segmentation.evaluation")
 keys = pytest.importorskip("segmentation.keys")
+measuring = pytest.importorskip("segmentation.measuring")
+methods = pytest.importorskip("segmentation.method")
+rounds = pytest.importorskip("segmentation.rounds")
 state = pytest.importorskip("segmentation.state")
 transforms = pytest.importorskip("segmentation.transforms")
 
@@ -171,3 +176,40 @@ def test_a_run_looks_up_by_position(tmp_path, chosen):
     asked = {"anchors__position": 2.0, "anchors__levels": (2, 3), "anchors__keys": chosen}
     results = engine.run(tiny(methods=("fixmatch+anchors+graphs",), **asked), tmp_path / "out")
     assert 0 <= results["fixmatch+anchors+graphs"]["student_miou"] <= 1
+
+
+def test_a_bank_of_all_labeled_images_forgets_none_of_them(monkeypatch):
+    """Filled an image at a time, of which the last ones are no younger; later updates forget as the recipe says."""
+    count, pixels = 300, torch.zeros(1, 4, 4, dtype=torch.int64)
+    angles = torch.arange(count) / count
+    monkeypatch.setattr(
+        evaluation, "batches", lambda *_, **__: ((angle.expand(1, 1, 4, 4), pixels) for angle in angles)
+    )
+    made = keys.LabeledPixels(
+        1, 2, encoder=lambda images: torch.cat([images.cos(), images.sin()], 1), capacity_per_class=400, decay=0.99
+    )
+    begun = SimpleNamespace(banks=SimpleNamespace(anchors=made), teacher=None)
+    run = SimpleNamespace(recipe=tiny(), data=SimpleNamespace(labeled=range(count)), device=torch.device("cpu"))
+    bank = measuring.fresh_anchors(begun, run)
+    cosine, sine = bank.features[0].unbind(1)
+    older = (torch.atan2(sine, cosine) < 0.5).float().mean()
+    assert abs(older - 0.5) < 0.1  # four standard deviations of 400 draws; 0.18 where each image were a step
+    assert bank.decay == 0.99
+
+
+def test_anchors_forget_once_a_step_however_many_parts_it_has():
+    network = SimpleNamespace(middle_dim=8)
+    for parts in (1, 2):
+        recipe = tiny(methods=("mllc+anchors",), schedule__accumulate=parts, schedule__labeled_batch=4)
+        recipe.anchors.keys = "trained"
+        assert state.new_anchors(recipe, 3, network).decay ** parts == pytest.approx(recipe.anchors.decay)
+
+
+def test_a_round_asks_anchors_of_the_strength_that_is_left_of_them(monkeypatch):
+    asked = []
+    monkeypatch.setattr(measuring, "fresh_anchors", lambda *_: SimpleNamespace(strength=2.0))
+    monkeypatch.setattr(rounds, "begin", lambda *given, correct: asked.append((given[-1].strength, correct)))
+    monkeypatch.setattr(rounds, "labeled_by_round", lambda *_: [])
+    run = SimpleNamespace(share_of_correction=lambda step: 0.25, batches=lambda *_, **__: iter(()))
+    engine.begin_span(methods.parse("rounds+anchors"), SimpleNamespace(step=7), run, 1, 7, 9)
+    assert asked == [(0.5, True)]

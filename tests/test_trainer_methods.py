@@ -264,3 +264,13 @@ def test_every_kind_of_labels_trains_every_method(tmp_path, labels):
     assert [*found] == list(names)
     log = report.read_log(tmp_path / "out/log.jsonl")
     assert {"supervised", "dice", "unlabeled"} <= {key for entry in log for key in entry}
+
+
+@pytest.mark.slow
+def test_thresholds_that_count_over_training_do_so_where_no_graph_learns_too(tmp_path):
+    """Of the released preset, sigma so low that every node is confident: 2 steps of 2 images of 8 x 8 nodes."""
+    settings = {"methods": ("self_training+graphs",), "refiner__preset": "released", "refiner__sigma": 0.01}
+    engine.run(with_both_halves(tmp_path, views__scale=(1.0, 1.0), **settings), tmp_path / "out")
+    saved = checkpoint.load(tmp_path / "out/self_training+graphs/last.pt")
+    for part in ("model", "teacher"):
+        assert int(saved[part]["refiner.threshold.counts"].sum()) == 2 * 2 * 8 * 8

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 import yaml
-from trainer_data import TINY
+from trainer_data import TINY, write_voc, write_volumes
 
 recipe = pytest.importorskip("segmentation.recipe")
 command = pytest.importorskip("segmentation.command")
@@ -165,3 +165,41 @@ def test_speed_is_measured_with_and_without_correction(tmp_path, capsys):
     share = 1 - seconds["unimatch"] / seconds["unimatch+anchors+graphs"]
     assert found["share_of_correction"]["unimatch+anchors+graphs"] == pytest.approx(share)
     assert found["loader_images_per_second"] > 0
+
+
+def test_measuring_leaves_a_run_that_is_there_as_it_is(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/labeled.txt").write_text("what was trained on")
+    monkeypatch.setattr(command.speed, "build", lambda *_: pytest.fail("measured"))
+    given = ["--measure", "1", "--out", str(tmp_path / "run"), "--set", "data.labeled=4", "running.device=cpu"]
+    folder = write_voc(tmp_path / "voc", size=(32, 32))
+    monkeypatch.setattr(command.speed, "_seconds_of", lambda batches: [1.0, 1.0])
+    with pytest.raises(pytest.fail.Exception):
+        command.work(train_voc.parse([*given, "--data", str(folder)]))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["labeled.txt"]
+    assert (tmp_path / "run/labeled.txt").read_text() == "what was trained on"
+
+
+def test_lists_of_the_data_set_mean_the_same_from_everywhere(tmp_path, monkeypatch):
+    folder, elsewhere = write_volumes(tmp_path / "hearts"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "test.txt").write_text("another list of this name")
+    monkeypatch.setattr(command, "run", lambda *given, **named: None)
+    given = ["--recipe", "acdc_3", "--data", str(folder), "--out", str(tmp_path / "run"), "--set", "data.test=test.txt"]
+    monkeypatch.chdir(tmp_path)
+    command.main(train_voc.parse(given))
+    monkeypatch.chdir(elsewhere)
+    for read in (recipe.load(str(tmp_path / "run/recipe.yaml")), command.resumed(tmp_path / "run", {})):
+        assert read.data.test == str(folder / "test.txt")
+        assert read.data.labeled == str(folder / "labeled_3cases.txt")
+    again = {"data.folder": str(folder), "data.labeled": "labeled_3cases.txt"}
+    assert command.resumed(tmp_path / "run", again).data == read.data
+    with pytest.raises(ValueError, match="expected `data.labeled` as the run began"):
+        command.resumed(tmp_path / "run", {"data.labeled": "test.txt"})
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_lists(tmp_path):
+    folder = write_volumes(tmp_path / "hearts")
+    began = recipe.load("acdc_3", {"data.folder": str(folder)})
+    command.write_recipe(began, tmp_path)
+    assert command.resumed(tmp_path, {"data.labeled": "labeled_3cases.txt"}).data == began.data

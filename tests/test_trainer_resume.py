@@ -13,7 +13,9 @@ from trainer_data import process, same, tiny, write_voc
 
 checkpoint = pytest.importorskip("segmentation.checkpoint")
 engine = pytest.importorskip("segmentation.engine")
+recipes = pytest.importorskip("segmentation.recipe")
 report = pytest.importorskip("segmentation.report")
+running = pytest.importorskip("segmentation.running")
 
 METHODS = ("fixmatch", "unimatch+anchors+graphs", "mllc+anchors", "rounds+graphs")
 
@@ -170,3 +172,45 @@ def test_a_log_is_cut_to_what_the_checkpoint_knows(tmp_path):
     log = report.Log(tmp_path / "log.jsonl", keep=kept)
     log.write(method="mllc", step=2, loss=0.25)
     assert [entry["loss"] for entry in report.read_log(tmp_path / "log.jsonl")] == [None, 0.25]
+
+
+class Taken:
+    """A state that takes any warm-up."""
+
+    def __init__(self):
+        self.model, self.warmup = torch.nn.Linear(1, 1), None
+
+    def load_warmup(self, saved):
+        self.warmup = saved
+
+
+def start_from(before, now):
+    """Whether a run of the recipe `now` has begun with the warm-up of a run of the recipe `before`."""
+    begun = Taken()
+    saved = {"step": 2, "model": begun.model.state_dict(), "optimizer": {}, "recipe": recipes.as_dict(before)}
+    running.load_warmup(begun, saved, now, ["a", "b"], "--start")
+    return begun.warmup is saved
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "differs"),
+    [
+        ({}, {}, None),
+        ({"data__labeled": "8"}, {}, "`data.labeled` 8; here: 4"),
+        ({"data__held_out": 2}, {}, "`data.held_out` 2; here: 0"),
+        ({"data__resize": (32, 48)}, {}, "`data.resize` [32, 48]; here: None"),
+        ({"running__seed": 1}, {}, "`running.seed` 1; here: 0"),
+        ({"running__seed": 1, "data__labeled": "mine.txt"}, {"data__labeled": "mine.txt"}, None),
+    ],
+)
+def test_a_warm_up_that_may_know_other_labels_is_taken_with_a_note(capsys, before, now, differs):
+    usual = {"data__labeled": "4"}
+    assert start_from(tiny(**usual | before), tiny(**usual | now))
+    said = capsys.readouterr().err
+    assert (f"one of {differs}\n" in said) if differs else not said
+    assert said.count("\n") == bool(differs)
+
+
+def test_a_warm_up_of_another_loss_is_refused():
+    with pytest.raises(ValueError, match=r"got one of `loss\.dice` 1\.0; here: 0\.0"):
+        start_from(tiny(loss__dice=1.0), tiny())

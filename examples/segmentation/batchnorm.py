@@ -41,6 +41,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         return normalized if self.after is None else self.after(normalized)
 
     def _normalized(self, maps: Tensor) -> Tensor:
+        dtype, maps = maps.dtype, maps.to(torch.promote_types(maps.dtype, torch.float32))  # under autocast bf16 or fp16
         count = SumOverRanks.apply(maps.new_tensor([maps.numel() / maps.shape[1]], dtype=torch.float64))
         mean = SumOverRanks.apply(maps.sum((0, 2, 3))) / count.to(maps.dtype)
         centered = maps - mean[:, None, None]
@@ -51,7 +52,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centered * scale[:, None, None] + self.bias[:, None, None]
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 def convert_batchnorm(module: nn.Module) -> nn.Module:

@@ -147,8 +147,13 @@ def _sum(path: Path) -> int:
     return zlib.crc32(Path(path).read_bytes())
 
 
-def usual_size(samples: list[Sample], most: int = 512, multiple: int = 16) -> tuple[int, int]:
-    """A crop for these images: their median (height, width), at most `most`, in whole multiples of `multiple`."""
-    sizes = np.median([read_image(sample.image).shape[-2:] for sample in samples[:64]], axis=0)
-    height, width = (max(multiple, int(min(side, most)) // multiple * multiple) for side in sizes)
+def usual_size(
+    samples: list[Sample], resize: tuple[int, int] | None, most: int = 512, multiple: int = 16
+) -> tuple[int, int]:
+    """A crop for these images: their median (height, width), at most `most`, in whole multiples of `multiple`.
+
+    `resize` is the size that they are brought to before any view, or None.
+    """
+    sizes = [resize] if resize else [read_image(sample.image).shape[-2:] for sample in samples[:64]] or [(most, most)]
+    height, width = (max(multiple, int(min(side, most)) // multiple * multiple) for side in np.median(sizes, 0))
     return height, width

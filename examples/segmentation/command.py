@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ FLAGS: tuple[tuple[str, str, int | str | None, str], ...] = (
     ("--checkpoint-every", "running.checkpoint_every", None, "steps between two states to resume from"),
 )
 SMOKE = {
-    "schedule.steps": 3, "schedule.warmup": 3, "schedule.labeled_batch": 2, "schedule.unlabeled_batch": 2,
+    "schedule.steps": 3, "schedule.warmup": 3, "schedule.labeled_batch": 2, "schedule.unlabeled_batch": 4,
     "schedule.accumulate": 1, "evaluation.judged": 8, "evaluation.times": 1, "running.log_every": 1,
 }  # fmt: skip
 SMOKE_DIGITS = {"data.scenes": (40, 10), "data.labeled": "8"}
@@ -141,22 +142,21 @@ def parse(arguments: list[str] | None, *, doc: str, out: str, recipe: str, with_
 
 def main(command: Command) -> None:
     """Do what a command line asks for; what goes wrong ends the program in words."""
-    try:
-        with in_words(failed="the run has failed", note=lambda: _how_to_go_on(command.out)):
-            work(command)
-    finally:
-        processes.leave()
+    with in_words(failed="the run has failed", note=lambda: _how_to_go_on(command.out)):
+        work(command)
 
 
 def work(command: Command) -> None:
     """The same, with its errors as they are."""
-    command.recipe.place_paths()
+    if not command.resume:  # the recipe of a run is compared with what it was
+        command.recipe.place_paths()
     if command.dry_run:
         print(yaml.safe_dump(as_dict(command.recipe), sort_keys=False))
         print(cost.estimate(command.recipe))
         return
     if command.measure is not None:
-        found = speed.measure(command.recipe, command.out, command.measure)
+        with tempfile.TemporaryDirectory() as scratch:  # of a run that is there nothing is written over
+            found = speed.measure(command.recipe, Path(scratch), command.measure)
         if processes.is_first():
             print(json.dumps(found, indent=2))
         return
@@ -248,13 +248,15 @@ def resumed(out: Path, overrides: dict[str, Any]) -> Recipe:
     lacking = as_dict(Recipe()).keys() - stored.keys()
     if lacking:
         raise ValueError(f"{file}: expected the whole recipe of a run, got one without {', '.join(sorted(lacking))}")
-    recipe = from_dict(stored, str(file))
-    changed = from_dict(stored, str(file))
+    recipe, typed = from_dict(stored, str(file)), from_dict(stored, str(file))
+    data = recipe.data.folder
     for key, value in overrides.items():
-        changed.set(key, placed(key, value, Path()), "the command line")
-        if key not in MAY_CHANGE_ON_RESUME and changed.get(key) != recipe.get(key):
+        typed.set(key, placed(key, value, Path(), data), "the command line")
+        if key in MAY_CHANGE_ON_RESUME:
+            recipe.set(key, value, "the command line")
+        elif typed.get(key) != placed(key, recipe.get(key), Path(), data):  # earlier versions left lists relative
             raise ValueError(
                 f"expected `{key}` as the run began, {recipe.get(key)!r}, got {value!r}; "
                 f"only {', '.join(MAY_CHANGE_ON_RESUME)} may change on --resume"
             )
-    return changed
+    return recipe

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from segmentation.model import SegmentationModel
     from segmentation.running import Run
 
-SCALES = (0.75, 1.0, 1.25)  # of test-time augmentation, each mirrored too where a mirrored image is of this world
+SCALES = (0.75, 1.0, 1.25)  # of test-time augmentation, each mirrored too where training mirrors images
 PLAIN, CORRECTED, AUGMENTED, ALL = "plain", "corrected", "augmented", "augmented+corrected"
 
 
@@ -30,7 +30,7 @@ def measure(model: SegmentationModel, corrector: evaluation.Corrector, run: Run)
     """
     model.eval()
     settings = run.recipe.evaluation
-    augmented = replace(settings, scales=SCALES, flip=run.data.flip)
+    augmented = replace(settings, scales=SCALES, flip=run.data.flip and run.recipe.views.flip)
     guided = run.recipe.refiner.guided
 
     def looked_at(images: Tensor, how: Any) -> Tensor:

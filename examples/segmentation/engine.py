@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from segmentation import checkpoint, measuring, processes, report, rounds
 from segmentation.datasets import IGNORE_INDEX
-from segmentation.loading import Views
+from segmentation.loading import Views, share_of
 from segmentation.method import Method, parse
 from segmentation.recipe import Recipe, as_dict
 from segmentation.running import (
@@ -48,6 +48,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, methods: tuple[str, 
     begin, device = time.perf_counter(), processes.join(recipe.running.device)
     recipe.running.device = device.type
     rank, ranks = processes.rank_and_ranks()
+    for unlabeled in {False, *(parse(name).uses_unlabeled for name in methods)}:
+        share_of(recipe, ranks, unlabeled=unlabeled)  # refused now rather than after the warm-up
     saved = checkpoint.load_resume_point(out, ranks) if resume else None
     if resume and saved is None:
         expect_unfinished(methods, out)
@@ -148,8 +150,11 @@ def begin_span(
     if method.teaching != "rounds":
         return labeled, run.batches(state.step, last, unlabeled=True)
     if state.step == first:
-        correct = bool(method.correct) and run.share_of_correction(state.step) > 0
+        share = run.share_of_correction(state.step)
+        correct = bool(method.correct) and share > 0
         anchors = measuring.fresh_anchors(state, run) if method.uses_anchors and correct else None
+        if anchors is not None:
+            anchors.strength *= share
         rounds.begin(run, method, number, state, anchors, correct=correct)
     return labeled, run.batches(state.step, last, unlabeled=True, samples=rounds.labeled_by_round(run, method, number))
 
@@ -211,7 +216,12 @@ def losses_of(
         update_anchors(state.teacher, images, labels, state.banks.anchors, places)
     inside, guided = blank != IGNORE_INDEX, recipe.refiner.guided
     asked = method if share > 0 else Method(method.teaching)
-    pseudo = pseudo_label(asked, state.teacher, weak_images, inside, state.banks, places=weak_places, guided=guided)
+    # Thresholds that count over all of training count in the student's graphs where those learn, else in the teacher's.
+    counts = not method.graph_losses or correction is None
+    options = {"places": weak_places, "guided": guided, "counts": counts}
+    pseudo = pseudo_label(asked, state.teacher, weak_images, inside, state.banks, **options)
+    if counts:  # the teacher takes over what the student has
+        state.model.refiner.threshold.counts.copy_(state.teacher.module.refiner.threshold.counts)
     streams = streams_of(method, weak_images, draws, pseudo, recipe, state.model.network.widths)
     losses = training_loss(method, student, (images, labels), streams, state.banks, recipe, correction)
     return losses, {"confidence": pseudo.probabilities.amax(1).mean(), "changed": pseudo.changed}

@@ -21,6 +21,7 @@ from segmentation.networks import NetworkOutput, upsample
 from segmentation.processes import rank_and_ranks, sum_over_ranks
 from segmentation.recipe import Evaluation, Recipe
 from segmentation.scores import Confusions, groups_of, scores_of
+from segmentation.state import dtype_of
 
 
 class WholeImages(Dataset):
@@ -51,11 +52,11 @@ def batches(
     for item in DataLoader(images, batch_size=None, num_workers=workers, generator=torch.Generator()):
         most = max(1, min(limit, PIXELS // item[1].numel()))
         if group and (len(group) >= most or _shapes(item) != _shapes(group[0])):
-            yield _stack(group, device)
+            yield _stack(group, recipe, device)
             group = []
         group.append(item)
     if group:
-        yield _stack(group, device)
+        yield _stack(group, recipe, device)
 
 
 @torch.no_grad()
@@ -203,16 +204,16 @@ def _shapes(item: tuple[Tensor, Tensor]) -> tuple:
     return item[0].shape, item[1].shape
 
 
-def _stack(group: list[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+def _stack(group: list[tuple[Tensor, Tensor]], recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     images, labels = (torch.stack(tensors).to(device) for tensors in zip(*group, strict=True))
-    return images.float() / 255, labels.long()
+    return images.to(dtype_of(recipe)) / 255, labels.long()
 
 
 def one_image(sample: Sample, recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
     """A batch of one: image (1, 3, H, W) in [0, 1] and labels (1, H', W')."""
-    return _stack([WholeImages([sample], recipe.data.resize)[0]], device)
+    return _stack([WholeImages([sample], recipe.data.resize)[0]], recipe, device)
 
 
 def read_one(path: Path, recipe: Recipe, device: torch.device) -> Tensor:
     """A batch of one image, (1, 3, H, W) in [0, 1]."""
-    return read_image(path, recipe.data.resize)[None].to(device).float() / 255
+    return read_image(path, recipe.data.resize)[None].to(device, dtype_of(recipe)) / 255

@@ -13,13 +13,16 @@ from segmentation.datasets import VOC_CLASSES, SegmentationData
 from segmentation.digits import write_digit_scenes
 from segmentation.lists import Listed, Samples, read_list
 from segmentation.recipe import Data
+from segmentation.recipe_files import is_list
 from segmentation.spelling import is_there, pictures_in
-from segmentation.split import draw_split, list_file, write_split
+from segmentation.split import Split, draw_split, list_file, write_split
 
 LISTS = Path("ImageSets/Segmentation")  # of VOC
 
 
-def open_data(settings: Data, seed: int, out: Path, *, write: bool = True, goes_on: bool = False) -> SegmentationData:
+def open_data(
+    settings: Data, seed: int, out: Path, *, write: bool = True, goes_on: bool = False, only_test: bool = False
+) -> SegmentationData:
     """The data set that a recipe names.
 
     Args:
@@ -29,16 +32,19 @@ def open_data(settings: Data, seed: int, out: Path, *, write: bool = True, goes_
         out: the run's folder.
         write: whether to write the lists; of several processes, one does.
         goes_on: the lists of a run that goes on are never written anew, and must say the same.
+        only_test: leave out all other images, of which an evaluation needs none; nothing is written.
     """
     folder, layout = find_folder(settings, seed, out)
     samples = Samples(folder, layout)
     named = [] if settings.test is None else samples.read(list_file("data.test", settings.test, folder))
     train, test = _pairs(folder, samples, named) if layout == "pairs" else LAYOUTS[layout](folder, samples)
     test = named or test
-    split = draw_split(settings, train, seed, samples)
+    if not (train or only_test or is_list(settings.labeled)):
+        raise ValueError(f"expected images to train on in {folder}, found none but those of other lists")
+    split = Split([], [], [], []) if only_test else draw_split(settings, train, seed, samples)
     if samples.faults:
         raise ValueError("\n  ".join(["a name may stand for several images:", *samples.faults]))
-    if write:
+    if write and not only_test:
         write_split(split, out, goes_on=goes_on)
     label_map, names_from, notes = _classes(folder, layout, settings.classes)
     means = label_map if label_map.colors or label_map.ids else None
@@ -62,7 +68,7 @@ def find_folder(settings: Data, seed: int, out: Path) -> tuple[Path, str]:
     folder = Path(settings.folder)
     if not folder.is_dir():
         raise ValueError(f"expected `data.folder` to be a folder, got {str(folder)!r}")
-    marks = {"camvid": folder / "trainannot", "cityscapes": folder / "leftImg8bit", "voc": folder / LISTS / "train.txt",
+    marks = {"camvid": folder / "trainannot", "cityscapes": folder / "leftImg8bit", "voc": folder / LISTS,
              "pairs": folder / "images"}  # fmt: skip
     found = [layout for layout, mark in marks.items() if is_there(mark)]
     if settings.layout == "auto" and found:
@@ -85,7 +91,7 @@ def _voc(folder: Path, samples: Samples) -> tuple[list[Listed], list[Listed]]:
     for name in ("train_aug.txt", "trainaug.txt"):
         if is_there(lists / name):
             return samples.read(lists / name), test
-    train = samples.read(lists / "train.txt")
+    train = samples.read(lists / "train.txt") if is_there(lists / "train.txt") else []  # evaluations need none
     masks = [(folder / "SegmentationClassAug", (".png",)), (folder / "cls", (".mat",))]
     more = {without(name, endings) for place, endings in masks for name in pictures_in(place, endings)}
     if not more:

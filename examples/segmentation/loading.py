@@ -113,6 +113,25 @@ class ViewsOf(Dataset):
         return Views(image, labels, torch.stack(draws), place)
 
 
+def share_of(recipe: Recipe, ranks: int, *, unlabeled: bool) -> int:
+    """Images of one part of a step on one of so many processes.
+
+    Raises:
+        ValueError: a step's images are not shared evenly, or one of unlabeled images would be without its partner.
+    """
+    schedule, mix = recipe.schedule, recipe.views.mix
+    name = "unlabeled_batch" if unlabeled else "labeled_batch"
+    batch, shares = getattr(schedule, name), schedule.accumulate * ranks
+    pairs = unlabeled and mix != "none" and shares > 1  # partners are neighbors in a share
+    if batch % (2 * shares if pairs else shares):
+        raise ValueError(
+            f"expected `schedule.{name}` to be a multiple of {schedule.accumulate} parts x {ranks} processes"
+            + (f" x 2 images, as `views.mix` {mix} pairs them" if pairs else "")
+            + f", got {batch}"
+        )
+    return batch // shares
+
+
 def batches(
     samples: list[Sample],
     recipe: Recipe,
@@ -127,21 +146,14 @@ def batches(
     ranks: int = 1,
 ) -> Iterator[Views]:
     """This process's batches for steps `first` to `last`, in parts where a step is accumulated."""
-    schedule, running = recipe.schedule, recipe.running
-    parts = schedule.accumulate
-    batch = schedule.unlabeled_batch if unlabeled else schedule.labeled_batch
-    if batch % (parts * ranks):
-        name = "unlabeled_batch" if unlabeled else "labeled_batch"
-        raise ValueError(
-            f"expected `schedule.{name}` to be a multiple of {parts} parts x {ranks} processes, got {batch}"
-        )
+    running, parts, share = recipe.running, recipe.schedule.accumulate, share_of(recipe, ranks, unlabeled=unlabeled)
     sampler = PositionSampler(
-        len(samples), batch // parts, first * parts, last * parts, seed=running.seed, rank=rank, ranks=ranks
+        len(samples), share * ranks, first * parts, last * parts, seed=running.seed, rank=rank, ranks=ranks
     )
     return iter(
         DataLoader(
             ViewsOf(samples, recipe, crop, flip=flip, unlabeled=unlabeled, has_labels=has_labels),
-            batch // parts // ranks,
+            share,
             sampler=sampler,
             num_workers=running.workers,
             pin_memory=running.device.startswith("cuda"),

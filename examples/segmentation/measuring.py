@@ -124,6 +124,7 @@ def fresh_anchors(state: State, run: Run, model: nn.Module | None = None) -> Lab
     seen_by = state.teacher if model is None else model.eval()
     anchors, ranks, device = state.banks.anchors.fresh(), rank_and_ranks()[1], run.device
     anchors.strength = run.recipe.anchors.strength  # whatever training has left of it
+    decay, anchors.decay = anchors.decay, 1.0  # an update here is an image and no step: none is older than another
     own_share = evaluation.batches(run.data.labeled, run.recipe, device, limit=1)
     for _ in range(-(-len(run.data.labeled) // ranks)):
         batch = next(own_share, None)
@@ -135,6 +136,7 @@ def fresh_anchors(state: State, run: Run, model: nn.Module | None = None) -> Lab
                 torch.zeros(0, dtype=torch.int64, device=device),
             )
             anchors.update(*nothing)
+    anchors.decay = decay
     return anchors
 
 

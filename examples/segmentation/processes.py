@@ -6,6 +6,7 @@ can be saved, where a wrapper around them would stand between the reader and wha
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from typing import Any
@@ -21,7 +22,10 @@ from segmentation.batchnorm import convert_batchnorm
 
 
 def join(device: str) -> torch.device:
-    """Join the others where `torchrun` started several; returns the device of this process."""
+    """Join the others where `torchrun` started several, until this process ends; returns its device.
+
+    Once: a second group would find the first one's keys in the store that torchrun keeps, and hang.
+    """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,6 +34,7 @@ def join(device: str) -> torch.device:
     found = find_device(device, "`running.device` (--device)")
     if several and not dist.is_initialized():
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        atexit.register(leave)
     if found.type == "cuda" and found.index is not None:
         torch.cuda.set_device(found)
     return found

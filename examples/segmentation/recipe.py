@@ -64,7 +64,7 @@ class Recipe:
     def place_paths(self) -> None:
         """Make paths absolute, as seen from here: they then mean the same wherever the recipe is read."""
         for key in PATHS:
-            self.set(key, placed(key, self.get(key), Path()), "the recipe")
+            self.set(key, placed(key, self.get(key), Path(), self.data.folder), "the recipe")
 
     def set(self, key: str, value: Any, source: str) -> None:
         """Set a dotted key; `source` is whom an error blames."""

@@ -12,7 +12,7 @@ import yaml
 from graphcorrect.files.text import read_text
 
 LISTS = ("data.labeled", "data.unlabeled", "data.test", "data.val")
-PATHS = (*LISTS, "data.folder", "data.classes", "schedule.start", "network.weights")  # fmt: skip
+PATHS = ("data.folder", *LISTS, "data.classes", "schedule.start", "network.weights")  # fmt: skip
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -63,14 +63,19 @@ def of_earlier_versions(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def placed(key: str, value: Any, folder: Path) -> Any:
-    """The value of a dotted key, absolute if it is a path: from `folder` if it is there, else from here."""
+def placed(key: str, value: Any, folder: Path, data: str | None = None) -> Any:
+    """The value of a dotted key, absolute if it is a path: from `folder` if it is there, else from here.
+
+    A list that is in neither may be in `data`, the folder of the data set; while that is not known it stays as it is.
+    """
     if not isinstance(value, str) or key not in PATHS or not _is_path(key, value):
         return value
     path = Path(value).expanduser()
-    if key in LISTS and not (folder / path).exists() and not path.exists():
-        return value  # it may be one of the data set's folder
-    return os.path.abspath(folder / path if (folder / path).exists() else path)
+    places = [folder, Path(), *([Path(data)] if key in LISTS and data else [])]
+    found = next((place / path for place in places if (place / path).exists()), None)
+    if found is None and key in LISTS:
+        return value
+    return os.path.abspath(found or path)
 
 
 def _is_path(key: str, value: str) -> bool:

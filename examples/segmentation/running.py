@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,19 @@ from segmentation.layouts import open_data
 from segmentation.loading import batches
 from segmentation.method import Method
 from segmentation.needs import check_needs
-from segmentation.recipe import Network, Recipe, as_dict
+from segmentation.recipe import Network, Recipe, as_dict, listed
+from segmentation.recipe_files import is_list
+from segmentation.sections import Optimizer
 from segmentation.state import State
 
-# Settings that a warm-up depends on, by section; an empty tuple stands for all keys of one.
-MADE_BY_WARMUP: dict[str, tuple[str, ...]] = {
-    "network": tuple(part.name for part in dataclasses.fields(Network) if part.name != "weights"),
-    "optimizer": (),
-}
+# Settings that a warm-up depends on
+MADE_BY_WARMUP = (
+    *(f"network.{part.name}" for part in dataclasses.fields(Network) if part.name != "weights"),
+    *(f"optimizer.{part.name}" for part in dataclasses.fields(Optimizer)),
+    "loss.dice",
+)
+# and those that say which labels it learned from; studies lay methods of other labels over one warm-up.
+LABELED_BY = tuple(f"data.{name}" for name in ("layout", "folder", "scenes", "labeled", "held_out", "val", "resize"))
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP = "warm-up"
 
@@ -108,11 +114,16 @@ def prepare(
     sums = survey.sums() if survey else {}
     if began_with:
         data = manifest.as_it_began(data, recipe, began_with, sums)
-    crop = tuple(began_with["crop"]) if began_with else recipe.views.crop or usual_size(data.labeled)
+    crop = tuple(began_with["crop"]) if began_with else crop_of(recipe, data.labeled)
     if survey:
         check_needs(recipe, data, survey)
         report.notes(survey.notes)
     return data, crop, began_with or manifest.describe(data, recipe, crop, sums)
+
+
+def crop_of(recipe: Recipe, samples: list[Sample]) -> tuple[int, int]:
+    """The crop of the recipe, or one for images such as these."""
+    return recipe.views.crop or usual_size(samples, recipe.data.resize)
 
 
 def expect_unfinished(methods: tuple[str, ...], out: Path) -> None:
@@ -152,7 +163,7 @@ def save(state: State, run: Run) -> None:
 
 
 def load_warmup(state: State, saved: dict, recipe: Recipe, class_names: list[str], source: str) -> None:
-    """Put the warm-up of a run into `state`.
+    """Put the warm-up of a run into `state`, with a note if it may have learned from other labels.
 
     Raises:
         ValueError: it was one of other classes, of another network or other settings; the message names the first.
@@ -163,12 +174,15 @@ def load_warmup(state: State, saved: dict, recipe: Recipe, class_names: list[str
     names = saved.get("class_names", class_names)
     if list(names) != list(class_names):
         raise ValueError(f"{expected}, got one of {len(names)} classes, {few(names)}; here: {few(class_names)}")
-    before, now, defaults = saved.get("recipe", as_dict(recipe)), as_dict(recipe), as_dict(Recipe())
-    for section, keys in MADE_BY_WARMUP.items():
-        for key in keys or now[section]:
-            there, here = before.get(section, {}).get(key, defaults[section][key]), now[section][key]
-            if there != here:
-                raise ValueError(f"{expected}, got one of `{section}.{key}` {there}; here: {here}")
+    before = saved.get("recipe", as_dict(recipe))
+    for key, there, here in _differences(MADE_BY_WARMUP, before, recipe):
+        raise ValueError(f"{expected}, got one of `{key}` {there}; here: {here}")
+    seed = () if is_list(recipe.data.labeled) else ("running.seed",)  # which draws the labeled images
+    others = [
+        f"`{key}` {there}; here: {here}" for key, there, here in _differences((*LABELED_BY, *seed), before, recipe)
+    ]
+    if others and processes.is_first():
+        report.notes([f"{source} may have learned from labels that no method is given here, it is one of {others[0]}"])
     if saved["step"] != recipe.schedule.warmup:
         raise ValueError(f"{expected}, got one of {saved['step']} steps, `schedule.warmup` is {recipe.schedule.warmup}")
     shapes = {name: tuple(weight.shape) for name, weight in state.model.state_dict().items()}
@@ -183,6 +197,15 @@ def load_warmup(state: State, saved: dict, recipe: Recipe, class_names: list[str
         state.load_warmup(saved)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{expected}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _differences(keys: Iterable[str], before: dict, recipe: Recipe) -> Iterator[tuple[str, Any, Any]]:
+    """Those of dotted keys that a recipe, in plain values, has otherwise than ours: key, value there, value here."""
+    for dotted in keys:
+        section, key = dotted.split(".")
+        there, here = before.get(section, {}).get(key, listed(Recipe().get(dotted))), listed(recipe.get(dotted))
+        if there != here:
+            yield dotted, there, here
 
 
 def number_of_steps(recipe: Recipe, data: SegmentationData) -> int:

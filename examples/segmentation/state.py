@@ -162,7 +162,7 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
         strength=settings.strength,
         eps=settings.eps,
         balance=settings.balance,
-        decay=settings.decay,
+        decay=settings.decay ** (1 / recipe.schedule.accumulate),  # each part of a step is an update
         quota_per_image=settings.quota,
         key_dim=settings.key_dim,
         skip_certain=settings.skip_certain,

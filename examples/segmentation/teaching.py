@@ -83,14 +83,28 @@ def pseudo_label(
     *,
     places: Tensor | None = None,
     guided: bool = True,
+    counts: bool = False,
 ) -> PseudoLabels:
-    """Label the weak views (B, 3, H, W) of unlabeled images; `inside` (B, H, W) marks real pixels, see `places`."""
+    """Label the weak views (B, 3, H, W) of unlabeled images; every process as many, since class thresholds are of all.
+
+    Args:
+        method: decides what corrects the labels.
+        teacher: of a `SegmentationModel`.
+        images: (B, 3, H, W).
+        inside: (B, H, W) bool, real pixels.
+        banks: the anchors are read.
+        places, guided: as in `corrected_probabilities`.
+        counts: whether thresholds that count over all of training count these images.
+    """
     output, _ = teacher(images)
     output = output._replace(logits=wide(output.logits))  # a confidence of 0.95 is none in bf16
     before = after = upsample(output.logits.softmax(1), images.shape[-2:])
     if method.correct:
         options = {"anchors": banks.anchors, "inside": inside, "places": places, "guided": guided}
-        after = corrected_probabilities(method.correct, teacher.module.refiner, output, images, **options)
+        refiner = teacher.module.refiner.train(counts)
+        refiner.threshold.train()  # which has it count over all processes
+        after = corrected_probabilities(method.correct, refiner, output, images, **options)
+        refiner.eval()
     labels = after.argmax(1)
     kept = labels == before.argmax(1)
     changed = (inside & ~kept).sum() / mean_count(inside)

@@ -166,7 +166,8 @@ def strong_view(images: Tensor, draws: Tensor) -> Tensor:
 def mix(images: Tensor, draws: Tensor, labels: Tensor, *maps: Tensor, kind: str = "cutmix") -> tuple[Tensor, ...]:
     """Paste a part of each image's partner into it; the same part of every map.
 
-    Partners are neighbors in pairs, (0, 1), (2, 3), ...: pairs stay together however a batch is split up evenly.
+    Partners are neighbors in pairs, (0, 1), (2, 3), ...: pairs stay together where a batch is split up into even
+    numbers of images, which `loading.share_of` sees to.
 
     Args:
         images: (B, 3, h, w).

@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmentation import checking
 from segmentation.datasets import Sample, SegmentationData
 from segmentation.keys import KeyEncoder
 from segmentation.layouts import open_data
 from segmentation.method import parse
 from segmentation.networks import SegmentationNetwork
 from segmentation.recipe import Recipe
-from segmentation.running import number_of_steps
+from segmentation.running import crop_of, number_of_steps
 from segmentation.split import number_labeled
 from segmentation.state import new_refiner
 
@@ -26,7 +25,7 @@ def estimate(recipe: Recipe) -> str:
     data, note = _counts(recipe)
     steps = number_of_steps(recipe, data)
     schedule, methods = recipe.schedule, [parse(name) for name in recipe.methods]
-    crop = recipe.views.crop or (checking.usual_size(data.labeled) if note == "" else (512, 512))
+    crop = crop_of(recipe, [] if note else data.labeled)
     settings = copy.copy(recipe.network)
     settings.weights = "none"
     network = SegmentationNetwork(len(data.class_names), settings).eval().to("meta")  # shapes: nothing is computed

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from segmentation import engine, measuring, processes, report
-from segmentation.checking import usual_size
 from segmentation.layouts import open_data
 from segmentation.method import parse
 from segmentation.recipe import Recipe
-from segmentation.running import Progress, Run
+from segmentation.running import Progress, Run, crop_of
 from segmentation.state import build, new_correction
 
 
@@ -30,7 +29,7 @@ def measure(recipe: Recipe, out: Path, steps: int) -> dict[str, Any]:
     recipe.running.device = device.type
     data = open_data(recipe.data, recipe.running.seed, out, write=processes.is_first())
     rank, ranks = processes.rank_and_ranks()
-    crop = recipe.views.crop or usual_size(data.labeled)
+    crop = crop_of(recipe, data.labeled)
     run = Run(recipe, data, out, device, crop, 2 * steps + 4, report.Log(None), Progress(), rank, ranks)
     schedule = recipe.schedule
 
