@@ -7,6 +7,7 @@ from typing import Any
 
 from _evidence_controls import controls
 from _evidence_frozen import frozen
+from _evidence_grids import grids
 from _evidence_hearts import hearts, keys
 from _evidence_issues import issues
 from _evidence_pairs import deployed
@@ -96,7 +97,7 @@ def page() -> str:
             record = renamed(json.loads(path.read_text(encoding="utf-8")))
             parts.append(section(record) + f"\n{origin(record)}\n")
         if name == "frozen":
-            parts += filter(None, [controls()])
+            parts += filter(None, [grids(), controls()])
     parts += [section for section in (hearts(), keys()) if section] + issues()
     return "\n".join(parts)
 
