@@ -92,8 +92,8 @@ self_training+anchors+graphs true_labels --set loss.labels=soft anchors.keys=tra
 anchors.decay=0.99`
 """
 
-FEW_DICE = """With Dice and UniMatch, as above, {seeds} seeds: **corrected labels add 1.5 and 1.6 points to UniMatch**, on
-held-out frames 1.1 and 1.2, and 1.5 and 3.4 to supervised training. With fewer labels the correction is worth more.
+FEW_DICE = """With Dice and UniMatch, as above, {seeds} seeds: **corrected labels add 1.5 and 1.6 points to UniMatch**,
+on held-out frames 1.1 and 1.2, and 1.5 and 3.4 to supervised training. With fewer labels the correction is worth more.
 
 `python benchmarks/label_correction.py training --data CamVid --labeled {labeled} --seeds 0 1 --threads 1 --methods
 supervised unimatch unimatch+anchors true_labels --set teacher.momentum=0.97 teacher.confidence=0 loss.dice=1

@@ -44,7 +44,9 @@ def test_held_out_images_choose_how_far_anchors_move_a_probability(corrector):
     images, masks = scenes(3)
     logits = F.interpolate(torch.randn(3, CLASSES, 5, 6), size=(17, 23))
     keys = [corrector.key_encoder(image[None])[0] for image in images]
-    expected = calibrate(copy.deepcopy(corrector.bank_), keys, list(masks), list(logits.softmax(1)))
+    labels = F.pad(masks, (0, 2, 0, 2), value=255)  # to cells of 4 pixels, of 2 rows and columns of the logits
+    said = F.pad(logits.softmax(1), (0, 1, 0, 1), mode="replicate")
+    expected = calibrate(copy.deepcopy(corrector.bank_), keys, list(labels), list(said))
     before = corrector(images, logits=logits)
     assert corrector.calibrate(images, masks.to(torch.uint16), logits=logits) == expected
     assert corrector.bank_.strength == expected.settings.strength
