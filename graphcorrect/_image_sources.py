@@ -52,9 +52,7 @@ class ImageSources:
     def __init__(
         self, labels: Images, probabilities: Images, images: Images | None, features: Images | None, ignore_index: int
     ) -> None:
-        self._encoder: Callable[[Tensor], Any] | None = features if _is_encoder(features) else None
-        if isinstance(features, nn.Module):  # which stays as it is
-            self._encoder = copy.deepcopy(features).eval()
+        self._encoder = _encoder_in(features)
         if self._encoder is not None and images is None:
             raise ValueError("expected `images` that the encoder in `features` can look at, got None")
         read = None if self._encoder is not None else features
@@ -181,19 +179,19 @@ def _tensor(name: str, value: Any) -> Tensor:
     return value.detach()
 
 
-def _is_encoder(features: object) -> bool:
-    """Whether these are a module, or a function that wants an argument: others return features themselves."""
+def _encoder_in(features: object) -> Callable[[Tensor], Any] | None:
+    """A copy of a module, which stays as it is; a function that wants an argument; None for features themselves."""
     if isinstance(features, nn.Module):
-        return True
+        return copy.deepcopy(features).eval()
     if not callable(features) or isinstance(features, Tensor):
-        return False
+        return None
     try:
         inspect.signature(features).bind()
     except TypeError:
-        return True
+        return features
     except ValueError:  # of what is written in C
         pass
-    return False
+    return None
 
 
 @torch.no_grad()
