@@ -1,7 +1,6 @@
 """EMATeacher: a slow copy of a module that labels what its student learns from."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +9,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from graphcorrect import _checks
+from graphcorrect._buffers import LastingBuffers
 
 
-class EMATeacher(nn.Module):
+class EMATeacher(LastingBuffers):
     r"""A copy whose parameters follow the student's: :math:`\theta' \leftarrow m \theta' + (1 - m) \theta`.
 
     Running statistics of normalization layers are averaged alike, since those of the student's weights of today do not
@@ -95,11 +95,6 @@ class EMATeacher(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the copy without gradients."""
         return self.module(*args, **kwargs)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EMATeacher":
-        with torch.inference_mode(False):
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

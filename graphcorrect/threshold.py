@@ -1,16 +1,15 @@
 """DynamicThreshold: the confidence that a class's pseudo-labels must reach."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect._buffers import LastingBuffers
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.ops.values import widen
 
 
-class DynamicThreshold(nn.Module):
+class DynamicThreshold(LastingBuffers):
     r"""A confidence threshold for each class, lower for classes that are rarely predicted with confidence, Eq. (9).
 
     .. math::
@@ -51,9 +50,8 @@ class DynamicThreshold(nn.Module):
         self.sigma = sigma
         self.accumulate = accumulate
         self.synchronize = synchronize
-        with torch.inference_mode(False):  # whose tensors cannot be written to outside
-            # int64: float32 stops counting at 2**24, which is some hundred images
-            self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
+        # int64: float32 stops counting at 2**24, which is some hundred images
+        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
 
     @torch.no_grad()
     def count(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -107,11 +105,6 @@ class DynamicThreshold(nn.Module):
             _checks.boolean("mask", mask)
             _checks.shape("mask", mask, confidence.shape, "(one entry for each node)")
         return confidence, labels, mask
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DynamicThreshold":
-        with torch.inference_mode(False):
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

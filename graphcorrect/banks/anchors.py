@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect._buffers import LastingBuffers
 from graphcorrect.banks import _reservoir
 from graphcorrect.banks._lookup import PackedAnchors, with_prior
 from graphcorrect.distributed import gather_rows
@@ -29,7 +30,7 @@ LIMITS: dict[str, Any] = {
 }
 
 
-class AnchorBank(nn.Module):
+class AnchorBank(LastingBuffers):
     r"""A class-balanced sample of nodes whose labels are known, searched for the neighbors of unlabeled ones.
 
     Beyond the paper, whose graph joins the pixels of one image only and so can do no more than average the teacher's
@@ -168,11 +169,10 @@ class AnchorBank(nn.Module):
         self.seed = seed
         self.synchronize = synchronize
         self._cache: PackedAnchors | None = None
-        with torch.inference_mode(False):  # whose tensors cannot be written to outside, nor their writes be counted
-            self.register_buffer("features", torch.zeros(num_classes, capacity_per_class, feature_dim))
-            self.register_buffer("priority", torch.full((num_classes, capacity_per_class), -torch.inf))
-            self.register_buffer("num_seen", torch.zeros(num_classes, dtype=torch.int64))
-            self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("features", torch.zeros(num_classes, capacity_per_class, feature_dim))
+        self.register_buffer("priority", torch.full((num_classes, capacity_per_class), -torch.inf))
+        self.register_buffer("num_seen", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
     @property
     def counts(self) -> Tensor:
@@ -323,8 +323,7 @@ class AnchorBank(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorBank:
         self._cache = None  # which would keep the buffers of the old device
-        with torch.inference_mode(False):
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,17 +1,16 @@
 """PrototypeBank: a running mean feature for each class and round."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect._buffers import LastingBuffers
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.ops.values import full_precision, widen
 
 
-class PrototypeBank(nn.Module):
+class PrototypeBank(LastingBuffers):
     r"""A slow-moving mean feature for each class, one set for each round of refinement, Eqs. (13), (14).
 
     .. math:: P_c \leftarrow m P_c + (1 - m) \frac{\sum_{i : y_i = c} x_i}{|\{ i : y_i = c \}|}
@@ -62,9 +61,8 @@ class PrototypeBank(nn.Module):
         self.num_rounds = num_rounds
         self.momentum = momentum
         self.ignore_index = ignore_index
-        with torch.inference_mode(False):  # whose tensors cannot be written to outside
-            self.register_buffer("prototypes", torch.zeros(num_rounds, num_classes, feature_dim))
-            self.register_buffer("is_initialized", torch.zeros(num_rounds, num_classes, dtype=torch.bool))
+        self.register_buffer("prototypes", torch.zeros(num_rounds, num_classes, feature_dim))
+        self.register_buffer("is_initialized", torch.zeros(num_rounds, num_classes, dtype=torch.bool))
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor, *, round: int = 0) -> None:
@@ -109,11 +107,6 @@ class PrototypeBank(nn.Module):
     def forward(self, round: int = 0) -> tuple[Tensor, Tensor]:
         """The prototypes (C, D) of one round and whether each class has one, (C,) bool."""
         return self.prototypes[round], self.is_initialized[round]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PrototypeBank":
-        with torch.inference_mode(False):
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""
