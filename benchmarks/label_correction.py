@@ -1,4 +1,4 @@
-"""Does the correction correct? Seven studies, each a JSON that the documentation is made from.
+"""Does the correction correct? Eight studies, each a JSON that the documentation is made from.
 
     python benchmarks/label_correction.py noise                        # labels corrupted on purpose; minutes
     python benchmarks/label_correction.py frozen --data CamVid         # one teacher, corrected in many ways
@@ -8,6 +8,7 @@
     python benchmarks/label_correction.py controls --data CamVid       # what else needs no training: CRF, flips, priors
     python benchmarks/label_correction.py keys --data acdc --recipe acdc_3   # what pixels are best looked up by
     python benchmarks/label_correction.py grids --data CamVid          # graphs of few nodes, networks of coarse answers
+    python benchmarks/label_correction.py use --data CamVid            # trained students, corrected by the one call
     python benchmarks/label_correction.py --smoke                      # all at their smallest
 
 `noise` needs no network: features of which the true labels are known, 10 to 60 % of the labels replaced. `frozen`
@@ -16,7 +17,8 @@ beside peers on the same neighbors. `training` runs the reference trainer. `anch
 labels with each of the settings that make a look-up fast: what is left of the gain, and the seconds of a frame.
 `keys` corrects a teacher's labels by each kind of keys. `controls` has test-time augmentation, a dense CRF (`pip
 install pydensecrf2`), classes weighed by how rare they are and the anchors alone, and corrects on top of each.
-`grids` looks pixels up where graphs have few nodes, or the network answers coarsely.
+`grids` looks pixels up where graphs have few nodes, or the network answers coarsely. `use` corrects what the students
+of `training` (trained here unless `--runs` has them) say of the test images, with and without augmentation.
 Settings were chosen on training frames that were held out, never on the test images; both are reported.
 """
 
@@ -38,6 +40,7 @@ import _grid_study
 import _key_study
 import _noise_study
 import _training_study
+import _use_study
 
 STUDIES = {
     "noise": _noise_study.main,
@@ -47,6 +50,7 @@ STUDIES = {
     "keys": _key_study.main,
     "controls": _control_study.main,
     "grids": _grid_study.main,
+    "use": _use_study.main,
 }
 
 
@@ -67,7 +71,9 @@ def main() -> None:
     )
     parser.add_argument("--recipe", help="of the trainer; default: camvid_small with --data, else digits")
     parser.add_argument("--threads", type=int, default=None, help="of torch; one, to time a core")
-    parser.add_argument("--every", type=int, default=1, help="anchors, controls, grids: judge every so many images")
+    parser.add_argument(
+        "--every", type=int, default=1, help="judge every so many images: anchors, controls, grids, use"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over the trainer's recipe")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
     parser.add_argument("--smoke", action="store_true", help="the smallest sizes, for CI")
