@@ -10,7 +10,7 @@ from collections.abc import Sequence, Sized
 import torch
 from torch import Tensor
 
-from graphcorrect.ops.values import values_can_be_read
+from graphcorrect.ops.values import is_traced, values_can_be_read
 
 
 def shape_of(tensor: Tensor) -> str:
@@ -183,7 +183,9 @@ def labels_in_range(name: str, labels: Tensor, num_classes: int, ignore_index: i
             raise ValueError(f"expected `{name}` in [0, {num_classes}){ignored}, got the values {shown}")
 
 
-def not_empty(name: str, values: Sized, what: str) -> None:
+def not_empty(name: str, values: object, what: str) -> None:
+    if not isinstance(values, Sized):
+        raise TypeError(f"expected `{name}` to be a list, of at least one {what}, got {type(values).__name__}")
     if not len(values):
         raise ValueError(f"expected `{name}` with at least one {what}, got none")
 
@@ -220,6 +222,28 @@ def on_simplex(name: str, probabilities: Tensor, class_dim: int) -> None:
         raise ValueError(
             f"expected `{name}`, at least 0 and with the sum 1 over the classes, got {least:.3g} at least and sums "
             f"from {float(total.amin()):.3g} to {float(total.amax()):.3g}; of logits take the softmax"
+        )
+
+
+def not_logits(name: str, probabilities: Tensor, class_dim: int, mask: Tensor | None = None) -> None:
+    """Refuses what is below 0 or sums to more than 1 where `mask` is True; rows of zeros and NaN are taken."""
+    if not values_can_be_read(probabilities) or probabilities.numel() == 0:
+        return
+    rows = probabilities.detach()
+    rows = rows if mask is None else torch.where(mask.unsqueeze(class_dim), rows, 0.0)
+    if bool((rows < -1e-4).any()) or bool((rows.float().sum(class_dim) > 1.02).any()):
+        on_simplex(name, rows, class_dim)
+
+
+def ignored_label(ignore_index: object, num_classes: int) -> None:
+    """Refuses what is no label; warns where the default one is that of a class, of more than 255 of them."""
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise TypeError(f"expected `ignore_index` to be an int, got {type(ignore_index).__name__}")
+    if ignore_index == 255 and num_classes > 255 and not is_traced():
+        warnings.warn(
+            f"expected `ignore_index` that is no class of the {num_classes}, got 255, so that class 255 is left out; "
+            "ignore_index=-1 leaves none out",
+            stacklevel=3,
         )
 
 

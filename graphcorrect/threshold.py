@@ -6,7 +6,7 @@ from torch import Tensor
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
 from graphcorrect.distributed import sum_over_ranks
-from graphcorrect.ops.values import widen
+from graphcorrect.ops.values import reading_is_free, widen
 
 
 class DynamicThreshold(LastingBuffers):
@@ -56,7 +56,7 @@ class DynamicThreshold(LastingBuffers):
     @torch.no_grad()
     def count(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Counts the confident nodes of each class, (C,) int64; shapes as in :meth:`forward`."""
-        confidence, labels, mask = self._confidence(probabilities, mask)
+        confidence, labels = self._confidence(probabilities, mask)
         counted = confidence > self.sigma
         if mask is not None:
             counted = counted & mask
@@ -67,7 +67,7 @@ class DynamicThreshold(LastingBuffers):
     @torch.no_grad()
     def update(self, probabilities: Tensor, *, mask: Tensor | None = None) -> None:
         """Adds a batch to `counts`; only thresholds with `accumulate=True` read them."""
-        self.counts += self.count(probabilities, mask=mask)
+        self.counts.add_(self.count(probabilities, mask=mask))
 
     def forward(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The thresholds for this batch.
@@ -83,28 +83,40 @@ class DynamicThreshold(LastingBuffers):
             ValueError: shapes do not fit.
             TypeError: dtypes do not fit.
         """
+        class_dim = self._class_dim(probabilities, mask)
+        if reading_is_free(probabilities):
+            _checks.not_logits("probabilities", probabilities, class_dim, mask)
+        return self._thresholds(probabilities, mask)
+
+    def _thresholds(self, probabilities: Tensor, mask: Tensor | None) -> Tensor:
         counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
         share = counts.to(widen(probabilities).dtype) / counts.max()
         return self.sigma * share.nan_to_num_(nan=1.0)  # 0 / 0: nobody is above sigma
 
     def is_confident(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Whether each node reaches the threshold of its class: bool, (..., N) or (B, H, W); False outside `mask`."""
-        threshold = self(probabilities, mask=mask)
-        confidence, labels, mask = self._confidence(probabilities, mask)
+        threshold = self._thresholds(probabilities, mask)
+        confidence, labels = self._confidence(probabilities, mask)
         reached: Tensor = confidence >= threshold[labels]
         return reached if mask is None else reached & mask
 
-    def _confidence(self, probabilities: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _confidence(self, probabilities: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The largest probability of each node, and its class."""
+        found = widen(probabilities.detach()).max(self._class_dim(probabilities, mask))
+        return found.values, found.indices
+
+    def _class_dim(self, probabilities: Tensor, mask: Tensor | None) -> int:
+        """The dimension of the classes, of what is checked to have as many."""
         _checks.floating("probabilities", probabilities)
         _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
         class_dim = 1 if probabilities.ndim == 4 else probabilities.ndim - 1
         _checks.size("probabilities", probabilities, class_dim, self.num_classes, "classes")
-        wide = widen(probabilities.detach())
-        confidence, labels = wide.max(class_dim)
         if mask is not None:
             _checks.boolean("mask", mask)
-            _checks.shape("mask", mask, confidence.shape, "(one entry for each node)")
-        return confidence, labels, mask
+            shape = (*probabilities.shape[:class_dim], *probabilities.shape[class_dim + 1 :])
+            _checks.shape("mask", mask, shape, "(one entry for each node)")
+            _checks.same_device("mask", mask, "`probabilities`", probabilities)
+        return class_dim
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

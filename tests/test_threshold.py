@@ -129,3 +129,18 @@ def test_thresholds_carry_no_gradient():
 @pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4), (0, 4, 3, 5)])
 def test_an_empty_batch_asks_for_sigma(shape):
     torch.testing.assert_close(DynamicThreshold(4)(torch.zeros(shape)), torch.full((4,), 0.95))
+
+
+def test_logits_and_what_has_other_classes_are_refused_whatever_is_counted():
+    with pytest.raises(ValueError, match="of logits take the softmax"):
+        DynamicThreshold(3)(random_logits(9, 3))
+    for wrong, error in ((torch.rand(9, 4), ValueError), (torch.zeros(9, 3, dtype=torch.int64), TypeError)):
+        with pytest.raises(error, match="expected `probabilities`"):
+            DynamicThreshold(3, accumulate=True)(wrong)
+
+
+def test_counting_over_all_of_training_compiles_whole():
+    threshold = DynamicThreshold(3, 0.5, accumulate=True)
+    probabilities = random_logits(9, 3).softmax(-1)
+    torch.compile(threshold.update, backend="eager", fullgraph=True)(probabilities)
+    assert torch.equal(threshold.counts, threshold.count(probabilities))

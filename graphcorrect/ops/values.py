@@ -4,6 +4,8 @@ Similarities, softmax and reductions over thousands of nodes lose labels in fp16
 in bf16 (three significant digits), so that every public call widens its inputs and turns autocast off while it works.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
@@ -15,14 +17,19 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def full_precision(tensor: Tensor) -> torch.autocast:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """A context in which autocast does not narrow the operations on the device of `tensor`."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+def is_traced() -> bool:
+    """Whether a compiler reads the code rather than Python runs it."""
+    return torch.compiler.is_compiling()
 
 
 def values_can_be_read(tensor: Tensor) -> bool:
     """False while a compiler traces, whose graph a branch on values would split, and for tensors without values."""
-    return not (torch.compiler.is_compiling() or tensor.is_meta or is_fake(tensor))
+    return not (is_traced() or tensor.is_meta or is_fake(tensor))
 
 
 def reading_is_free(tensor: Tensor) -> bool:
