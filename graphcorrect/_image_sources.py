@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._buffers import copy_of
 
 # An array or tensor of all images, an iterable of images or batches, or a function that returns an iterator
 Images: TypeAlias = Any
@@ -145,11 +145,7 @@ class ImageSources:
                 )
             image = image.float() / 255 if image.dtype == torch.uint8 else image
             image = _real(named["images"], image).to(probabilities.device)
-            if image.numel() and (float(image.min()) < 0 or float(image.max()) > 1):
-                raise ValueError(
-                    f"expected `{named['images']}` in [0, 1] or uint8, got values from {float(image.min()):g} to "
-                    f"{float(image.max()):g}"
-                )
+            _checks.unit_images(named["images"], image)
         if self._encoder is not None and image is not None:
             features = _encoded(self._encoder, image, place)
         if features is not None:
@@ -171,6 +167,11 @@ def _each(name: str, source: Images) -> Iterator[Any]:
 def _tensor(name: str, value: Any) -> Tensor:
     """Numpy's arrays as tensors that share their memory where torch can."""
     if isinstance(value, np.ndarray):
+        if np.ma.is_masked(value):
+            raise TypeError(
+                f"expected `{name}` to be a plain array, got a masked one; use .filled(), labels with `ignore_index`"
+            )
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)  # files may hold the other order of bytes
         if not value.flags.writeable or any(step < 0 for step in value.strides):
             value = value.copy()
         value = torch.from_numpy(value)
@@ -182,7 +183,7 @@ def _tensor(name: str, value: Any) -> Tensor:
 def _encoder_in(features: object) -> Callable[[Tensor], Any] | None:
     """A copy of a module, which stays as it is; a function that wants an argument; None for features themselves."""
     if isinstance(features, nn.Module):
-        return copy.deepcopy(features).eval()
+        return copy_of("features", features)
     if not callable(features) or isinstance(features, Tensor):
         return None
     try:
@@ -198,7 +199,8 @@ def _encoder_in(features: object) -> Callable[[Tensor], Any] | None:
 def _encoded(encoder: Callable[[Tensor], Any], image: Tensor, place: int) -> Tensor:
     """What an encoder says of one image, (D, h, w)."""
     weight = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
-    maps = encoder(image[None] if weight is None else image[None].to(weight.device, weight.dtype))
+    given = image[None].clone()  # an encoder may normalize in place
+    maps = encoder(given if weight is None else given.to(weight.device, weight.dtype))
     if not isinstance(maps, Tensor) or maps.ndim != 4 or len(maps) != 1:
         shape = _checks.shape_of(maps) if isinstance(maps, Tensor) else type(maps).__name__
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._buffers import copy_of
 from graphcorrect.ops.values import widen
 
 Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -85,10 +85,7 @@ class KeyEncoder(nn.Module):
         _checks.in_interval("position", position, 0.0, float("inf"), open_high=True)
         self.encoder: Any = encoder
         if isinstance(encoder, nn.Module):
-            with torch.no_grad():  # else the copy of a TorchScript module belongs to a graph
-                self.encoder = copy.deepcopy(encoder).eval()
-            for each in self.encoder.parameters():  # such a module has no requires_grad_ of its own
-                each.requires_grad_(False)
+            self.encoder = copy_of("encoder", encoder)
         self.levels = None if levels is None else tuple(levels)
         self.magnifications = tuple(map(float, magnifications))
         self.stride = stride
@@ -128,7 +125,7 @@ class KeyEncoder(nn.Module):
         factor = min(factor, (self.max_pixels / (height * width)) ** 0.5)
         size = [max(1, round(side * factor / self.multiple)) * self.multiple for side in (height, width)]
         if size == [height, width]:
-            return images
+            return images.clone()  # an encoder may normalize in place
         return F.interpolate(images, size=size, mode="bicubic", antialias=factor < 1).clamp(0, 1)
 
     def _levels(self, images: Tensor) -> list[Tensor]:

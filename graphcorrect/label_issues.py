@@ -78,8 +78,8 @@ def label_issues(
         images: (N, 3, H, W), floating point in [0, 1] or uint8; None uses no colors.
         features: (N, D, h', w') floating point, of any encoder: what pixels are compared by across images; or the
             encoder, a module or function that turns an image (1, 3, H, W) in [0, 1] into a map, such as
-            :func:`graphcorrect.encoders.key_encoder` makes of one of timm, which runs twice; None compares with no
-            other image.
+            :func:`graphcorrect.encoders.key_encoder` makes of one of timm, which runs twice (of a function the argument
+            has no default); None compares with no other image.
         error_rate: share of labels that are expected to be wrong, in (0, 1); more makes more issues.
         caution: how many times likelier than the given label another class must be to take its place; 1 corrects every
             issue. A list for people to look at may be longer than what is changed unseen.
@@ -119,6 +119,7 @@ def label_issues(
     _checks.in_interval("temperature", temperature, 0.0, math.inf, open_low=True, open_high=True)
     _checks.integer_at_least("capacity_per_class", capacity_per_class, 1)
     _checks.integer_at_least("quota_per_image", quota_per_image, 1)
+    _checks.ignored_label(ignore_index, 0)
     sources = ImageSources(labels, probabilities, images, features, ignore_index)
     others = None if features is None else OtherImages(ignore_index, capacity_per_class, quota_per_image, seed)
     return LabelIssues(sources, others, trust(error_rate), caution, temperature)
@@ -163,7 +164,7 @@ class LabelIssues:
         evidence = None if self._others is None else self._others.posterior(item)
         found = posterior(item, evidence, self._trust)  # (C, H, W)
         is_labeled = labels != self._sources.ignore_index
-        scores = found.gather(0, labels.where(is_labeled, 0)[None])[0].where(is_labeled, 1.0)
+        scores = found.gather(0, labels.where(is_labeled, 0)[None])[0].where(is_labeled, 1.0).float()
         best = found.max(0)
         is_other = is_labeled & (best.indices != labels)
         corrected = best.indices.where(is_other & (best.values > self._caution * scores), labels)

@@ -1,15 +1,12 @@
 """EMATeacher: a slow copy of a module that labels what its student learns from."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 
 from graphcorrect import _checks
-from graphcorrect._buffers import LastingBuffers
+from graphcorrect._buffers import LastingBuffers, copy_of
 
 
 class EMATeacher(LastingBuffers):
@@ -45,8 +42,7 @@ class EMATeacher(LastingBuffers):
             raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
         _checks.in_interval("momentum", momentum, 0.0, 1.0)
         self.momentum = momentum
-        with torch.inference_mode(False):  # whose tensors cannot be written to outside
-            self.module = _copy_of(_unwrapped(model)).eval().requires_grad_(False)
+        self.module = copy_of("model", _unwrapped(model))
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -137,26 +133,3 @@ def _is_shell(model: nn.Module) -> bool:
 def _by_name(tensors: Any) -> dict[str, Tensor]:
     """Tensors by their names in the plain module."""
     return {".".join(part for part in name.split(".") if part not in _WRAPPERS): tensor for name, tensor in tensors}
-
-
-def _copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a module that keeps tensors of its last pass, which torch refuses to copy.
-
-    Those are kept without their gradient: feature maps of a hook, the weight that `weight_norm` computes.
-    """
-    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
-    if lazy:
-        raise TypeError(
-            f"expected `model` with shapes of its own, got lazy {', '.join(lazy[:5])}; pass it a batch first"
-        )
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for kept in tree_leaves(list(vars(module).values())):
-            if isinstance(kept, Tensor) and not kept.is_leaf:
-                memo[id(kept)] = kept.detach().clone()
-    try:
-        return copy.deepcopy(model, memo)
-    except (RuntimeError, TypeError) as error:
-        raise TypeError(
-            f"expected `model` that EMATeacher can copy (copy.deepcopy), got one that cannot: {error}"
-        ) from error

@@ -148,7 +148,7 @@ def test_maps_meet_keys_of_another_resolution():
         ({"eps": [0.0]}, "`eps`"),
         ({"balances": [1.5]}, "`balances`"),
         ({"temperatures": [0.0]}, "`temperatures`"),
-        ({"strengths": []}, "`strengths` with a setting to compare"),
+        ({"strengths": []}, "`strengths` with at least one setting"),
         ({"max_class_loss": -0.1}, "`max_class_loss`"),
     ],
 )

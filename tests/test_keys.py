@@ -51,3 +51,30 @@ def test_large_images_are_not_enlarged_beyond_the_budget():
     assert sizes == [(128, 160)] * 3
     KeyEncoder(encoder, magnifications=(1.0,), multiple=32, max_pixels=64 * 64)(torch.rand(1, 3, 256, 256))
     assert sizes[-1] == (64, 64)
+
+
+def test_an_encoder_that_normalizes_in_place_gives_the_same_keys():
+    layer, images = torch.nn.Conv2d(3, 8, 8, stride=8), torch.rand(2, 3, 32, 48)
+    given = images.clone()
+    found = KeyEncoder(lambda image: layer(image.sub_(0.45).div_(0.22)))(given)
+    assert torch.equal(found, KeyEncoder(lambda image: layer((image - 0.45) / 0.22))(images))
+    assert torch.equal(given, images)
+
+
+def test_an_encoder_that_keeps_tensors_of_its_last_pass_is_copied():
+    class Keeping(torch.nn.Conv2d):
+        def forward(self, images):
+            self.last = super().forward(images)
+            return self.last
+
+    encoder, images = Keeping(3, 8, 8, stride=8), torch.rand(1, 3, 32, 48)
+    encoder(images)
+    keys = KeyEncoder(encoder)
+    assert not keys(images).requires_grad
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_settings_that_are_no_lists_are_named():
+    for name in ("magnifications", "levels"):
+        with pytest.raises(TypeError, match=f"expected `{name}` to be a list"):
+            KeyEncoder(torch.nn.Conv2d(3, 8, 8), **{name: 2})

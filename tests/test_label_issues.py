@@ -292,7 +292,7 @@ REFUSED = {
         r"shape .*use .movedim",
     ),
     "smaller images": (changed(2, lambda t: t[..., :20]), r"`images \(image 0\)` of the size of its labels"),
-    "images up to 255": (changed(2, lambda t: t * 255), r"`images \(image 0\)` in \[0, 1\] or uint8, got .* 0 to 255"),
+    "images up to 255": (changed(2, lambda t: t * 255), r"`images \(image 0\)` in \[0, 1\], got .* 0 to 255; divide"),
     "NaN features": (changed(3, lambda t: with_value(t, float("nan"))), r"`features \(image 2\)` to be finite"),
     "other widths": (changed(3, lambda t: [*t[:3], t[3, :5]]), r"`features \(image 3\)` with 8 entries, as the first"),
     "other classes": (changed(1, lambda t: [*t[:3], F.pad(t[3], (0, 0, 0, 0, 0, 1))]), r"\(image 3\)` with 3 classes"),
@@ -327,3 +327,8 @@ def test_settings_out_of_range_are_refused(setting, value):
     labels, probabilities, _, _ = scene()
     with pytest.raises((TypeError, ValueError), match=f"`{setting}`"):
         label_issues(labels, probabilities, **{setting: value})
+
+
+def test_scores_are_float32_whatever_the_probabilities():
+    (found,) = label_issues(torch.zeros(1, 4, 4).long(), torch.full((1, 2, 4, 4), 0.5, dtype=torch.float64))
+    assert found.pixel_scores.dtype == torch.float32

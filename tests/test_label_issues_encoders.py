@@ -40,3 +40,13 @@ def test_images_take_the_dtype_of_the_encoder():
     encoder = nn.Conv2d(3, 5, 3, padding=1, stride=2)
     found = label_issues(labels, probabilities, images, features=encoder).pixel_scores
     assert torch.equal(label_issues(labels, probabilities, images.double(), features=encoder).pixel_scores, found)
+
+
+def test_an_encoder_that_works_in_place_leaves_images_as_they_were():
+    layer = torch.nn.Conv2d(3, 8, 8, stride=8)
+    images, labels = torch.rand(4, 3, 16, 16), torch.randint(2, (4, 16, 16))
+    given, probabilities = images.clone(), torch.full((4, 2, 16, 16), 0.5)
+    found = label_issues(labels, probabilities, given, features=lambda image: layer(image.sub_(0.45).div_(0.22)))
+    expected = label_issues(labels, probabilities, images, features=lambda image: layer((image - 0.45) / 0.22))
+    torch.testing.assert_close(found.pixel_scores, expected.pixel_scores)
+    assert torch.equal(given, images)

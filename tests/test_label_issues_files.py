@@ -43,3 +43,12 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, labels):
     after = loaded(tmp_path)
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_masked_array_is_refused_and_one_of_the_other_byte_order_is_read():
+    labels, probabilities = np.zeros((1, 8, 8), "int64"), np.full((1, 2, 8, 8), 0.5, "float32")
+    masked = np.ma.array(labels, mask=np.arange(8) < 4 * np.ones((1, 8, 1), bool))
+    with pytest.raises(TypeError, match=r"`labels \(image 0\)` to be a plain array, got a masked one; use .filled"):
+        list(label_issues(masked, probabilities))
+    for given in (labels, labels.astype(">i8")):
+        assert not label_issues(given, probabilities.astype(">f4")).issues.any()

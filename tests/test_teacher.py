@@ -221,7 +221,7 @@ def test_students_that_cannot_be_copied_or_followed_are_refused_in_words():
         EMATeacher(nn.LazyLinear(3))
     student = nn.Linear(2, 2)
     student.lock = threading.Lock()
-    with pytest.raises(TypeError, match="`model` that EMATeacher can copy"):
+    with pytest.raises(TypeError, match="`model` that can be copied"):
         EMATeacher(student)
     with pytest.raises(TypeError, match="expected `model` to be a torch.nn.Module, got OrderedDict"):
         EMATeacher(nn.Linear(2, 2)).update(nn.Linear(2, 2).state_dict())

@@ -112,8 +112,7 @@ def calibrate(
     _checks.in_interval("max_class_loss", max_class_loss, 0.0, 1.0)
     compared = {"strengths": strengths, "eps": eps, "balances": balances, "temperatures": temperatures}
     for (argument, values), setting in zip(compared.items(), Settings._fields, strict=True):
-        if len(values) == 0:
-            raise ValueError(f"expected `{argument}` with a setting to compare, got none")
+        _checks.not_empty(argument, values, "setting to compare")
         for value in values:
             _checks.in_interval(argument, value, **LIMITS[setting])
     grid = [Settings(*each) for each in itertools.product(strengths, eps, balances, temperatures)]
@@ -165,13 +164,13 @@ def _nodes(bank: AnchorBank, keys: Tensor, labels: Tensor, probabilities: Tensor
         said = image_to_nodes(resize_maps(probabilities[None], (keys.shape[1], keys.shape[2]), None))
         rows, truth, probabilities = rows[0], truth[0], said[0]
     _checks.shape("probabilities", probabilities, (len(rows), bank.num_classes), "(one row for each node of `keys`)")
+    _checks.not_logits("probabilities", probabilities, -1)
     return _Nodes(rows, truth, probabilities)
 
 
 def _copy_of(bank: AnchorBank) -> AnchorBank:
     """A bank to fill anew, on this process alone."""
-    with torch.inference_mode(False):  # whose tensors outlive it
-        copied = copy.deepcopy(bank)
+    copied = copy.deepcopy(bank)
     copied.synchronize = False
     return copied
 
