@@ -77,6 +77,8 @@ def guided_upsample(
     if mask is not None:
         _checks.boolean("mask", mask)
         _checks.shape("mask", mask, (len(images), *size), "(an entry for each pixel of `images`)")
+        _checks.same_device("mask", mask, "`images`", images)
+        images = torch.where(mask[:, None], images, 0.0)  # not even 0 * NaN may enter
     if soft_labels.shape[-2] > size[0] or soft_labels.shape[-1] > size[1]:
         raise ValueError(
             f"expected `images` at least as large as `soft_labels`, {tuple(soft_labels.shape[-2:])}, got {tuple(size)}"
@@ -92,10 +94,12 @@ def guided_upsample(
             if mask is None:
                 values = smoothed(values, weights, steps, radius, own_share)
             else:  # means of those that take part: their sum by their number, which is smoothed as they are
-                part = mask[:, None].to(values.dtype)
-                found = smoothed(torch.cat([values * part, part], 1), weights, steps, radius, own_share)
-                mean = found[:, :-1] / found[:, -1:].clamp_min(torch.finfo(found.dtype).tiny)
-                values = torch.where(mask[:, None], mean, values)
+                part = mask[:, None]
+                known = torch.cat([torch.where(part, values, 0.0), part.to(values.dtype)], 1)
+                found = smoothed(known, weights, steps, radius, own_share)
+                total, number = found[:, :-1], found[:, -1:]
+                is_met = part & (number > 0)  # by itself or by another
+                values = torch.where(is_met, total / number.clamp_min(torch.finfo(number.dtype).tiny), values)
         return values.to(soft_labels.dtype)
 
 

@@ -180,3 +180,21 @@ def test_what_is_not_finite_stays_in_its_class_in_blocks(loops, monkeypatch):
     product = graph @ values
     assert not product[labels == 1].isfinite().any()
     torch.testing.assert_close(product[labels != 1], expected[labels != 1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("num_nodes", [12, 4000])
+@pytest.mark.parametrize("left_out", ["mask", "label"])
+def test_what_a_node_of_no_class_holds_reaches_nobody(num_nodes, left_out):
+    p, values = random_logits(num_nodes, 3).softmax(-1), random_features(num_nodes, 2)
+    chosen = {"mask": torch.arange(num_nodes) != 4, "pseudo_labels": p.argmax(-1)}
+    chosen["pseudo_labels"][4] = 255
+    graph = ClassConsistencyGraph()(p, **{name: each for name, each in chosen.items() if left_out in name})
+    expected = graph @ values
+    torch.testing.assert_close(expected[4], values[4])
+    values[4] = torch.nan
+    values.requires_grad_()
+    found = graph @ values
+    others = torch.arange(num_nodes) != 4
+    torch.testing.assert_close(found[others], expected[others])
+    found[others].sum().backward()
+    assert values.grad.isfinite().all()

@@ -155,3 +155,35 @@ def test_pixels_that_a_mask_leaves_out_reach_nobody():
     torch.testing.assert_close(first.sum(1), torch.ones(1, 12, 20, dtype=torch.float64))
     with pytest.raises(ValueError, match="`mask`"):
         guided_upsample(soft, images, mask=mask[:, 1:])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_masked_out_reaches_nobody(bad):
+    images, mask = torch.rand(1, 3, 6, 6), torch.ones(1, 6, 6, dtype=torch.bool)
+    soft = torch.rand(1, 2, 6, 6).softmax(1)
+    mask[0, 2, 3] = False
+    expected = guided_upsample(soft, images, mask=mask, color_scale=0.1)
+    images[0, :, 2, 3] = bad
+    found = guided_upsample(soft, images, mask=mask, color_scale=0.1)
+    torch.testing.assert_close(found, expected)
+    assert found.isfinite().all()
+
+
+def test_values_that_are_masked_out_reach_nobody():
+    images, mask = torch.rand(1, 3, 6, 6), torch.ones(1, 6, 6, dtype=torch.bool)
+    soft = torch.rand(1, 2, 6, 6).softmax(1)
+    mask[0, 2, 3] = False
+    expected = guided_upsample(soft, images, mask=mask)
+    soft[0, :, 2, 3] = math.nan
+    program = make_fx(lambda *given: guided_upsample(*given[:2], mask=given[2]))(soft, images, mask)  # reads no value
+    found = program(soft, images, mask)
+    kept = mask[:, None].expand_as(found)
+    torch.testing.assert_close(found[kept], expected[kept])
+
+
+def test_a_pixel_that_meets_nobody_keeps_its_probabilities():
+    mask = torch.zeros(1, 7, 7, dtype=torch.bool)
+    mask[0, 3, 3] = True
+    soft = torch.rand(1, 3, 7, 7).softmax(1)
+    found = guided_upsample(soft, torch.rand(1, 3, 7, 7), mask=mask, own_share=0.0, steps=1)
+    torch.testing.assert_close(found, soft)

@@ -30,6 +30,8 @@ class ClassBlockOperator(GraphOperator):
         labels: (..., N) int64, the class of each node; a label outside [0, C) joins its node to nobody but itself.
         num_classes: C.
         scale: (..., N), applied on both sides of the product; None leaves the graph as it is.
+        outside: (..., N) bool, the nodes of no class, whose values then reach nobody, be they NaN; None: there are
+            none, or their values are finite.
 
     Example:
         >>> probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
@@ -48,6 +50,7 @@ class ClassBlockOperator(GraphOperator):
         *,
         scale: Tensor | None = None,
         degree: Tensor | None = None,
+        outside: Tensor | None = None,
         _layout: ClassLayout | None = None,
         _scaled: ClassLayout | None = None,
     ) -> None:
@@ -55,6 +58,7 @@ class ClassBlockOperator(GraphOperator):
         self.vectors = vectors
         self.labels = labels
         self.num_classes = num_classes
+        self._outside = outside
         if _layout is None:
             _layout = class_layout(self._by_graph(vectors), self._by_graph(labels[..., None])[..., 0], num_classes)
         self._plain_layout = _layout
@@ -69,14 +73,24 @@ class ClassBlockOperator(GraphOperator):
 
     def _normalized(self) -> ClassBlockOperator:
         degree, scale, scaled = normalize_classes(self._plain_layout)
-        settings = {"scale": scale.view(self.labels.shape), "degree": degree.view(self.labels.shape)}
         return ClassBlockOperator(
-            self.vectors, self.labels, self.num_classes, **settings, _layout=self._plain_layout, _scaled=scaled
+            self.vectors,
+            self.labels,
+            self.num_classes,
+            scale=scale.view(self.labels.shape),
+            degree=degree.view(self.labels.shape),
+            outside=self._outside,
+            _layout=self._plain_layout,
+            _scaled=scaled,
         )
 
     def _product(self, values: Tensor) -> Tensor:
-        layout = self._layout.to(values.dtype)
-        return class_product(layout, self._by_graph(values)).reshape(values.shape)
+        layout, rows = self._layout.to(values.dtype), self._by_graph(values)
+        if self._outside is None:
+            return class_product(layout, rows).reshape(values.shape)
+        outside = self._by_graph(self._outside[..., None])
+        product = class_product(layout, rows.masked_fill(outside, 0.0))  # not even 0 * NaN may enter
+        return torch.where(outside, layout.self_weight * rows, product).reshape(values.shape)
 
     def _row_sums(self) -> Tensor:
         ones = torch.ones((*self._plain_layout.self_weight.shape[:2], 1), dtype=self.dtype, device=self.device)

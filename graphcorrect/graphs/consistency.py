@@ -77,11 +77,14 @@ class ClassConsistencyGraph(nn.Module):
         if mask is not None:
             _checks.boolean("mask", mask)
             _checks.shape("mask", mask, probabilities.shape[:-1], "(one entry for each node)")
+            _checks.same_device("mask", mask, "`probabilities`", probabilities)
             labels = torch.where(mask, labels, num_classes)
         with full_precision(vectors):
             if self.similarity == "cosine":
                 vectors = unit_rows(vectors)
-            return ClassBlockOperator(vectors, labels, num_classes).normalized()
+            may_stand_alone = mask is not None or pseudo_labels is not None
+            outside = (labels < 0) | (labels >= num_classes) if may_stand_alone else None
+            return ClassBlockOperator(vectors, labels, num_classes, outside=outside).normalized()
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""

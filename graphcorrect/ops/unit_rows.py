@@ -36,6 +36,7 @@ def unit_rows(rows: Tensor, mask: Tensor | None = None, *, any_scale: bool = Tru
     if mask is not None:
         _checks.boolean("mask", mask)
         _checks.shape("mask", mask, rows.shape[:-1], "(one entry for each row)")
+        _checks.same_device("mask", mask, "`rows`", rows)
     if rows.shape[-1] == 0:
         return rows
     unit: Tensor = _unit_rows(widen(rows), mask, any_scale)[0]
