@@ -117,3 +117,30 @@ def test_certain_nodes_may_be_skipped_and_no_label_changes(shape, strength):
     one = AnchorBank(1, 5, skip_certain=True).double()
     one.update(keys, labels * 0)
     assert torch.equal(one.correct(torch.ones(3, 1).double(), keys[:3]), torch.ones(3, 1).double())
+
+
+def test_writes_that_torch_does_not_count_are_seen():
+    """As mean teachers make them through `.data`, and collectives."""
+    (bank, *_), queries = filled_bank(), random_features(5, 5)
+    other = AnchorBank(4, 5).double()
+    other.update(random_features(40, 5, seed=5), random_labels(40, num_classes=4, seed=6))
+    bank(queries)
+    for mine, theirs in zip(bank.buffers(), other.buffers(), strict=True):
+        mine.data.copy_(theirs)
+    assert torch.equal(bank(queries), other(queries))
+
+
+def test_refresh_packs_the_anchors_anew():
+    (bank, *_), queries = filled_bank(), random_features(5, 5)
+    first = bank(queries)
+    packed = bank._packed()
+    assert bank._packed() is packed
+    bank.refresh()
+    assert bank._packed() is not packed
+    assert torch.equal(bank(queries), first)
+
+
+def test_votes_are_no_part_of_a_graph():
+    bank, *_ = filled_bank(index="ivf")
+    votes = bank.votes(random_features(5, 5).requires_grad_(), [0.1])
+    assert not votes[0.1].requires_grad

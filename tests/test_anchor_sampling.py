@@ -175,3 +175,11 @@ def test_full_size_labels_meet_smaller_features_by_majority():
     bank.update(maps, torch.tensor([[[2, 2, 0, 1], [2, 0, 1, 0]]]))
     assert bank.counts.tolist() == [0, 0, 1]  # the right half is a tie
     torch.testing.assert_close(bank.features[2, 0], maps[0, :, 0, 0] / maps[0, :, 0, 0].norm())
+
+
+def test_a_quota_holds_for_any_number_of_images_and_classes():
+    """Numbered one by one, 9,000 images of a thousand classes are more than 2**23 groups."""
+    bank = AnchorBank(1000, 2, capacity_per_class=40, quota_per_image=1, ignore_index=-1)
+    classes = torch.arange(9000) % 1000
+    bank.update(torch.randn(9000, 4, 2), classes[:, None].expand(9000, 4))
+    assert (bank.counts == 9).all()

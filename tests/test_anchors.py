@@ -1,6 +1,7 @@
 """AnchorBank: what the nearest of its labeled nodes say about a query."""
 
 import copy
+import pickle
 
 import pytest
 import reference
@@ -260,3 +261,19 @@ def test_zero_queries_get_a_finite_answer():
     bank, _, _ = filled_bank()
     posterior = bank(torch.zeros(3, 5, dtype=torch.float64))
     torch.testing.assert_close(posterior.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_logits_in_the_place_of_probabilities_are_refused():
+    (bank, *_), logits = filled_bank(), random_logits(5, 4)
+    with pytest.raises(ValueError, match="expected `probabilities`, at least 0 .* of logits take the softmax"):
+        bank.correct(logits, random_features(5, 5))
+    with pytest.raises(ValueError, match="expected `probabilities`, at least 0 .* of logits take the softmax"):
+        calibrate(bank, [random_features(5, 5)], [random_labels(5, num_classes=4)], [logits])
+
+
+@pytest.mark.parametrize("kind", [copy.deepcopy, lambda bank: pickle.loads(pickle.dumps(bank))])
+def test_a_copy_outlives_the_inference_mode_that_it_was_made_in(kind):
+    with torch.inference_mode():
+        copied = kind(filled_bank()[0])
+    copied.update(random_features(5, 5), random_labels(5, num_classes=4))
+    assert copied.num_updates == 2

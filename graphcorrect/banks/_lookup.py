@@ -10,7 +10,7 @@ from graphcorrect.ops.knn import knn
 from graphcorrect.ops.neighbors import PreparedKeys, prepare
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
-from graphcorrect.ops.values import widen
+from graphcorrect.ops.values import reading_is_free, widen
 
 MAX_PCA_ROWS = 16_384  # which tell the directions of a bank of any size
 
@@ -38,6 +38,7 @@ class PackedAnchors:
     ) -> None:
         self._buffers = features, priority
         self._writes = _writes(self._buffers)
+        self._seen = priority.clone()  # random numbers: other anchors have others
         is_full = min(counts) == features.shape[1]
         held = features if is_full else torch.cat([rows[:count] for rows, count in zip(features, counts, strict=True)])
         keys = widen(held.reshape(-1, features.shape[-1]))  # of a full bank: no copy
@@ -55,7 +56,9 @@ class PackedAnchors:
         """Whether these are the same buffers and settings, and nothing was written to the buffers since."""
         same = features is self._buffers[0] and priority is self._buffers[1]
         same = same and (key_dim, num_lists) == self._settings
-        return same and self._writes is not None and self._writes == _writes(self._buffers)
+        same = same and self._writes is not None and self._writes == _writes(self._buffers)
+        # Torch counts no writes through `.data` or by collectives
+        return same and (not reading_is_free(priority) or torch.equal(self._seen, priority))
 
     def nearest(
         self, queries: Tensor, num_neighbors: int, *, backend: Backend, num_probes: int
@@ -78,6 +81,14 @@ class PackedAnchors:
         votes = weight.new_zeros(len(weight), num_classes).scatter_add_(1, self.label[index], weight)
         total = votes.sum(-1, keepdim=True)
         return torch.where(total > 0, votes / total, 1 / num_classes)
+
+
+def undecided(probabilities: Tensor, eps: float, strength: float) -> Tensor:
+    """Which rows (N, C) have a label that a posterior could change: their places, which are read."""
+    best = probabilities.topk(min(2, probabilities.shape[1])).values
+    most = ((1 + eps) / eps) ** strength  # by which a posterior moves the odds of two classes
+    places: Tensor = (best[:, 0] <= most * best[:, -1]).nonzero()[:, 0]
+    return places
 
 
 def with_prior(posterior: Tensor, num_seen: Tensor, balance: float) -> Tensor:

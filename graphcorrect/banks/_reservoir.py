@@ -39,8 +39,16 @@ def priority_of(draws: Tensor) -> Tensor:
 
 def limit_per_group(groups: Tensor, draws: Tensor, limit: int) -> Tensor:
     """(N,) bool: whether a node is among the `limit` of its group with the smallest draws."""
-    order = ((groups << RANDOM_BITS) | draws).argsort()
+    order = draws.argsort()
+    order = order[groups[order].argsort(stable=True)]  # not by one number: images times classes may be too many
     return torch.empty_like(order, dtype=torch.bool).scatter_(0, order, place_in_group(groups[order]) < limit)
+
+
+def first_of_images(labels: Tensor) -> Tensor:
+    """One for the first node of each image of labels (..., N), else 0: int64, flattened."""
+    starts = torch.zeros_like(labels)
+    starts[..., :1] = 1
+    return starts.reshape(-1)
 
 
 def place_in_group(sorted_groups: Tensor) -> Tensor:

@@ -11,14 +11,14 @@ from torch import Tensor
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
 from graphcorrect.banks import _reservoir
-from graphcorrect.banks._lookup import PackedAnchors, with_prior
+from graphcorrect.banks._lookup import PackedAnchors, undecided, with_prior
 from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
-from graphcorrect.ops.values import full_precision, widen
+from graphcorrect.ops.values import full_precision, reading_is_free, widen
 
 Index = Literal["flat", "ivf"]
 # Of what says how far anchors move probabilities
@@ -47,7 +47,8 @@ class AnchorBank(LastingBuffers):
     draws are those of the joined batch, which makes the bank the same on every rank, and the same as on one process.
 
     An `update` costs what its nodes cost, whatever the bank holds. The first look-up after it packs the anchors into
-    rows, which those that follow share.
+    rows, which those that follow share. Torch counts no writes through `.data` or by collectives of your own: on a GPU
+    call :meth:`refresh` after them.
 
     Args:
         num_classes: C.
@@ -148,6 +149,8 @@ class AnchorBank(LastingBuffers):
         if index == "ivf":
             faiss.require_lists()
         _checks.one_of("backend", backend, get_args(Backend))
+        _checks.ignored_label(ignore_index, num_classes)
+        _checks.integer_at_least("seed", seed, 0)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
         self.capacity_per_class = capacity_per_class
@@ -208,9 +211,9 @@ class AnchorBank(LastingBuffers):
         row_labels = torch.where(is_used, row_labels, self.num_classes)
         joined = gather_rows if self.synchronize else torch.detach
         rows, row_labels = joined(rows), joined(row_labels)
-        starts = None if self.quota_per_image is None else joined(_first_of_images(node_labels))
+        starts = None if self.quota_per_image is None else joined(_reservoir.first_of_images(node_labels))
         seen = row_labels.new_zeros(self.num_classes + 1).scatter_add_(0, row_labels, torch.ones_like(row_labels))
-        self.num_seen += seen[:-1]
+        self.num_seen.add_(seen[:-1])
         if len(rows):
             draws = _reservoir.draw(len(rows), self.seed, self.num_updates)
             if self.quota_per_image is not None and starts is not None:
@@ -218,7 +221,7 @@ class AnchorBank(LastingBuffers):
                 is_within = _reservoir.limit_per_group(image_and_class, draws, self.quota_per_image)
                 row_labels = torch.where(is_within, row_labels, self.num_classes)
             _reservoir.offer(self.features, self.priority, rows, row_labels, draws, self.decay)
-        self.num_updates += 1
+        self.num_updates.add_(1)
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
@@ -247,6 +250,7 @@ class AnchorBank(LastingBuffers):
         votes = self.votes(rows, [self.temperature])[self.temperature]
         return with_prior(votes, self.num_seen, self.balance).to(rows.dtype)
 
+    @torch.no_grad()
     def votes(self, rows: Tensor, temperatures: Iterable[float]) -> dict[float, Tensor]:
         """By temperature, the posterior (N, C) of equal priors for keys (N, D), float32 or better, in one look-up."""
         with full_precision(rows):
@@ -270,6 +274,9 @@ class AnchorBank(LastingBuffers):
         shape[1 if features.ndim == 4 else -1] = self.num_classes
         _checks.shape("probabilities", probabilities, shape, "(those of the anchors' posterior)")
         class_dim = 1 if probabilities.ndim == 4 else -1
+        _checks.same_device("probabilities", probabilities, "`features`", features)
+        if reading_is_free(probabilities):
+            _checks.not_logits("probabilities", probabilities, class_dim)
         wide = widen(probabilities)
         posterior = self._where_it_matters(wide, features) if self.skip_certain else self(features)
         weighted = wide * (posterior.to(wide.dtype) + self.eps) ** self.strength
@@ -284,9 +291,7 @@ class AnchorBank(LastingBuffers):
         class_dim = 1 if probabilities.ndim == 4 else -1
         last = probabilities.movedim(class_dim, -1)  # (..., C)
         rows = features.movedim(class_dim, -1).reshape(-1, self.feature_dim)
-        best = last.reshape(-1, self.num_classes).topk(min(2, self.num_classes)).values
-        most = ((1 + self.eps) / self.eps) ** self.strength  # by which a posterior moves the odds of two classes
-        asked = (best[:, 0] <= most * best[:, -1]).nonzero()[:, 0]
+        asked = undecided(last.reshape(-1, self.num_classes), self.eps, self.strength)
         posterior = rows.new_full((len(rows), self.num_classes), 1 / self.num_classes)
         posterior.index_copy_(0, asked, self._posterior(rows[asked]))
         return posterior.reshape(last.shape).movedim(-1, class_dim)
@@ -302,6 +307,10 @@ class AnchorBank(LastingBuffers):
         _checks.at_least_2d(name, features, "(..., N, D) or (B, D, H, W)")
         _checks.size(name, features, 1 if features.ndim == 4 else -1, self.feature_dim, "entries a node")
         _checks.same_device(name, features, "the bank", self.features)
+
+    def refresh(self) -> None:
+        """Packs the anchors anew at the next look-up: on a GPU, for writes through `.data` and by collectives."""
+        self._cache = None
 
     def _packed(self) -> PackedAnchors:
         """The anchors as rows, packed anew if a buffer was written or replaced since."""
@@ -322,7 +331,7 @@ class AnchorBank(LastingBuffers):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AnchorBank:
-        self._cache = None  # which would keep the buffers of the old device
+        self.refresh()  # what is packed would keep the buffers of the old device
         super()._apply(fn, recurse)
         return self
 
@@ -339,10 +348,3 @@ class AnchorBank(LastingBuffers):
             f"skip_certain={self.skip_certain}, index={self.index!r}, num_lists={self.num_lists}, "
             f"num_probes={self.num_probes}, backend={self.backend!r}, synchronize={self.synchronize}"
         )
-
-
-def _first_of_images(labels: Tensor) -> Tensor:
-    """One for the first node of each image of labels (..., N), else 0: int64, flattened."""
-    starts = torch.zeros_like(labels)
-    starts[..., :1] = 1
-    return starts.reshape(-1)

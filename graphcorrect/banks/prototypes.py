@@ -56,6 +56,7 @@ class PrototypeBank(LastingBuffers):
         _checks.integer_at_least("feature_dim", feature_dim, 1)
         _checks.integer_at_least("num_rounds", num_rounds, 1)
         _checks.in_interval("momentum", momentum, 0.0, 1.0)
+        _checks.ignored_label(ignore_index, num_classes)
         self.num_classes = num_classes
         self.feature_dim = feature_dim
         self.num_rounds = num_rounds
@@ -86,6 +87,7 @@ class PrototypeBank(LastingBuffers):
             raise ValueError(f"expected `round` in [0, {self.num_rounds}), got {round}")
         nodes, node_labels = labeled_nodes(features, labels, self.num_classes, ignore_index=self.ignore_index)
         _checks.size("features", features, 1 if features.ndim == 4 else -1, self.feature_dim, "entries a node")
+        _checks.same_device("features", features, "the bank", self.prototypes)
         with full_precision(nodes):
             rows = widen(nodes).reshape(-1, self.feature_dim)
             is_finite = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True) < torch.inf

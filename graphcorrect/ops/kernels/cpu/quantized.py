@@ -64,7 +64,7 @@ def quantize_keys(keys: Tensor, dtype: torch.dtype, numba_quantize: ModuleType |
     step = _largest_entry(keys, mean, numba_quantize) / 127 if dtype == torch.int8 else 1.0
     permutation, inverse = _permutation(len(keys))
     rows, norm, error, _ = _quantize(keys, dtype, numba_quantize, order=permutation, center=mean, step=step)
-    limits = torch.tensor([step, float(norm.amax()), float(error.amax())], dtype=torch.float64)
+    limits = torch.tensor([step, float(norm.amax()), float(error.amax())], dtype=torch.float64, device="cpu")
     return QuantizedKeys(rows, permutation, inverse, mean, limits) if 1 / MAX_NORM < limits[1] < MAX_NORM else None
 
 
@@ -121,9 +121,9 @@ def _quantize(
     step: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows in an order, less `center`, quantized; their norms, those of what rounding took, and the step of int8."""
-    order = torch.arange(len(rows)) if order is None else order.clamp_max(len(rows) - 1)
+    order = torch.arange(len(rows), device=rows.device) if order is None else order.clamp_max(len(rows) - 1)
     center = rows.new_zeros(rows.shape[1]) if center is None else center
-    quantized = torch.empty(len(order), rows.shape[1], dtype=dtype)
+    quantized = torch.empty(len(order), rows.shape[1], dtype=dtype, device=rows.device)
     norm, error = (rows.new_empty(len(order), dtype=torch.float64) for _ in range(2))
     steps = rows.new_full((len(order),), 1.0 if dtype != torch.int8 else step or 0.0)
     if numba_quantize is not None:
