@@ -66,15 +66,16 @@ def pool_labels(labels: Tensor, size: tuple[int, int], num_classes: int, *, igno
         tensor([[[  0, 255]]])
     """
     _checks.integral("labels", labels)
+    _checks.ignored_label(ignore_index, num_classes)
     _checks.can_hold("labels", labels.dtype, ignore_index, f"ignore_index={ignore_index}")
     _checks.ndim("labels", labels, (3,), "(B, H, W)")
     _checks.image_size("size", size)
-    if tuple(labels.shape[1:]) == tuple(size):
-        return labels
     votes = labels.long()  # before they are compared, which a narrower dtype would wrap
     is_class = (votes >= 0) & (votes < num_classes)
     if 0 <= ignore_index < num_classes:
         is_class &= votes != ignore_index
+    if tuple(labels.shape[1:]) == tuple(size):
+        return torch.where(is_class, votes, ignore_index).to(labels.dtype)
     votes = torch.where(is_class, votes, num_classes)
     return majority_vote(votes, size, num_classes, void=ignore_index).to(labels.dtype)
 
@@ -109,32 +110,36 @@ def labeled_nodes(
 
 
 def labels_of_nodes(
-    features: Tensor, labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDEX, validate_args: bool = True
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    validate_args: bool = True,
+    name: str = "labels",
 ) -> Tensor:
-    """The labels alone of :func:`labeled_nodes`, int64 (..., N).
+    """The labels alone of :func:`labeled_nodes`, int64 (..., N); `name` is what messages call them.
 
     Example:
         >>> labels_of_nodes(torch.zeros(1, 8, 1, 2), torch.tensor([[[2, 2, 0, 255]]]), num_classes=3)
         tensor([[  2, 255]])
     """
     _checks.floating("features", features)
-    labels = _checks.class_labels("labels", labels)
+    labels = _checks.class_labels(name, labels)
     _checks.at_least_2d("features", features, "(..., N, D) or (B, D, H, W)")
-    _checks.same_device("labels", labels, "`features`", features)
+    _checks.same_device(name, labels, "`features`", features)
+    _checks.ignored_label(ignore_index, num_classes)
     if validate_args:
-        _checks.labels_in_range("labels", labels, num_classes, ignore_index)
+        _checks.labels_in_range(name, labels, num_classes, ignore_index)
     if features.ndim == 4:
-        _checks.ndim("labels", labels, (3,), "(B, H, W), as `features` is (B, D, H, W)")
-        _checks.size("labels", labels, 0, features.shape[0], "images")
-        height, width = features.shape[-2:]
-        if validate_args and (labels.shape[1], labels.shape[2]) != (height, width):  # so that others are void
-            votes = torch.where(labels == ignore_index, num_classes, labels)
-            labels = majority_vote(votes, (height, width), num_classes, void=ignore_index)
-        else:
-            labels = pool_labels(labels, (height, width), num_classes, ignore_index=ignore_index)
+        _checks.ndim(name, labels, (3,), "(B, H, W), as `features` is (B, D, H, W)")
+        _checks.size(name, labels, 0, features.shape[0], "images")
+        size = (features.shape[2], features.shape[3])
+        if tuple(labels.shape[1:]) != size:
+            labels = pool_labels(labels, size, num_classes, ignore_index=ignore_index)
         labels = labels.flatten(1)
     else:
-        _checks.shape("labels", labels, features.shape[:-1], "(one for each node)")
+        _checks.shape(name, labels, features.shape[:-1], "(one for each node)")
     if not validate_args:
         labels = torch.where((labels >= 0) & (labels < num_classes), labels, ignore_index)
     return labels

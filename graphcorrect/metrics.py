@@ -56,6 +56,7 @@ def confusion_matrix(
     predictions = _checks.class_labels("predictions", predictions)
     labels = _checks.class_labels("labels", labels)
     _checks.shape("predictions", predictions, labels.shape, "(that of `labels`)")
+    _checks.ignored_label(ignore_index, num_classes)
     _checks.labels_in_range("labels", labels, num_classes, ignore_index)
     counted = labels != ignore_index
     predictions, labels = predictions[counted], labels[counted]
@@ -144,6 +145,7 @@ def correction_counts(
         _checks.integral(name, tensor)
         _checks.shape(name, tensor, labels.shape, "(that of `labels`)")
         _checks.has_values(name, tensor)
+    _checks.ignored_label(ignore_index, 0)
     before, after, labels = before.long(), after.long(), labels.long()
     _checks.labels_in_range("labels", labels, 2**31, ignore_index)
     counted = labels != ignore_index

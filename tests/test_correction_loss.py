@@ -112,3 +112,32 @@ def test_prototypes_of_a_bank_that_was_never_updated_are_named():
     LabelCorrectionLoss(validate_args=False)(out, labels, prototypes=bank.prototypes)
     bank.update(out.features[1], labels, round=0)
     LabelCorrectionLoss()(out, labels, prototypes=bank.prototypes)
+
+
+BANK = torch.randn(2, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prototypes": torch.randn(2, 9, 8)}, "`prototypes` with 4 classes"),
+        ({"prototypes": torch.randn(2, 3, 8)}, "`prototypes` with 4 classes"),
+        ({"prototypes": torch.randn(2, 4, 7)}, "`prototypes` with 8 entries"),
+        ({"prototypes": torch.ones(2, 4, 8).long()}, "`prototypes` to be floating point"),
+        ({"prototypes": BANK.to("meta")}, "`prototypes` on the device of `student_out`"),
+        ({"prototypes": BANK, "prototype_mask": torch.ones(1, 4).bool()}, "`prototype_mask` of shape"),
+        ({"prototypes": BANK, "prototype_mask": torch.ones(4).bool()}, "`prototype_mask` of shape"),
+        ({"prototypes": BANK, "prototype_mask": torch.ones(2, 4)}, "`prototype_mask` to be torch.bool"),
+        ({"prototype_mask": torch.ones(2, 4).bool()}, "`prototypes` beside `prototype_mask`"),
+    ],
+)
+def test_prototypes_that_do_not_fit_are_named(given, message):
+    out = DualGraphRefiner(4, 8, num_neighbors=5)(torch.randn(2, 30, 8), torch.randn(2, 30, 4))
+    with pytest.raises((ValueError, TypeError), match=f"expected {message}"):
+        LabelCorrectionLoss()(out, torch.randint(3, (2, 30)), **given)
+
+
+def test_labels_that_do_not_fit_are_called_what_they_are_given_as():
+    out = DualGraphRefiner(4, 8, num_neighbors=5)(torch.randn(2, 30, 8), torch.randn(2, 30, 4))
+    with pytest.raises(ValueError, match=r"expected `pseudo_labels` in \[0, 4\)"):
+        LabelCorrectionLoss()(out, torch.full((2, 30), 9))

@@ -106,6 +106,8 @@ def by_itself():
     assert joining.synchronize
     found["calibrated"] = torch.tensor([*chosen.settings, chosen.before, chosen.after])
     maps = [features.mT.unflatten(-1, (3, 4)), logits.softmax(-1).mT.unflatten(-1, (3, 4))]
+    with torch.no_grad():
+        found["evaluated"] = LabelCorrectionLoss()(DualGraphRefiner(3, 4).eval()(features, logits), labels).total
     issues = label_issues(labels.unflatten(-1, (3, 4)), maps[1], features=maps[0])
     return found | {"scores": issues.pixel_scores}
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import random_labels
 
-from graphcorrect import labels
+import graphcorrect
+from graphcorrect import AnchorBank, PrototypeBank, labels
 
 
 def test_the_ignored_label_is_255():
@@ -44,6 +45,7 @@ def test_one_hot_rows_are_the_same_in_every_dtype(dtype):
     assert torch.equal(labels.one_hot(given.to(dtype), 300, ignore_index=-100), expected)
 
 
+@pytest.mark.filterwarnings("ignore:expected `ignore_index` that is no class")
 @pytest.mark.parametrize("num_classes", [200, 256, 300])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16])
 def test_labels_are_pooled_alike_in_every_dtype(dtype, num_classes):
@@ -123,3 +125,40 @@ def test_pooled_labels_are_the_vote_of_each_cell(seed):
 def test_a_size_of_no_image_is_refused(size):
     with pytest.raises(ValueError, match="`size`.*height, width"):
         labels.pool_labels(torch.zeros(1, 8, 8, dtype=torch.int64), size, 3)
+
+
+def test_labels_of_no_class_are_void_at_the_same_size_too():
+    image = torch.tensor([[[7, 7], [1, -3]]])
+    pooled = labels.pool_labels(image, (2, 2), 4)
+    assert pooled.tolist() == [[[255, 255], [1, 255]]]
+    pooled.fill_(0)
+    assert image.tolist() == [[[7, 7], [1, -3]]]
+
+
+@pytest.mark.parametrize("make", [lambda: AnchorBank(300, 4), lambda: PrototypeBank(300, 4)])
+def test_a_class_that_the_default_leaves_out_is_told_of(make):
+    with pytest.warns(UserWarning, match="class 255 is left out; ignore_index=-1 leaves none out"):
+        make()
+    probabilities, given = torch.full((2, 300), 1 / 300), torch.tensor([255, 3])
+    with pytest.warns(UserWarning, match="class 255 is left out"):
+        graphcorrect.clg_loss(probabilities, given)
+    with pytest.warns(UserWarning, match="class 255 is left out"):
+        graphcorrect.metrics.confusion_matrix(given, given, 300)
+    assert graphcorrect.metrics.confusion_matrix(given, given, 300, ignore_index=-1).sum() == 2
+
+
+@pytest.mark.parametrize("given", [None, "none", 2.0, True])
+def test_an_ignored_label_that_is_no_number_is_named(given):
+    two = torch.tensor([0, 1])
+    calls = {
+        "bank": lambda: AnchorBank(3, 4, ignore_index=given),
+        "prototypes": lambda: PrototypeBank(3, 4, ignore_index=given),
+        "loss": lambda: graphcorrect.clg_loss(torch.full((2, 2), 0.5), two, ignore_index=given),
+        "pair loss": lambda: graphcorrect.slg_loss(torch.randn(2, 4), two, num_classes=2, ignore_index=given),
+        "confusion": lambda: graphcorrect.metrics.confusion_matrix(two, two, 2, ignore_index=given),
+        "counts": lambda: graphcorrect.metrics.correction_counts(two, two, two, ignore_index=given),
+        "pooled": lambda: labels.pool_labels(two.view(1, 1, 2), (1, 1), 2, ignore_index=given),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match="expected `ignore_index` to be an int"):
+            pytest.fail(f"{name}: {call()}")

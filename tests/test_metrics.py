@@ -118,7 +118,7 @@ def test_labels_of_any_integer_type_are_counted():
 def test_a_class_that_the_ignored_label_wraps_to_is_counted(dtype):
     labels, predictions = torch.tensor([156, 156, 3, 2]), torch.tensor([156, 2, 3, 156])
     confusion = metrics.confusion_matrix(predictions.to(dtype), labels.to(dtype), 300, ignore_index=-100)
-    assert torch.equal(confusion, metrics.confusion_matrix(predictions, labels, 300))
+    assert torch.equal(confusion, metrics.confusion_matrix(predictions, labels, 300, ignore_index=-1))
     assert confusion.sum() == 4
     counts = metrics.correction_counts(predictions.to(dtype), labels.to(dtype), labels.to(dtype), ignore_index=-100)
     assert counts == (2, 0, 2, 4)

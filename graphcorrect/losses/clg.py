@@ -7,7 +7,7 @@ from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX, resize_labels
 from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.typing import Reduction
-from graphcorrect.ops.values import full_precision, widen
+from graphcorrect.ops.values import full_precision, reading_is_free, widen
 
 
 def clg_loss(
@@ -27,7 +27,7 @@ def clg_loss(
 
     with the mean over nodes that are not ignored (not over the weights). Differs from the paper: a mean rather than a
     sum, and with the minus sign that its print lacks. Averaged gradients of several ranks are those of the joined
-    batch.
+    batch; within `torch.no_grad()` each rank has the mean of its own nodes.
 
     Args:
         probabilities: (..., N, C) nodes or (B, C, H, W) images on the simplex: those of one round for the strong view.
@@ -61,9 +61,12 @@ def clg_loss(
         probabilities = probabilities.movedim(1, -1)
     _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")
     num_classes = probabilities.shape[-1]
+    _checks.ignored_label(ignore_index, num_classes)
     if validate_args:
         _checks.labels_in_range("pseudo_labels", pseudo_labels, num_classes, ignore_index)
     is_labeled, labels = known_labels(pseudo_labels, num_classes, ignore_index)
+    if reading_is_free(probabilities):
+        _checks.not_logits("probabilities", probabilities, -1, is_labeled)
     losses = weighted_entropy(probabilities, labels, is_labeled, self_weighted)
     if reduction == "none":
         return -losses

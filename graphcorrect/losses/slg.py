@@ -40,7 +40,8 @@ def slg_loss(
     second over nodes. Its sum is computed as :math:`\|V^\top V\|_F^2 + \sum_c (n_c^2 - 2 \|\sum_{i \in c} v_i\|^2)`:
     exact, O(N D²) time, no pair formed.
 
-    Differs from the paper: means rather than sums. Averaged gradients of several ranks are those of the joined batch.
+    Differs from the paper: means rather than sums. Averaged gradients of several ranks are those of the joined batch;
+    within `torch.no_grad()` each rank has the mean of its own nodes.
 
     Args:
         features: (B, N, D) or (N, D) nodes, or (B, D, H, W) images, floating point, any scale; leading dimensions are
@@ -82,6 +83,7 @@ def slg_loss(
         targets = None
         if prototypes is not None:
             _checks.size("prototypes", prototypes, 1, nodes.shape[-1], "entries, as `features` has")
+            _checks.same_device("prototypes", prototypes, "`features`", nodes)
             if prototype_mask is None and validate_args:
                 _checks.some_prototypes("prototypes", prototypes)
             masks = None if prototype_mask is None else prototype_mask[None]
