@@ -61,6 +61,7 @@ def explain_backends(features: Tensor | None = None) -> Backends:
 
     Raises:
         TypeError: `features` is not floating point.
+        ValueError: it has fewer than two dimensions.
 
     Example:
         >>> print(explain_backends(torch.randn(2, 100, 64)))  # doctest: +ELLIPSIS
@@ -70,6 +71,7 @@ def explain_backends(features: Tensor | None = None) -> Backends:
     if features is None:
         features = torch.empty(4096, 256, device="cuda" if torch.cuda.is_available() else "cpu")
     _checks.floating("features", features)
+    _checks.at_least_2d("features", features, "(..., N, D)")
     for file in pkgutil.iter_modules(ops.__path__):  # each registers its operation when it is imported
         if not (file.ispkg or file.name.startswith("_")):
             importlib.import_module(f"{ops.__name__}.{file.name}")

@@ -94,11 +94,15 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
         super().__init__()
         _checks.integer_at_least("num_classes", num_classes, 2)
         _checks.one_of("preset", preset, get_args(Preset))
+        _checks.ignored_label(ignore_index, num_classes)
         self.num_classes = num_classes
         self.preset: Preset = preset
         self.guided = guided
         self.ignore_index = ignore_index
         self.validate_args = validate_args
+        for name, settings in {"bank": bank, "refiner": refiner}.items():
+            if not isinstance(settings, Mapping | None):
+                raise TypeError(f"expected `{name}` to be a mapping of arguments, got {type(settings).__name__}")
         self._bank_settings = dict(bank or {})
         self._refiner_settings = dict(refiner or {})
         self.key_encoder = key_encoder(
@@ -149,6 +153,7 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
             raise ValueError("expected labeled images to `fit`, got none")
         counts = self._fitted().counts.tolist()
         if not any(counts):
+            self.bank_ = None
             raise ValueError("expected `masks` with a labeled pixel, got none, or none that fills a cell of the keys")
         self._unknown = [number for number, count in enumerate(counts) if not count]
         return self

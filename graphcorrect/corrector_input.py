@@ -112,6 +112,7 @@ def scores_of_images(
     if mask is not None:
         _checks.boolean("mask", mask)
         _checks.shape("mask", mask, (len(given), *given.shape[-2:]), f"(an entry for each pixel of `{name}`)")
+        _checks.same_device("mask", mask, f"`{name}`", given)
         given = torch.where(mask[:, None] | given.isfinite(), given, 1 / num_classes)  # where nothing is said
     if validate_args:
         _checks.unit_images("images", images)

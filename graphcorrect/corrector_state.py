@@ -124,7 +124,7 @@ class CorrectorState(nn.Module, HubMixin):
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         """As of any module, without the slots that no class fills: a few labeled images make a small file."""
         entries: dict[str, Any] = super().state_dict(*args, **options)
-        prefix = options.get("prefix", "")
+        prefix = args[1] if len(args) > 1 else options.get("prefix", "")  # torch still takes it by place
         if self.bank_ is not None:
             filled = max(1, int(self.bank_.counts.max()))
             for name in _SLOTS:

@@ -172,6 +172,7 @@ def _levels(levels: Sequence[int] | None, reductions: Sequence[int]) -> tuple[in
     """The levels asked for, from the first one on, as timm gives them; by default those in the middle."""
     if levels is None:
         return tuple(middle_levels(reductions))
+    _checks.not_empty("levels", levels, "map")
     count = len(reductions)
     if any(not -count <= level < count for level in levels):
         raise ValueError(f"expected `levels` among the {count} maps of the encoder, got {tuple(levels)}")

@@ -20,13 +20,14 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
     Args:
         operator: the graph S (..., N, N).
         values: (..., N, F) floating point.
-        alpha: the share taken from the neighbors, in [0, 1]; a number, or a tensor (..., N, 1).
+        alpha: the share taken from the neighbors, in [0, 1]; a number, or a tensor () or (..., N, 1).
 
     Returns:
         (..., N, F), in the dtype of `values`.
 
     Raises:
         ValueError: `alpha` is a number outside [0, 1], or shapes do not fit.
+        TypeError: `operator` is no graph, or dtypes do not fit.
 
     Example:
         >>> graph = KNNAffinity(num_neighbors=1)(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]))
@@ -36,14 +37,18 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
                 [0.0000],
                 [0.0000]])
     """
-    if isinstance(alpha, Tensor):
-        _checks.floating("alpha", alpha)
-    else:
+    if not isinstance(operator, GraphOperator):
+        raise TypeError(f"expected `operator` to be a graph of this library, got {type(operator).__name__}")
+    if not isinstance(alpha, Tensor):
         _checks.in_interval("alpha", alpha, 0.0, 1.0)
+    else:
+        _checks.floating("alpha", alpha)
+        if alpha.ndim:
+            _checks.shape("alpha", alpha, (*values.shape[:-1], 1), "(one share for each node of `values`)")
     # Called by name: torch.compile splits its graph at `@` of a class that is not torch's.
     if not isinstance(alpha, Tensor) and alpha == 1.0:
         return operator.propagated(values)
-    mixed = (1.0 - alpha) * values + alpha * operator.__matmul__(values)
+    mixed = ((1.0 - alpha) * values + alpha * operator.__matmul__(values)).to(values.dtype)
     isolated = operator.isolated()
     return mixed if isolated is None else torch.where(isolated[..., None], values, mixed)
 

@@ -193,9 +193,12 @@ class FeaturePropagation(GraphPropagation):
             own = widen(values)
             propagated = unit_rows(propagate(operator, own), any_scale=False)
             # Scale is no matter to unit rows: a sum, whose gradient is no copy of its own for either of the two
-            least, most = sorted((self.share, 1.0 - self.share))
-            first, second = (own, propagated) if self.share <= 0.5 else (propagated, own)
-            mixed = unit_rows(torch.add(first, second, alpha=least / most), any_scale=False)
+            share, rest = self.share, 1.0 - self.share
+            if share <= 0.5:
+                mixed = torch.add(own, propagated, alpha=share / rest)
+            else:
+                mixed = torch.add(propagated, own, alpha=rest / share)
+            mixed = unit_rows(mixed, any_scale=False)
             moved: Tensor = (mixed + self.residual(own, propagated)).to(values.dtype)
             return moved
 

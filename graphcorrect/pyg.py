@@ -35,7 +35,8 @@ def refine(
 
     Returns:
         A shallow copy of `data` with `soft_labels` (N, C), `pseudo_labels` (N,) int64, `confidence` (N,) and
-        `refined_features` (N, D), of the last round.
+        `refined_features` (N, D), of the last round. PyG's `to_data_list` of a `Batch` leaves out what came after it
+        was joined: read them here.
 
     Raises:
         ValueError: `data` has no entry of that name, shapes do not fit, or a node that takes part has NaN or Inf.

@@ -45,6 +45,8 @@ def check_input(
     if anchors is None and anchor_features is not None:
         raise ValueError("expected `anchors` beside `anchor_features`, got None")
     if anchors is not None:
+        if not isinstance(anchors, AnchorBank):
+            raise TypeError(f"expected `anchors` to be an AnchorBank, got {type(anchors).__name__}")
         _checks.size("anchors", anchors.features, 0, num_classes, "classes")
     if anchor_features is not None:
         _checks.floating("anchor_features", anchor_features)

@@ -72,9 +72,10 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         Raises:
             ValueError: shapes do not fit, values are not finite, no row has a label, or a setting is out of range.
         """
-        _checks.integer_at_least("n_neighbors", self.n_neighbors, 1)
-        _checks.integer_at_least("n_rounds", self.n_rounds, 1)
-        _checks.in_interval("confidence", self.confidence, 0.0, 1.0, open_low=True, open_high=True)
+        n_neighbors, n_rounds, confidence = map(_plain, (self.n_neighbors, self.n_rounds, self.confidence))
+        _checks.integer_at_least("n_neighbors", n_neighbors, 1)
+        _checks.integer_at_least("n_rounds", n_rounds, 1)
+        _checks.in_interval("confidence", confidence, 0.0, 1.0, open_low=True, open_high=True)
         X, y, is_given = dense_rows("X", X), dense_rows("y", y), None
         if y is not None:
             labels, is_given = split_labels(y, self.missing_label)
@@ -99,13 +100,13 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             refiner = DualGraphRefiner(
                 len(self.classes_),
                 features.shape[1],
-                num_rounds=self.n_rounds,
-                num_neighbors=max(1, min(self.n_neighbors, len(features) - 1)),
+                num_rounds=n_rounds,
+                num_neighbors=max(1, min(n_neighbors, len(features) - 1)),
             ).eval()  # which waits for no other process
             refined = refiner(features, start.log())
         self.label_distributions_: NDArray[Any] = refined.soft_labels.numpy()
         self.transduction_: NDArray[Any] = self.classes_[refined.pseudo_labels.numpy()]
-        self._features = rows
+        self._features = features.numpy()  # a copy: what becomes of the caller's rows is no matter
         return self
 
     def fit_predict(self, X: ArrayLike, y: ArrayLike) -> NDArray[Any]:
@@ -139,6 +140,11 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     def _vote(self, queries: Tensor, keys: Tensor, distributions: Tensor) -> Tensor:
         """Mean distribution (M, C) of each query's nearest keys, weighted by cosine; all keys' if none is similar."""
-        similarity, index = knn(queries, keys, min(self.n_neighbors, len(keys)))
+        similarity, index = knn(queries, keys, min(int(self.n_neighbors), len(keys)))
         votes = torch.einsum("mk,mkc->mc", similarity.clamp_min(0), distributions[index])
         return to_simplex(votes, otherwise=distributions.mean(0).expand_as(votes))
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's, as its grids of settings hold them, as one of Python's."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -117,3 +117,10 @@ def test_an_encoder_of_timm_comes_back_without_its_weights_file(tmp_path):
     other = SegmentationCorrector.from_pretrained(tmp_path / "saved")
     logits = torch.randn(1, 2, 12, 16)
     assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
+
+
+@pytest.mark.filterwarnings("ignore:Positional args")
+def test_a_prefix_by_its_place_is_taken_as_by_its_name():
+    corrector = fitted_corrector()
+    found = corrector.state_dict({}, "part.")
+    assert list(found) == list(corrector.state_dict(prefix="part."))

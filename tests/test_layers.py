@@ -304,3 +304,11 @@ def test_a_graph_says_its_shape_and_state():
     assert repr(KNNAffinity(4)(X)) == (
         "NeighborOperator(shape=(2, 16, 16), num_neighbors=4, dtype=torch.float32, device='cpu', normalized)"
     )
+
+
+def test_layers_have_shapes_where_there_are_no_values():
+    features, logits = torch.randn(2, 30, 8, device="meta"), torch.randn(2, 30, 4, device="meta")
+    out = graphcorrect.DualGraphRefiner(4, 8, num_neighbors=5).to("meta")(features, logits)
+    assert out.soft_labels.shape == (2, 30, 4)
+    loss = graphcorrect.clg_loss(logits.softmax(-1), torch.zeros(2, 30, dtype=torch.int64, device="meta"))
+    assert loss.shape == ()

@@ -244,3 +244,23 @@ def test_recomputed_maps_keep_less_and_have_the_same_gradients():
     assert kept[1] < 0.5 * kept[0]
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_a_map_compiles_for_any_number_of_nodes(share):
+    feature_map, p, x = FeaturePropagation(4, share=share), random_logits(2, 9, 3).softmax(-1), random_features(2, 9, 4)
+    graph = ClassConsistencyGraph()
+    compiled = torch.compile(lambda p, x: feature_map(graph(p), x), backend="eager", fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(p, x), feature_map(graph(p), x))
+
+
+def test_shares_of_another_shape_are_refused_and_the_dtype_stays():
+    graph, values = KNNAffinity(1)(random_features(4, 2)), torch.eye(4)
+    shares = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    assert propagate(graph, values.bfloat16(), shares[:, None]).dtype == torch.bfloat16
+    torch.testing.assert_close(propagate(graph, values, torch.tensor(0.3)), propagate(graph, values, 0.3))
+    for wrong in (shares, torch.rand(5, 4, 1), torch.rand(3, 1)):
+        with pytest.raises(ValueError, match="expected `alpha` of shape"):
+            propagate(graph, values, wrong)
+    with pytest.raises(TypeError, match="expected `operator` to be a graph of this library, got Tensor"):
+        propagate(values, values)

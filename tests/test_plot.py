@@ -291,3 +291,14 @@ def test_umap_is_used_by_cosine_with_the_seed(monkeypatch):
 def test_embedding_refuses_what_does_not_fit(labels, options, error, message):
     with pytest.raises(error, match=message):
         plot.embedding(clusters(0.3)[0], labels, **options)
+
+
+def test_labels_of_a_narrow_dtype_are_drawn_as_those_of_int64():
+    for dtype in (torch.int64, torch.uint8):
+        before, after = torch.full((4, 4), 3, dtype=dtype), torch.full((4, 4), 156, dtype=dtype)
+        axes = plot.corrections(None, before, after, after, ignore_index=-100)
+        assert axes.get_legend().texts[0].get_text() == "fixed (16 px)"
+    features = torch.randn(30, 4)
+    given = torch.tensor([0, 1, 255] * 10)
+    drawn = [plot.embedding(features, given.to(dtype), ignore_index=-1) for dtype in (torch.int64, torch.uint8)]
+    assert [len(axes[0].collections) for axes in drawn] == [3, 3]

@@ -135,3 +135,22 @@ def test_who_is_better_where_most_rows_have_no_label(labeled, noise, is_ours_bet
     theirs = spread(pixels, known)
     print(f"{ours:.3f} {theirs:.3f}")
     assert (ours > theirs + 0.02) if is_ours_better else (ours < theirs - 0.02)
+
+
+def test_grids_of_numpy_numbers_are_searched():
+    from sklearn.model_selection import GridSearchCV
+
+    X, y = load_digits(n_class=3, return_X_y=True)
+    grid = {"n_neighbors": np.arange(3, 9, 3), "confidence": np.float32([0.8, 0.9])}
+    found = GridSearchCV(LabelCorrector(), grid, cv=2).fit(X[:90], y[:90])
+    assert found.best_score_ > 0.9
+
+
+def test_what_becomes_of_the_rows_after_the_fit_is_no_matter():
+    X, y = load_digits(n_class=3, return_X_y=True)
+    X = X[:90].astype(np.float64)
+    corrector = LabelCorrector().fit(X, y[:90])
+    before = corrector.predict_proba(X[:5])
+    queries = X[:5].copy()
+    X[:] = 1.0
+    np.testing.assert_array_equal(corrector.predict_proba(queries), before)

@@ -58,14 +58,14 @@ def corrections(
         >>> before, after, truth = (torch.randint(3, (12, 20)) for _ in range(3))
         >>> axes = graphcorrect.plot.corrections(None, before, after, truth)
     """
-    _checks.integral("before", before)
+    before, after = (_checks.class_labels(name, each) for name, each in (("before", before), ("after", after)))
     _checks.ndim("before", before, (2,), "(H, W)")
+    truth = None if truth is None else _checks.class_labels("truth", truth)
     for name, labels in (("after", after), ("truth", truth)):
         if labels is not None:
-            _checks.integral(name, labels)
             _checks.shape(name, labels, before.shape, "(that of `before`)")
     before, after = before.cpu(), after.cpu()
-    truth = torch.full_like(before, ignore_index, dtype=torch.int64) if truth is None else truth.cpu()
+    truth = torch.full_like(before, ignore_index) if truth is None else truth.cpu()
     known = truth != ignore_index
     was_right, is_right = before == truth, after == truth
     outcomes = {

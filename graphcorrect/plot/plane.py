@@ -63,7 +63,10 @@ def embedding(
     """
     _checks.one_of("method", method, get_args(Method))
     _checks.integer_at_least("max_nodes", max_nodes, 4)
-    _checks.integral("labels", labels)
+    labels = _checks.class_labels("labels", labels)
+    if after is not None:
+        _checks.floating("after", after)
+        _checks.ndim("after", after, (features.ndim,), "of as many dimensions as `features`")
     known = labels[labels != ignore_index]
     names = names_of(None, int(known.max()) + 1 if len(known) else 0) if class_names is None else list(class_names)
     sets, found = [], labels
