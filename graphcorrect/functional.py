@@ -51,10 +51,3 @@ def propagate(operator: GraphOperator, values: Tensor, alpha: float | Tensor = 1
     mixed = ((1.0 - alpha) * values + alpha * operator.__matmul__(values)).to(values.dtype)
     isolated = operator.isolated()
     return mixed if isolated is None else torch.where(isolated[..., None], values, mixed)
-
-
-def to_simplex(weights: Tensor, *, otherwise: Tensor) -> Tensor:
-    """Divides rows (..., C) of weights by their sum; a row without weight becomes that of `otherwise`."""
-    total = weights.sum(-1, keepdim=True)
-    has_weight = total > 0
-    return torch.where(has_weight, weights / torch.where(has_weight, total, torch.ones_like(total)), otherwise)

@@ -224,12 +224,10 @@ class LinearPropagation(GraphPropagation):
 
     def step(self, operator: GraphOperator, values: Tensor) -> Tensor:
         """Propagates values (..., N, F), then maps them."""
-        return self._map(propagate(operator, values))
+        return self.mix(operator, values, 1.0)
 
-    def mix(self, operator: GraphOperator, values: Tensor, share: Tensor) -> Tensor:
+    def mix(self, operator: GraphOperator, values: Tensor, share: Tensor | float) -> Tensor:
         """Mixes first, then maps."""
-        return self._map(propagate(operator, values, share))
-
-    def _map(self, values: Tensor) -> Tensor:
-        # In the precision of the values, which is never the lower one.
-        return F.linear(values, self.linear.weight.to(values.dtype), self.linear.bias.to(values.dtype))
+        mixed = propagate(operator, values, share)
+        # In the precision of the values, which is never the lower one
+        return F.linear(mixed, self.linear.weight.to(mixed.dtype), self.linear.bias.to(mixed.dtype))

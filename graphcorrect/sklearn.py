@@ -14,7 +14,6 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._missing import dense_rows, split_labels
-from graphcorrect.functional import to_simplex
 from graphcorrect.ops.knn import knn
 from graphcorrect.refine import DualGraphRefiner
 
@@ -142,7 +141,8 @@ class LabelCorrector(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """Mean distribution (M, C) of each query's nearest keys, weighted by cosine; all keys' if none is similar."""
         similarity, index = knn(queries, keys, min(int(self.n_neighbors), len(keys)))
         votes = torch.einsum("mk,mkc->mc", similarity.clamp_min(0), distributions[index])
-        return to_simplex(votes, otherwise=distributions.mean(0).expand_as(votes))
+        total = votes.sum(-1, keepdim=True)
+        return torch.where(total > 0, votes / total, distributions.mean(0))
 
 
 def _plain(value: Any) -> Any:
