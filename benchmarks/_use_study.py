@@ -31,21 +31,25 @@ def main(args: argparse.Namespace) -> None:
     results = []
     for seed in args.seeds:
         recipe, folder = study_recipe(args, seed), args.runs / f"seed{seed}"
-        recipe.schedule.start = str(folder / "warmup.pt")
+        recipe.schedule.start, recipe.running.precision = str(folder / "warmup.pt"), "fp32"
         data = open_data(recipe.data, seed, folder)
         corrector = fitted(data.labeled, len(data.class_names), recipe)
         for method in args.methods or recipe.methods:
             trained(recipe, method, folder / method)
             student = open_student(folder / method, method)
+            student.recipe.running.precision = "fp32"
             for split, samples in {"held_out": with_masks(data.held_out), "test": data.test}.items():
                 judged = samples[:4] if args.smoke else samples[:: args.every]
+                if not judged:
+                    continue
                 for way, found in in_use(student, corrector, judged, f"seed {seed}, {method}, {split}").items():
                     of_what = {"seed": seed, "method": method, "split": split, "way": way, "images": len(judged)}
                     results.append(of_what | found)
         # After each seed: a study that is stopped keeps what it has
         settings = {"every": args.every, "encoder": ENCODER, "preset": PRESET, "scales": SCALES}
         content = {"classes": list(data.class_names), "results": results}
-        save_record("label_correction_use", content, device=torch.device("cpu"), folder=args.out, **settings)
+        name = "label_correction_use" + (f"_{args.recipe}" if args.recipe else "")
+        save_record(name, content, device=torch.device("cpu"), folder=args.out, **settings)
 
 
 def fitted(labeled: list[Sample], classes: int, recipe: Recipe) -> SegmentationCorrector:

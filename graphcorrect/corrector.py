@@ -46,8 +46,9 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
         position: weight of a pixel's place among its keys; 1 where images lie alike, as scans of one organ do.
         pretrained: False leaves a timm encoder's weights random; of no use but to load others.
         weights: a file of weights for a timm encoder, instead of the hub's.
-        bank: arguments of :class:`AnchorBank` over those of the preset, such as `{"strength": 0.5}`. The capacity is
-            10,000 anchors a class unless given, or fewer where they would take more than 1 GiB.
+        bank: arguments of :class:`AnchorBank` over those of the preset, such as `{"strength": 0.5}`. Unless given,
+            classes are balanced as far as they are among the labeled pixels (`balance` None), the strength is 1.2, and
+            the capacity 10,000 anchors a class, or fewer where they would take more than 1 GiB.
         refiner: arguments of :class:`DualGraphRefiner`, such as `{"num_rounds": 1}`; `num_rounds` 0 leaves it out.
         guided: False interpolates instead of following the edges of the image.
         ignore_index: label that `fit` leaves out.

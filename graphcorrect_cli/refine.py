@@ -56,8 +56,8 @@ def add_to(parser: Parser) -> None:
     add("--preset", choices=["quality", "fast"], default="fast", help="of the look-up by an encoder")
     add("--anchor-capacity", type=at_least(1), metavar="N", help="most labeled pixels of a class; default: 10000, or "
         "3000 by feature maps")  # fmt: skip
-    add("--balance", type=share, metavar="B", help="1: classes are alike beforehand, the default; 0: as frequent as "
-        "in the labeled images, where nearly all of an image is one class")  # fmt: skip
+    add("--balance", type=share, metavar="B", help="1: classes are alike beforehand; 0: as frequent as in the labeled "
+        "images; default: between them, as even as these classes are")  # fmt: skip
 
     add = parser.add_argument_group("the model").add_argument
     add("--mean", type=float, nargs=3, metavar="M", help="subtracted from images in [0, 1]; ImageNet's: 0.485 0.456 "

@@ -34,8 +34,8 @@ def scenes(count, size=SIZE):
     return (0.8 * palette[labels].permute(0, 3, 1, 2) + noise).contiguous(), labels
 
 
-def fitted_corrector():
+def fitted_corrector(**options):
     torch.manual_seed(0)
     images, masks = scenes(4)
     masks[0, :8] = 255
-    return SegmentationCorrector(CLASSES, Levels()).fit(images, masks)
+    return SegmentationCorrector(CLASSES, Levels(), **options).fit(images, masks)

@@ -1,5 +1,7 @@
 """A bank's balance between classes, and the settings that labeled images choose for it."""
 
+import math
+
 import pytest
 import torch
 from strategies import random_features
@@ -23,6 +25,20 @@ def test_balance_puts_the_frequency_of_classes_back(balance, odds):
     torch.testing.assert_close(posterior[:, 0] / posterior[:, 1], torch.full((5,), odds))
     torch.testing.assert_close(posterior.sum(1), torch.ones(5))
     assert not posterior[:, 2].any()
+
+
+def test_a_balance_of_none_is_as_even_as_the_classes_are():
+    """Of shares 0.9, 0.1 and 0 the entropy is 0.325, that of three equal ones 1.099."""
+    bank = frequent_and_rare(balance=None)
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1)) / math.log(3)
+    posterior = bank(torch.ones(1, 4))
+    torch.testing.assert_close(posterior[0, 0] / posterior[0, 1], torch.tensor(9.0 ** (1 - entropy)))
+    even = AnchorBank(2, 4, num_neighbors=200, balance=None)
+    even.update(torch.ones(100, 4), torch.tensor([0, 1] * 50))
+    torch.testing.assert_close(even(torch.ones(1, 4)), torch.tensor([[0.5, 0.5]]))
+    one = AnchorBank(1, 4, balance=None)
+    one.update(torch.ones(3, 4), torch.zeros(3).long())
+    assert one(torch.ones(1, 4)).item() == 1.0
 
 
 @pytest.mark.parametrize("settings", [{"capacity_per_class": 5}, {"quota_per_image": 5}, {"decay": 0.5}])

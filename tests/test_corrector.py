@@ -22,7 +22,7 @@ def test_values_are_those_of_the_parts_by_hand(corrector):
     images, logits = scenes(2)[0], torch.randn(2, CLASSES, 9, 12)
     result = corrector(images, logits=logits)
     keys = KeyEncoder(corrector.key_encoder.encoder, magnifications=(1.0, 2.0, 3.0))
-    bank = AnchorBank(CLASSES, 3 * (6 + 5), capacity_per_class=10_000)
+    bank = AnchorBank(CLASSES, 3 * (6 + 5), capacity_per_class=10_000, balance=None, strength=1.2)
     labeled, masks = scenes(4)
     masks[0, :8] = 255
     for image, mask in zip(labeled, F.pad(masks, (0, 2, 0, 2), value=255), strict=True):  # to cells of 4 pixels

@@ -124,3 +124,12 @@ def test_a_prefix_by_its_place_is_taken_as_by_its_name():
     corrector = fitted_corrector()
     found = corrector.state_dict({}, "part.")
     assert list(found) == list(corrector.state_dict(prefix="part."))
+
+
+def test_classes_are_balanced_as_they_are_in_the_labeled_images_unless_somebody_says_so():
+    assert fitted_corrector().bank_.balance is None
+    corrector = fitted_corrector(bank={"balance": 1.0, "strength": 0.5})
+    assert (corrector.bank_.balance, corrector.bank_.strength) == (1.0, 0.5)
+    copied = SegmentationCorrector(CLASSES, Levels())
+    copied.load_state_dict(fitted_corrector().state_dict())
+    assert (copied.bank_.balance, copied.bank_.strength) == (None, 1.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -91,13 +93,20 @@ def undecided(probabilities: Tensor, eps: float, strength: float) -> Tensor:
     return places
 
 
-def with_prior(posterior: Tensor, num_seen: Tensor, balance: float) -> Tensor:
+def with_prior(posterior: Tensor, num_seen: Tensor, balance: float | None) -> Tensor:
     """A posterior (N, C) of equal priors with the frequency of each class put back, as far as `balance` says."""
-    if balance == 1.0:
+    if balance == 1.0 or len(num_seen) == 1:
         return posterior
     seen = num_seen.to(posterior.dtype)
-    weighted = posterior * (seen / seen.sum()) ** (1.0 - balance)
+    share = seen / seen.sum()
+    weighted = posterior * share ** (1.0 - (evenness(share) if balance is None else balance))
     return weighted / weighted.sum(-1, keepdim=True)
+
+
+def evenness(share: Tensor) -> Tensor:
+    """The entropy of shares (C,) by that of equal ones, (): 1 where they are equal, 0 where one class has all."""
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy / math.log(len(share))
 
 
 def _writes(buffers: tuple[Tensor, ...]) -> list[int] | None:

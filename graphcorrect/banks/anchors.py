@@ -47,8 +47,7 @@ class AnchorBank(LastingBuffers):
     draws are those of the joined batch, which makes the bank the same on every rank, and the same as on one process.
 
     An `update` costs what its nodes cost, whatever the bank holds. The first look-up after it packs the anchors into
-    rows, which those that follow share. Torch counts no writes through `.data` or by collectives of your own: on a GPU
-    call :meth:`refresh` after them.
+    rows, which those that follow share: on a GPU call :meth:`refresh` after writes through `.data` or by collectives.
 
     Args:
         num_classes: C.
@@ -61,13 +60,13 @@ class AnchorBank(LastingBuffers):
         eps: floor of the anchors' posterior, in (0, 1]: no class is ruled out.
         balance: beta, in [0, 1]. At 1 every class has the same prior, which helps rare classes at the cost of pixels of
             frequent ones; at 0 classes are as frequent as among the nodes seen, which suits images of which nearly all
-            is one class. :func:`graphcorrect.calibrate` chooses it, strength, eps and temperature.
+            is one class; None is the entropy of these frequencies by that of equal ones, between the two.
+            :func:`graphcorrect.calibrate` chooses it, strength, eps and temperature.
         decay: in (0, 1]; each `update` multiplies the odds of older anchors to stay by it. Below 1 the bank follows a
             network that is being trained.
         quota_per_image: most nodes of one class that one image of an `update` may offer, drawn at random; None for all.
             Neighboring pixels are near copies: the same capacity then holds nodes of more images.
-        key_dim: entries to which keys are narrowed for the search, by the principal directions of the bank's rows; None
-            searches by all of them.
+        key_dim: entries to which keys are narrowed for the search, by their principal directions; None for all.
         skip_certain: True makes `correct` look up those nodes alone whose label a posterior could change: those with
             odds of at most ((1 + eps) / eps)^strength, 11 as it stands, between their two likeliest classes. The others
             keep their probabilities. It gives the same labels in a third of the time; which nodes these are is read,
@@ -114,7 +113,7 @@ class AnchorBank(LastingBuffers):
         temperature: float = 0.05,
         strength: float = 1.0,
         eps: float = 0.1,
-        balance: float = 1.0,
+        balance: float | None = 1.0,
         decay: float = 1.0,
         quota_per_image: int | None = None,
         key_dim: int | None = None,
@@ -135,7 +134,8 @@ class AnchorBank(LastingBuffers):
         _checks.integer_at_least("num_neighbors", num_neighbors, 1)
         given = {"temperature": temperature, "strength": strength, "eps": eps, "balance": balance}
         for name, value in given.items():
-            _checks.in_interval(name, value, **LIMITS[name])
+            if name != "balance" or value is not None:
+                _checks.in_interval(name, value, **LIMITS[name])
         _checks.in_interval("decay", decay, 0.0, 1.0, open_low=True)
         if quota_per_image is not None:
             _checks.integer_at_least("quota_per_image", quota_per_image, 1)
