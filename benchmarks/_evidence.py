@@ -12,6 +12,7 @@ from _evidence_hearts import hearts, keys
 from _evidence_issues import issues
 from _evidence_pairs import deployed
 from _evidence_training import INITIAL, LONGER, ROUNDS, dice, few, training, unspread, varied
+from _evidence_use import in_use
 from _records import RESULTS
 from _tables import origin
 
@@ -98,7 +99,7 @@ def page() -> str:
             parts.append(section(record) + f"\n{origin(record)}\n")
         if name == "frozen":
             parts += filter(None, [grids(), controls()])
-    parts += [section for section in (hearts(), keys()) if section] + issues()
+    parts += [section for section in (hearts(), in_use(), keys()) if section] + issues()
     return "\n".join(parts)
 
 
