@@ -6,7 +6,7 @@ from torch import Tensor
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
 from graphcorrect.distributed import sum_over_ranks
-from graphcorrect.ops.values import reading_is_free, widen
+from graphcorrect.ops.values import widen
 
 
 class DynamicThreshold(LastingBuffers):
@@ -83,19 +83,14 @@ class DynamicThreshold(LastingBuffers):
             ValueError: shapes do not fit.
             TypeError: dtypes do not fit.
         """
-        class_dim = self._class_dim(probabilities, mask)
-        if reading_is_free(probabilities):
-            _checks.not_logits("probabilities", probabilities, class_dim, mask)
-        return self._thresholds(probabilities, mask)
-
-    def _thresholds(self, probabilities: Tensor, mask: Tensor | None) -> Tensor:
+        self._class_dim(probabilities, mask)  # checked also where the batch is not counted
         counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
         share = counts.to(widen(probabilities).dtype) / counts.max()
         return self.sigma * share.nan_to_num_(nan=1.0)  # 0 / 0: nobody is above sigma
 
     def is_confident(self, probabilities: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Whether each node reaches the threshold of its class: bool, (..., N) or (B, H, W); False outside `mask`."""
-        threshold = self._thresholds(probabilities, mask)
+        threshold = self(probabilities, mask=mask)
         confidence, labels = self._confidence(probabilities, mask)
         reached: Tensor = confidence >= threshold[labels]
         return reached if mask is None else reached & mask

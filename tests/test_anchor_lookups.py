@@ -141,6 +141,7 @@ def test_refresh_packs_the_anchors_anew():
 
 
 def test_votes_are_no_part_of_a_graph():
+    pytest.importorskip("faiss")
     bank, *_ = filled_bank(index="ivf")
     votes = bank.votes(random_features(5, 5).requires_grad_(), [0.1])
     assert not votes[0.1].requires_grad

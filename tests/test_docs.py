@@ -74,7 +74,7 @@ def test_the_tables_of_reliability_are_those_of_the_committed_results(monkeypatc
     [
         ("backends", ["xeon-avx512/knn_throughput"]),
         ("backends_gpu", ["h200/knn_throughput"]),
-        ("scaling", ["epyc-avx512/scaling"]),
+        ("scaling", ["xeon-avx512/scaling"]),
         ("noise", ["label_correction_noise"]),
         ("frozen", ["label_correction_frozen"]),
         ("training", ["label_correction_training", "label_correction_training_digits"]),
