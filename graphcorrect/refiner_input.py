@@ -45,7 +45,7 @@ def check_input(
     if anchors is None and anchor_features is not None:
         raise ValueError("expected `anchors` beside `anchor_features`, got None")
     if anchors is not None:
-        if not isinstance(anchors, AnchorBank):
+        if not callable(getattr(anchors, "correct", None)):  # whatever does what a bank does
             raise TypeError(f"expected `anchors` to be an AnchorBank, got {type(anchors).__name__}")
         _checks.size("anchors", anchors.features, 0, num_classes, "classes")
     if anchor_features is not None:
