@@ -9,7 +9,15 @@ from graphcorrect import _checks
 from graphcorrect.labels import IGNORE_INDEX, labels_of_nodes, resize_labels
 from graphcorrect.losses._reduce import mean_divisor
 from graphcorrect.losses.clg import CLGLoss, known_labels, weighted_entropy
-from graphcorrect.losses.slg import LabeledNodes, PrototypeTargets, SLGLoss, contrast, prototype_targets, weighted_mean
+from graphcorrect.losses.slg import (
+    LabeledNodes,
+    PrototypeTargets,
+    SLGLoss,
+    check_prototypes,
+    contrast,
+    prototype_targets,
+    weighted_mean,
+)
 from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.values import full_precision, widen
 from graphcorrect.refined_labels import RefinedLabels
@@ -113,14 +121,18 @@ class LabelCorrectionLoss(nn.Module):
         is_image = first.ndim == 4
         num_classes = first.shape[1] if is_image else first.shape[-1]
         slg, clg = self.slg, self.clg
+        check_prototypes(prototypes, prototype_mask, ("num_rounds", "C", "D"))
         if prototypes is not None:
+            if len(prototypes) < rounds:
+                raise ValueError(
+                    f"expected `prototypes` of at least {rounds} rounds, got {_checks.shape_of(prototypes)}"
+                )
             feature_dim = student_out.features[-1].shape[1 if is_image else -1]
-            _check_prototypes(prototypes, prototype_mask, rounds, num_classes, feature_dim)
+            _checks.size("prototypes", prototypes, 1, num_classes, "classes, as `student_out` has")
+            _checks.size("prototypes", prototypes, 2, feature_dim, "entries, as the features of `student_out` have")
             _checks.same_device("prototypes", prototypes, "`student_out`", first)
             if prototype_mask is None and clg.validate_args:
                 _checks.some_prototypes("prototypes", prototypes[:rounds])
-        elif prototype_mask is not None:
-            raise ValueError("expected `prototypes` beside `prototype_mask`, got None")
         # What follows from the labels alone is found once, for all rounds
         node_labels = labels_of_nodes(
             student_out.features[0],
@@ -155,16 +167,3 @@ class LabelCorrectionLoss(nn.Module):
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""
         return f"slg_weight={self.slg_weight}, clg_weight={self.clg_weight}"
-
-
-def _check_prototypes(prototypes: Tensor, mask: Tensor | None, rounds: int, num_classes: int, feature_dim: int) -> None:
-    _checks.floating("prototypes", prototypes)
-    _checks.ndim("prototypes", prototypes, (3,), "(num_rounds, C, D)")
-    if len(prototypes) < rounds:
-        raise ValueError(f"expected `prototypes` of at least {rounds} rounds, got {_checks.shape_of(prototypes)}")
-    _checks.size("prototypes", prototypes, 1, num_classes, "classes, as `student_out` has")
-    _checks.size("prototypes", prototypes, 2, feature_dim, "entries, as the features of `student_out` have")
-    if mask is not None:
-        _checks.boolean("prototype_mask", mask)
-        _checks.shape("prototype_mask", mask, prototypes.shape[:2], "(one entry for each round and class)")
-        _checks.same_device("prototype_mask", mask, "`prototypes`", prototypes)

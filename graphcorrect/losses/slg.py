@@ -185,20 +185,28 @@ def weighted_mean(
     return mean if targets is None else torch.addcmul(mean, entropy.sum(), (1 - balance) / targets.divisor)
 
 
+def check_prototypes(prototypes: Tensor | None, mask: Tensor | None, form: tuple[str, ...]) -> None:
+    """Refuses prototypes of other dimensions than `form` names, and a mask of another shape, or alone."""
+    if prototypes is None:
+        if mask is not None:
+            raise ValueError("expected `prototypes` beside `prototype_mask`, got None")
+        return
+    _checks.floating("prototypes", prototypes)
+    _checks.ndim("prototypes", prototypes, (len(form),), f"({', '.join(form)})")
+    if mask is not None:
+        _checks.boolean("prototype_mask", mask)
+        _checks.shape("prototype_mask", mask, prototypes.shape[:-1], "(one entry for each prototype)")
+        _checks.same_device("prototype_mask", mask, "`prototypes`", prototypes)
+
+
 def _number_of_classes(
     labels: Tensor, prototypes: Tensor | None, prototype_mask: Tensor | None, num_classes: int | None, ignore_index: int
 ) -> int:
+    check_prototypes(prototypes, prototype_mask, ("C", "D"))
     if prototypes is not None:
-        _checks.floating("prototypes", prototypes)
-        _checks.ndim("prototypes", prototypes, (2,), "(C, D)")
         if num_classes is not None:
             _checks.size("prototypes", prototypes, 0, num_classes, "classes")
-        if prototype_mask is not None:
-            _checks.boolean("prototype_mask", prototype_mask)
-            _checks.shape("prototype_mask", prototype_mask, prototypes.shape[:1], "(one entry for each class)")
         return prototypes.shape[0]
-    if prototype_mask is not None:
-        raise ValueError("expected `prototypes` beside `prototype_mask`, got None")
     if num_classes is not None:
         _checks.integer_at_least("num_classes", num_classes, 1)
         return num_classes
