@@ -14,7 +14,7 @@ KEY_DIMS = {"quality": None, "fast": 128}
 MAX_ANCHORS = 10_000  # of a class
 MAX_BYTES = 2**30  # of a bank whose capacity nobody chose
 # As good as classes alike beforehand, at strength 1, where classes are many, and better where one has nearly all pixels
-BALANCE, STRENGTH = None, 1.2
+PRIOR: dict[str, Any] = {"balance": None, "strength": 1.2}
 
 
 def index_of(preset: Preset, place: Tensor) -> Literal["flat", "ivf"]:
@@ -29,8 +29,7 @@ def bank_of(preset: Preset, num_classes: int, width: int, place: Tensor, **setti
     """
     capacity = max(1, min(MAX_ANCHORS, MAX_BYTES // (4 * width * num_classes)))
     chosen: dict[str, Any] = {"key_dim": KEY_DIMS[preset], "index": index_of(preset, place)}
-    chosen |= {"balance": BALANCE, "strength": STRENGTH, "capacity_per_class": capacity, "synchronize": False}
-    chosen |= settings
+    chosen |= {"capacity_per_class": capacity, "synchronize": False, **PRIOR, **settings}
     if chosen["key_dim"] is not None:
         chosen["key_dim"] = min(chosen["key_dim"], width)
     return AnchorBank(num_classes, width, **chosen).to(place)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.banks.anchors import AnchorBank
-from graphcorrect.banks.presets import BALANCE
+from graphcorrect.banks.presets import PRIOR
 from graphcorrect.cells import full_size
 from graphcorrect.cli.models import open_encoder
 from graphcorrect.corrector import SegmentationCorrector
@@ -103,7 +103,7 @@ def by_features(
     position = 1.0 if args.position_weight is None else args.position_weight
     for item in labeled:
         if anchors is None:
-            settings = {"capacity_per_class": 3000, "balance": BALANCE, **_bank_settings(args)}
+            settings = {"capacity_per_class": 3000, **PRIOR, **_bank_settings(args)}
             anchors = AnchorBank(num_classes, feature_dim, **settings).to(device)
         features = read_features(item, position, args.channels)
         anchors.update(features[None].to(device), read_labels(item, args.label_map or num_classes, device))
