@@ -95,7 +95,9 @@ class ImageSources:
                     )
                 return
             item = self._checked(place, values)
-            num_classes = num_classes or len(item.probabilities)
+            if num_classes is None:
+                num_classes = len(item.probabilities)
+                _checks.ignored_label(self.ignore_index, num_classes)
             where = f"probabilities (image {place})"
             _checks.size(where, item.probabilities, 0, num_classes, "classes")
             yield item

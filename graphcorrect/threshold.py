@@ -83,7 +83,8 @@ class DynamicThreshold(LastingBuffers):
             ValueError: shapes do not fit.
             TypeError: dtypes do not fit.
         """
-        self._class_dim(probabilities, mask)  # checked also where the batch is not counted
+        if self.accumulate:
+            self._class_dim(probabilities, mask)  # checked also where the batch is not counted
         counts = self.counts if self.accumulate else self.count(probabilities, mask=mask)
         share = counts.to(widen(probabilities).dtype) / counts.max()
         return self.sigma * share.nan_to_num_(nan=1.0)  # 0 / 0: nobody is above sigma

@@ -128,6 +128,7 @@ def test_renamed_classes_give_renamed_corrections():
     assert torch.allclose(plain.pixel_scores.float(), renamed.pixel_scores.float(), atol=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:expected `ignore_index` that is no class")
 @pytest.mark.parametrize("kind", ["tensors", "arrays"])
 def test_corrections_that_the_dtype_of_the_labels_cannot_hold_are_refused(kind):
     labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
@@ -332,3 +333,9 @@ def test_settings_out_of_range_are_refused(setting, value):
 def test_scores_are_float32_whatever_the_probabilities():
     (found,) = label_issues(torch.zeros(1, 4, 4).long(), torch.full((1, 2, 4, 4), 0.5, dtype=torch.float64))
     assert found.pixel_scores.dtype == torch.float32
+
+
+def test_a_class_that_the_ignored_label_leaves_out_is_told_of():
+    probabilities = torch.full((1, 300, 4, 4), 1 / 300)
+    with pytest.warns(UserWarning, match="class 255 is left out"):
+        list(label_issues(torch.full((1, 4, 4), 255), probabilities))

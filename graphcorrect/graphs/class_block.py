@@ -30,8 +30,6 @@ class ClassBlockOperator(GraphOperator):
         labels: (..., N) int64, the class of each node; a label outside [0, C) joins its node to nobody but itself.
         num_classes: C.
         scale: (..., N), applied on both sides of the product; None leaves the graph as it is.
-        outside: (..., N) bool, the nodes of no class, whose values then reach nobody, be they NaN; None: there are
-            none, or their values are finite.
 
     Example:
         >>> probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
@@ -50,7 +48,7 @@ class ClassBlockOperator(GraphOperator):
         *,
         scale: Tensor | None = None,
         degree: Tensor | None = None,
-        outside: Tensor | None = None,
+        _outside: Tensor | None = None,  # (..., N) bool, nodes of no class whose values may be NaN
         _layout: ClassLayout | None = None,
         _scaled: ClassLayout | None = None,
     ) -> None:
@@ -58,7 +56,7 @@ class ClassBlockOperator(GraphOperator):
         self.vectors = vectors
         self.labels = labels
         self.num_classes = num_classes
-        self._outside = outside
+        self._outside = _outside
         if _layout is None:
             _layout = class_layout(self._by_graph(vectors), self._by_graph(labels[..., None])[..., 0], num_classes)
         self._plain_layout = _layout
@@ -79,7 +77,7 @@ class ClassBlockOperator(GraphOperator):
             self.num_classes,
             scale=scale.view(self.labels.shape),
             degree=degree.view(self.labels.shape),
-            outside=self._outside,
+            _outside=self._outside,
             _layout=self._plain_layout,
             _scaled=scaled,
         )

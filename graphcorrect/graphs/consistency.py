@@ -84,7 +84,7 @@ class ClassConsistencyGraph(nn.Module):
                 vectors = unit_rows(vectors)
             may_stand_alone = mask is not None or pseudo_labels is not None
             outside = (labels < 0) | (labels >= num_classes) if may_stand_alone else None
-            return ClassBlockOperator(vectors, labels, num_classes, outside=outside).normalized()
+            return ClassBlockOperator(vectors, labels, num_classes, _outside=outside).normalized()
 
     def extra_repr(self) -> str:
         """The settings that `repr` prints."""
