@@ -18,6 +18,11 @@ from segmentation.recipe import Recipe, as_dict
 TRUE_LABELS = "true_labels"  # no method: what the best correction that there could be would be worth
 
 
+def trained_as(method: str) -> str:
+    """What the trainer calls a method of the studies."""
+    return "supervised" if method == TRUE_LABELS else method
+
+
 def main(args: argparse.Namespace) -> None:
     results = []
     for seed in args.seeds:
@@ -37,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
 
 def history(log: Path, method: str) -> list[dict[str, float]]:
     """Step and the student's scores at each test of a method on its way."""
-    name = "supervised" if method == TRUE_LABELS else method
+    name = trained_as(method)
     rows = map(json.loads, log.read_text(encoding="utf-8").splitlines())
     tests = [row for row in rows if row["method"] == name and "student_miou" in row]
     keys = ("step", *(f"{split}student_{score}" for split in ("", "held_out_") for score in ("miou", "dice")))
@@ -49,7 +54,7 @@ def trained(recipe: Recipe, method: str, out: Path) -> dict[str, Any]:
 
     So methods can be trained by several processes, and added to a study later.
     """
-    name = "supervised" if method == TRUE_LABELS else method
+    name = trained_as(method)
     is_begun = (out / "resume.pt").is_file()
     if not is_begun and name in report.methods_done(out / "results.json"):
         found = json.loads((out / "results.json").read_text(encoding="utf-8"))["methods"]

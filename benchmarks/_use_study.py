@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from _frozen_study import Score, study_recipe
 from _records import save_record
-from _training_study import TRUE_LABELS, trained
+from _training_study import trained, trained_as
 from segmentation import evaluation
 from segmentation.backbones import lite0_weights
 from segmentation.datasets import Sample, with_masks
@@ -61,8 +61,7 @@ def fitted(labeled: list[Sample], classes: int, recipe: Recipe) -> SegmentationC
 
 def open_student(folder: Path, method: str) -> Trained:
     """A method's network, as it was at its last step."""
-    name = "supervised" if method == TRUE_LABELS else method
-    return open_checkpoint(folder / name / "last.pt", "model", torch.device("cpu"))
+    return open_checkpoint(folder / trained_as(method) / "last.pt", "model", torch.device("cpu"))
 
 
 @torch.no_grad()
