@@ -135,7 +135,10 @@ def labels_of_nodes(
         _checks.ndim(name, labels, (3,), "(B, H, W), as `features` is (B, D, H, W)")
         _checks.size(name, labels, 0, features.shape[0], "images")
         size = (features.shape[2], features.shape[3])
-        if tuple(labels.shape[1:]) != size:
+        if tuple(labels.shape[1:]) != size and validate_args:  # so that others are void: half the operations
+            votes = torch.where(labels == ignore_index, num_classes, labels)
+            labels = majority_vote(votes, size, num_classes, void=ignore_index)
+        elif tuple(labels.shape[1:]) != size:
             labels = pool_labels(labels, size, num_classes, ignore_index=ignore_index)
         labels = labels.flatten(1)
     else:
