@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._buffers import copy_of
+from graphcorrect._copies import copy_of
 
 # An array or tensor of all images, an iterable of images or batches, or a function that returns an iterator
 Images: TypeAlias = Any

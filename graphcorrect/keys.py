@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._buffers import copy_of
+from graphcorrect._copies import copy_of
 from graphcorrect.ops.values import widen
 
 Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
-from graphcorrect._buffers import LastingBuffers, copy_of
+from graphcorrect._buffers import LastingBuffers
+from graphcorrect._copies import copy_of
 
 
 class EMATeacher(LastingBuffers):
