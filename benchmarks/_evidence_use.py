@@ -22,6 +22,10 @@ against the student itself.
 by both, and the student of corrected labels ends at the same 54.5: where the correction is there at inference, training
 on it won nothing more. On hearts it did: 77.5 against 68.7.
 
+More labels of the same drives would not bring the look-up much further: the frozen teacher above gains 4.0 points by
+the anchors of 46 frames, and 5.1 by those of all 319 with their true labels. On held-out frames, whose drives the
+anchors know, these gain 7.4.
+
 `python benchmarks/label_correction.py use --data CamVid --every {every}` with the settings of the training, or
 `--recipe acdc_3 --data ACDC --every 5`
 """
