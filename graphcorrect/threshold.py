@@ -98,7 +98,8 @@ class DynamicThreshold(LastingBuffers):
 
     def _confidence(self, probabilities: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The largest probability of each node, and its class."""
-        found = widen(probabilities.detach()).max(self._class_dim(probabilities, mask))
+        class_dim = self._class_dim(probabilities, mask)
+        found = widen(probabilities.detach()).max(class_dim)
         return found.values, found.indices
 
     def _class_dim(self, probabilities: Tensor, mask: Tensor | None) -> int:
