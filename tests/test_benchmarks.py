@@ -15,19 +15,6 @@ RESULTS = ROOT / "benchmarks/results"
 if not RESULTS.is_dir():
     pytest.skip("benchmarks are not at hand", allow_module_level=True)
 
-# Measured before results stopped counting as changes of the code: only to be replaced, and this list only to shrink.
-DIRTY = {
-    "xeon-amx/class_graph",
-    "xeon-amx/knn_throughput",
-    "xeon-amx/refiner_step",
-    "xeon-amx/scaling",
-    "xeon-amx/slg_loss",
-    "xeon-avx512/class_graph",
-    "xeon-avx512/refiner_step",
-    "xeon-avx512/scaling",
-    "xeon-avx512/slg_loss",
-}
-
 
 @pytest.fixture
 def helper(monkeypatch):
@@ -107,15 +94,12 @@ def test_committed_results_lie_in_the_folder_of_their_device_and_name_a_clean_co
     device_name = helper("_records").device_name
     found = {path.relative_to(RESULTS).with_suffix("").as_posix(): path for path in RESULTS.rglob("*.json")}
     assert len(found) > 20
-    dirty = set()
     for name, path in found.items():
         record = json.loads(path.read_text(encoding="utf-8"))
         assert record["benchmark"].startswith(path.stem.split("_training")[0]), name
-        if record.get("commit", "").endswith("-dirty"):
-            dirty.add(name)
+        assert not record.get("commit", "").endswith("-dirty"), name
         if path.parent != RESULTS and record["device"].get("instructions"):
             assert device_name(record["device"]) == path.parent.name, name
-    assert dirty <= DIRTY
 
 
 def test_an_operation_inside_another_is_counted_once(helper):

@@ -72,9 +72,9 @@ def test_the_tables_of_reliability_are_those_of_the_committed_results(monkeypatc
 @pytest.mark.parametrize(
     ("picture", "results"),
     [
-        ("backends", ["xeon-avx512/knn_throughput"]),
+        ("backends", ["xeon-amx/knn_throughput"]),
         ("backends_gpu", ["h200/knn_throughput"]),
-        ("scaling", ["xeon-avx512/scaling"]),
+        ("scaling", ["xeon-amx/scaling"]),
         ("noise", ["label_correction_noise"]),
         ("frozen", ["label_correction_frozen"]),
         ("training", ["label_correction_training", "label_correction_training_digits"]),

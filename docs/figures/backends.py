@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 SOURCES = {
-    "backends": RESULTS / "xeon-avx512" / "knn_throughput.json",
+    "backends": RESULTS / "xeon-amx" / "knn_throughput.json",
     "backends_gpu": RESULTS / "h200" / "knn_throughput.json",
 }
 COLORS = ("#0072B2", "#E69F00", "#7A7A7A", "#009E73", "#CC79A7", "#56B4E9")

@@ -19,7 +19,7 @@ from _records import RESULTS
 from matplotlib.figure import Figure
 from scaling import LINEAR, fits
 
-SOURCE = RESULTS / "xeon-avx512" / "scaling.json"
+SOURCE = RESULTS / "xeon-amx" / "scaling.json"
 COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 
