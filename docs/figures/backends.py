@@ -35,14 +35,14 @@ def draw(source: Path) -> Figure:
     figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 1 + 0.7 * len(cases)), layout="constrained")
     height = 0.6 / len(sides)
     for number, side in enumerate(sides):
-        color = COLORS[number % len(COLORS)]
+        color, label = COLORS[number % len(COLORS)], side
         for place, case in enumerate(cases):
             y = place + (number - (len(sides) - 1) / 2) * height
             if side in case.seconds:
                 milliseconds = [1e3 * second for second in case.seconds[side]]
-                label = side if place == 0 else None
                 time.plot(milliseconds, [y] * len(milliseconds), "o", ms=3, color=color, alpha=0.6)
                 time.plot(1e3 * case.median_seconds(side), y, "o", ms=8, color=color, label=label)
+                label = None  # once in the legend
             if case.peak_bytes.get(side) is not None:
                 memory.plot(case.peak_bytes[side] / 2**20, y, "o", ms=8, color=color)
     sizes = [f"{case.sizes['batch']} x {case.sizes['num_nodes']:,}" for case in cases]
