@@ -48,7 +48,8 @@ def posterior(item: LabeledImage, others: Tensor | None, trust: float) -> Tensor
     classes = torch.arange(len(item.probabilities), device=item.labels.device)
     given = (item.labels.long() == classes[:, None, None]).to(item.probabilities.dtype)  # void: no class
     model = full_size(item.probabilities[None], *size)
-    colors = item.probabilities.new_zeros(1, 1, *size) if item.image is None else item.image[None].to(model.dtype)
+    # Without an image all pixels have the same weights
+    colors = model.new_zeros(1, 1, 1, 1) if item.image is None else item.image[None].to(model.dtype)
     weights = window_weights(colors, RADIUS, COLOR_SCALE, DISTANCE_SCALE)
     if item.image is not None:  # without colors it would blur the model's edges
         model = smoothed(model, weights, STEPS, RADIUS, OWN_SHARE)

@@ -143,5 +143,5 @@ def window_mean(values: Tensor, weights: Tensor, radius: int) -> Tensor:
     """Weighted mean over the window, without a copy of `values` (B, C, H, W) for each offset."""
     total = torch.zeros_like(values)
     for neighbor, weight in zip(_shifted(values, radius), weights.unbind(1), strict=True):
-        total = total + neighbor * weight[:, None]
+        total = torch.addcmul(total, neighbor, weight[:, None])
     return total
