@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
 from graphcorrect._copies import copy_of
+from graphcorrect._settings import printed
 
 
 class EMATeacher(LastingBuffers):
@@ -93,9 +94,7 @@ class EMATeacher(LastingBuffers):
         """Calls the copy without gradients."""
         return self.module(*args, **kwargs)
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return f"momentum={self.momentum}"
+    extra_repr = printed("momentum")
 
 
 _STATISTICS = ("running_mean", "running_var")  # of normalization layers, torch's or anybody's

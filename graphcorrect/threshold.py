@@ -5,6 +5,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
+from graphcorrect._settings import printed
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.ops.values import widen
 
@@ -114,9 +115,4 @@ class DynamicThreshold(LastingBuffers):
             _checks.same_device("mask", mask, "`probabilities`", probabilities)
         return class_dim
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"num_classes={self.num_classes}, sigma={self.sigma}, accumulate={self.accumulate}, "
-            f"synchronize={self.synchronize}"
-        )
+    extra_repr = printed("num_classes sigma accumulate synchronize")

@@ -23,7 +23,7 @@ ops.kernels.cpu.pairs ops.pair_sum ops.majority_vote
 ops.kernels.cpu.quantize ops.kernels.cpu.quantized ops.kernels.cpu.filter ops.kernels.cpu.topk
 ops.kernels.cpu.filtered_search ops.kernels.cuda.packing ops.kernels.cuda.quantize ops.kernels.cuda.rescore
 ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss ops.neighbors ops.knn
-nodes labels metrics distributed pixel_features _buffers _copies
+nodes labels metrics distributed pixel_features _buffers _copies _settings
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
 guided functional maps threshold
 banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks.calibration

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
+from graphcorrect._settings import printed
 from graphcorrect.banks import _reservoir
 from graphcorrect.banks._lookup import PackedAnchors, undecided, with_prior
 from graphcorrect.distributed import gather_rows
@@ -338,13 +339,7 @@ class AnchorBank(LastingBuffers):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, "
-            f"capacity_per_class={self.capacity_per_class}, num_neighbors={self.num_neighbors}, "
-            f"temperature={self.temperature}, strength={self.strength}, eps={self.eps}, balance={self.balance}, "
-            f"decay={self.decay}, quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, "
-            f"skip_certain={self.skip_certain}, index={self.index!r}, num_lists={self.num_lists}, "
-            f"num_probes={self.num_probes}, backend={self.backend!r}, synchronize={self.synchronize}"
-        )
+    extra_repr = printed(
+        "num_classes feature_dim capacity_per_class num_neighbors temperature strength eps balance decay "
+        "quota_per_image key_dim skip_certain index num_lists num_probes backend synchronize"
+    )

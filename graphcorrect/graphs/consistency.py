@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.graphs.class_block import ClassBlockOperator
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.unit_rows import unit_rows
@@ -86,6 +87,4 @@ class ClassConsistencyGraph(nn.Module):
             outside = (labels < 0) | (labels >= num_classes) if may_stand_alone else None
             return ClassBlockOperator(vectors, labels, num_classes, _outside=outside).normalized()
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return f"similarity={self.similarity!r}, differentiable={self.differentiable}"
+    extra_repr = printed("similarity differentiable")

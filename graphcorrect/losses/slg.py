@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.pair_sum import pair_sum
@@ -277,9 +278,4 @@ class SLGLoss(nn.Module):
             validate_args=self.validate_args,
         )
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"balance={self.balance}, temperature={self.temperature}, ignore_index={self.ignore_index}, "
-            f"reduction={self.reduction!r}"
-        )
+    extra_repr = printed("balance temperature ignore_index reduction")
