@@ -108,11 +108,8 @@ class DynamicThreshold(LastingBuffers):
         _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
         class_dim = 1 if probabilities.ndim == 4 else probabilities.ndim - 1
         _checks.size("probabilities", probabilities, class_dim, self.num_classes, "classes")
-        if mask is not None:
-            _checks.boolean("mask", mask)
-            shape = (*probabilities.shape[:class_dim], *probabilities.shape[class_dim + 1 :])
-            _checks.shape("mask", mask, shape, "(one entry for each node)")
-            _checks.same_device("mask", mask, "`probabilities`", probabilities)
+        shape = (*probabilities.shape[:class_dim], *probabilities.shape[class_dim + 1 :])
+        _checks.mask("mask", mask, shape, "(one entry for each node)", "`probabilities`", probabilities)
         return class_dim
 
     extra_repr = printed("num_classes sigma accumulate synchronize")

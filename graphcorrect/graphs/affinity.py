@@ -84,10 +84,7 @@ class KNNAffinity(nn.Module):
         """
         _checks.floating("features", features)
         _checks.nodes("features", features, "(..., N, D)")
-        if mask is not None:
-            _checks.boolean("mask", mask)
-            _checks.shape("mask", mask, features.shape[:-1], "(one entry for each node)")
-            _checks.same_device("mask", mask, "`features`", features)
+        _checks.mask("mask", mask, features.shape[:-1], "(one entry for each node)", "`features`", features)
         num_nodes = features.shape[-2]
         if num_nodes <= 1:  # nobody to be joined to
             index = torch.zeros((*features.shape[:-1], 0), dtype=torch.int64, device=features.device)

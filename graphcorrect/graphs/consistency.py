@@ -75,10 +75,9 @@ class ClassConsistencyGraph(nn.Module):
             _checks.integral("pseudo_labels", pseudo_labels)
             _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")
             labels = pseudo_labels.long()  # one that is no class (an ignored one) joins nobody
+        of_node = probabilities.shape[:-1], "(one entry for each node)"
+        _checks.mask("mask", mask, *of_node, "`probabilities`", probabilities)
         if mask is not None:
-            _checks.boolean("mask", mask)
-            _checks.shape("mask", mask, probabilities.shape[:-1], "(one entry for each node)")
-            _checks.same_device("mask", mask, "`probabilities`", probabilities)
             labels = torch.where(mask, labels, num_classes)
         with full_precision(vectors):
             if self.similarity == "cosine":

@@ -194,10 +194,8 @@ def check_prototypes(prototypes: Tensor | None, mask: Tensor | None, form: tuple
         return
     _checks.floating("prototypes", prototypes)
     _checks.ndim("prototypes", prototypes, (len(form),), f"({', '.join(form)})")
-    if mask is not None:
-        _checks.boolean("prototype_mask", mask)
-        _checks.shape("prototype_mask", mask, prototypes.shape[:-1], "(one entry for each prototype)")
-        _checks.same_device("prototype_mask", mask, "`prototypes`", prototypes)
+    of_prototype = prototypes.shape[:-1], "(one entry for each prototype)"
+    _checks.mask("prototype_mask", mask, *of_prototype, "`prototypes`", prototypes)
 
 
 def _number_of_classes(
