@@ -24,6 +24,7 @@ except ImportError as error:
     ) from error
 
 from graphcorrect.ops.kernels.cuda import topk_filter
+from graphcorrect.ops.kernels.cuda.launching import launch
 from graphcorrect.ops.kernels.cuda.packing import INT32_MAX, INT64_MAX, NOTHING, order_of, store_best
 from graphcorrect.ops.unit_rows import compared_rows
 
@@ -125,43 +126,22 @@ def search(
     """
     _check_served(queries, num_neighbors)
     mask = None if key_mask is None else key_mask.contiguous().view(torch.int8)
-    if num_neighbors == 0 or queries.shape[0] * queries.shape[1] == 0:
+    (batch, num_queries, width), todo = queries.shape, None
+    if num_neighbors == 0 or batch * num_queries == 0:
         return _empty(queries, num_neighbors)
-    with torch.cuda.device_of(queries):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        if scoring != "float32" and num_neighbors <= topk_filter.MAX_NEIGHBORS:
-            similarity, index, todo, queries, keys = topk_filter.search(
-                queries, keys, num_neighbors, normalize=normalize, exclude_self=exclude_self, key_mask=mask
-            )
-        else:
-            queries = compared_rows(queries, normalize).contiguous()
-            keys = None if keys is None else compared_rows(keys, normalize).contiguous()
-            (similarity, index), todo = _empty(queries, num_neighbors), None
-        _search(queries, queries if keys is None else keys, similarity, index, todo, exclude_self, mask)
-    return similarity, index
-
-
-def _search(
-    queries: Tensor,
-    keys: Tensor,
-    similarity: Tensor,
-    index: Tensor,
-    todo: Tensor | None,
-    exclude_self: bool,
-    key_mask: Tensor | None,
-) -> None:
-    """Writes the answer for each query, or for those in `todo`."""
-    (batch, num_queries, width), num_neighbors = queries.shape, index.shape[2]
-    _search_kernel[(batch * triton.cdiv(num_queries, _BLOCK_N),)](
-        queries,
-        keys,
-        key_mask,
-        todo,
-        similarity,
-        index,
-        num_queries,
-        keys.shape[1],
-        width,
-        num_neighbors,
+    if scoring != "float32" and num_neighbors <= topk_filter.MAX_NEIGHBORS:
+        similarity, index, todo, queries, keys = topk_filter.search(
+            queries, keys, num_neighbors, normalize=normalize, exclude_self=exclude_self, key_mask=mask
+        )
+    else:
+        queries = compared_rows(queries, normalize)
+        keys = queries if keys is None else compared_rows(keys, normalize)
+        similarity, index = _empty(queries, num_neighbors)
+    launch(
+        _search_kernel,
+        (batch * triton.cdiv(num_queries, _BLOCK_N),),
+        *(queries, keys, mask, todo, similarity, index),
+        *(num_queries, keys.shape[1], width, num_neighbors),
         EXCLUDE_SELF=exclude_self,
         SLOTS=max(2, triton.next_power_of_2(num_neighbors)),
         BLOCK_N=_BLOCK_N,
@@ -169,8 +149,8 @@ def _search(
         BLOCK_D=_BLOCK_D,
         num_warps=8,
         num_stages=3,
-        enable_fp_fusion=True,  # said, since triton 3.9 warns where it is not
     )
+    return similarity, index
 
 
 def _empty(queries: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
