@@ -15,7 +15,6 @@ from graphcorrect.banks import _reservoir
 from graphcorrect.banks._lookup import PackedAnchors, undecided, with_prior
 from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
@@ -240,11 +239,10 @@ class AnchorBank(LastingBuffers):
             TypeError: `features` is not floating point.
         """
         self.check_keys("features", features)
-        nodes = image_to_nodes(features) if features.ndim == 4 else features
-        posterior = self._posterior(nodes.reshape(-1, self.feature_dim)).reshape(*nodes.shape[:-1], self.num_classes)
-        if features.ndim == 4:
-            return posterior.transpose(1, 2).reshape(-1, self.num_classes, *features.shape[-2:])
-        return posterior
+        class_dim = 1 if features.ndim == 4 else -1
+        nodes = features.movedim(class_dim, -1)
+        posterior = self._posterior(nodes.reshape(-1, self.feature_dim))
+        return posterior.reshape(*nodes.shape[:-1], self.num_classes).movedim(-1, class_dim)
 
     def _posterior(self, rows: Tensor) -> Tensor:
         """The posterior (N, C) for keys (N, D)."""
