@@ -14,7 +14,7 @@ PACKAGE = Path(graphcorrect.__file__).parent
 
 # A file imports only from files above it.
 LAYOUT = """
-ops.typing ops.values ops.search _checks ops.kernels.cpu._compile ops._dispatch
+ops.typing ops.search ops.values _checks ops.kernels.cpu._compile ops._dispatch
 ops.kernels.cuda.launching
 ops.kernels.cpu.rows ops.kernels.cuda.rows ops.unit_rows
 ops.kernels.cuda.edges ops.neighbor_product ops.edge_weights

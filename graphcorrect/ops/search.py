@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect.ops.values import widen
-
 
 class Search(NamedTuple):
     """A call: the keys of largest inner product for each query, whose answer is similarity and index (B, N, k).
@@ -44,7 +42,7 @@ class Search(NamedTuple):
     def answer(self) -> tuple[Tensor, Tensor]:
         """Room for similarity, float32 or better, and index (B, N, k)."""
         shape = (*self.queries.shape[:2], self.num_neighbors)
-        dtype, device = widen(self.queries[:0]).dtype, self.queries.device
+        dtype, device = torch.promote_types(self.queries.dtype, torch.float32), self.queries.device
         return torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=torch.int64, device=device)
 
     def asks_for(self, *backends: str) -> str | None:
