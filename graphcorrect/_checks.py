@@ -18,7 +18,7 @@ def shape_of(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def is_tensor(name: str, value: object) -> None:
+def is_tensor(name: str, value: object) -> Tensor:
     """Refuses all but a dense tensor with values of its own: what else torch has fails deep inside, or is misread."""
     if not isinstance(value, Tensor):
         raise TypeError(f"expected `{name}` to be a torch.Tensor, got {type(value).__name__}")
@@ -29,41 +29,40 @@ def is_tensor(name: str, value: object) -> None:
     if value.is_quantized:
         raise TypeError(f"expected `{name}` to be dense, got the quantized {value.dtype}; use `.dequantize()`")
     if not values_can_be_read(value):  # the two below are no part of traced programs
-        return
+        return value
     if hasattr(value, "has_names") and value.has_names():  # torch 2.13 has no named tensors any more
         raise TypeError(f"expected `{name}` without names of dimensions, got some; use `.rename(None)`")
     if isinstance(value, torch.masked.MaskedTensor):
         raise TypeError(
             f"expected `{name}` to be a plain tensor, got a MaskedTensor; use `.get_data()` and pass `mask`"
         )
+    return value
 
 
-def floating(name: str, value: object) -> None:
-    is_tensor(name, value)
-    assert isinstance(value, Tensor)
-    if not value.is_floating_point():
-        raise TypeError(f"expected `{name}` to be floating point, got {value.dtype}")
+def floating(name: str, value: object) -> Tensor:
+    tensor = is_tensor(name, value)
+    if not tensor.is_floating_point():
+        raise TypeError(f"expected `{name}` to be floating point, got {tensor.dtype}")
+    return tensor
 
 
-def boolean(name: str, value: object) -> None:
-    is_tensor(name, value)
-    assert isinstance(value, Tensor)
-    if value.dtype != torch.bool:
-        raise TypeError(f"expected `{name}` to be torch.bool (True takes part), got {value.dtype}")
+def boolean(name: str, value: object) -> Tensor:
+    tensor = is_tensor(name, value)
+    if tensor.dtype != torch.bool:
+        raise TypeError(f"expected `{name}` to be torch.bool (True takes part), got {tensor.dtype}")
+    return tensor
 
 
-def integral(name: str, value: object) -> None:
-    is_tensor(name, value)
-    assert isinstance(value, Tensor)
-    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"expected `{name}` to hold integer class labels, got {value.dtype}")
+def integral(name: str, value: object) -> Tensor:
+    tensor = is_tensor(name, value)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"expected `{name}` to hold integer class labels, got {tensor.dtype}")
+    return tensor
 
 
 def class_labels(name: str, value: object) -> Tensor:
     """Integer labels as int64: in a narrower dtype torch wraps the number that they are compared with to a class."""
-    integral(name, value)
-    assert isinstance(value, Tensor)
-    return value.long()
+    return integral(name, value).long()
 
 
 def can_hold(name: str, dtype: torch.dtype, value: int, what: str) -> None:
@@ -120,6 +119,14 @@ def size(name: str, tensor: Tensor, dim: int, expected: int, what: str) -> None:
 def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     if tensor.device != other.device:
         raise ValueError(f"expected `{name}` on the device of {other_name}, {other.device}, got {tensor.device}")
+
+
+def mask(name: str, value: object, expected: Sequence[int], why: str, other_name: str, other: Tensor) -> None:
+    """Refuses a mask, where there is one, of another dtype or shape, or on another device than `other`."""
+    if value is not None:
+        tensor = boolean(name, value)
+        shape(name, tensor, expected, why)
+        same_device(name, tensor, other_name, other)
 
 
 def integer_at_least(name: str, value: object, least: int) -> None:

@@ -76,17 +76,14 @@ class OtherImages:
         self._settings |= {"quota_per_image": quota_per_image, "seed": seed, "balance": BALANCE, "synchronize": False}
         self._banks: list[AnchorBank] = []
 
-    @property
-    def is_filled(self) -> bool:
-        """Whether all images have been read."""
-        return bool(self._banks)
-
     def fill(self, sources: ImageSources) -> None:
-        """Reads all images once; the halves are those at even and at odd places.
+        """Reads all images, unless they have been read; the halves are those at even and at odd places.
 
         Raises:
             ValueError: features of two images differ in width.
         """
+        if self._banks:
+            return
         banks: list[AnchorBank] = []
         for item in sources:
             assert item.features is not None

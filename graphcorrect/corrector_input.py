@@ -87,8 +87,7 @@ def scores_of_images(
     if (probabilities is None) == (logits is None):
         raise ValueError(f"expected `probabilities` or `logits`, got {'neither' if logits is None else 'both'}")
     name, given = ("logits", logits) if logits is not None else ("probabilities", probabilities)
-    _checks.floating(name, given)
-    assert given is not None
+    given = _checks.floating(name, given)
     _checks.ndim(name, given, (4,), "(B, C, h, w)")
     _checks.size(name, given, 0, len(images), "images")
     if given.shape[1] == 1:
@@ -109,10 +108,9 @@ def scores_of_images(
         _checks.floating("features", features)
         _checks.ndim("features", features, (4,), "(B, D, h, w)")
         _checks.size("features", features, 0, len(images), "images")
+    shape = (len(given), *given.shape[-2:])
+    _checks.mask("mask", mask, shape, f"(an entry for each pixel of `{name}`)", f"`{name}`", given)
     if mask is not None:
-        _checks.boolean("mask", mask)
-        _checks.shape("mask", mask, (len(given), *given.shape[-2:]), f"(an entry for each pixel of `{name}`)")
-        _checks.same_device("mask", mask, f"`{name}`", given)
         given = torch.where(mask[:, None] | given.isfinite(), given, 1 / num_classes)  # where nothing is said
     if validate_args:
         _checks.unit_images("images", images)

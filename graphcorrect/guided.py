@@ -74,10 +74,8 @@ def guided_upsample(
     _checks.in_interval("distance_scale", distance_scale, 0.0, float("inf"), open_low=True, open_high=True)
     _checks.in_interval("own_share", own_share, 0.0, 1.0)
     size = images.shape[-2:]
+    _checks.mask("mask", mask, (len(images), *size), "(an entry for each pixel of `images`)", "`images`", images)
     if mask is not None:
-        _checks.boolean("mask", mask)
-        _checks.shape("mask", mask, (len(images), *size), "(an entry for each pixel of `images`)")
-        _checks.same_device("mask", mask, "`images`", images)
         images = torch.where(mask[:, None], images, 0.0)  # not even 0 * NaN may enter
     if soft_labels.shape[-2] > size[0] or soft_labels.shape[-1] > size[1]:
         raise ValueError(

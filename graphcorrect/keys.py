@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graphcorrect import _checks
 from graphcorrect._copies import copy_of
+from graphcorrect._settings import printed
 from graphcorrect.ops.values import widen
 
 Maps = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -147,10 +148,7 @@ class KeyEncoder(nn.Module):
             return [maps[number] for number in self.levels]
         return [maps[number] for number in middle_levels([round(images.shape[-1] / each.shape[-1]) for each in maps])]
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        looks = f"levels={self.levels}, magnifications={self.magnifications}"
-        return f"{looks}, stride={self.stride}, position={self.position}"
+    extra_repr = printed("levels magnifications stride position")
 
 
 def whole_image(height: int, width: int) -> tuple[float, float, float, float]:

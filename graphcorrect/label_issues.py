@@ -152,7 +152,7 @@ class LabelIssues:
         self._whole: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[ImageIssues]:
-        if self._others is not None and not self._others.is_filled:
+        if self._others is not None:
             self._others.fill(self._sources)
         for item in self._sources:
             yield self._judge(item)

@@ -159,9 +159,8 @@ def correction_counts(
 
 
 def _checked_confusion(confusion: Tensor, *, batched: bool = False) -> Tensor:
-    if isinstance(confusion, Tensor) and not confusion.is_floating_point():
+    if not _checks.is_tensor("confusion", confusion).is_floating_point():
         _checks.integral("confusion", confusion)
-    _checks.is_tensor("confusion", confusion)
     _checks.has_values("confusion", confusion)
     if batched:
         _checks.at_least_2d("confusion", confusion, "(..., C, C)")

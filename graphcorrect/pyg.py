@@ -125,6 +125,4 @@ def _entry(data: Data, argument: str, name: str) -> Tensor:
     value = getattr(data, name, None)
     if value is None:
         raise ValueError(f"expected `{argument}` to name an entry of `data`, got {name!r}; it has {list(data.keys())}")
-    _checks.is_tensor(name, value)
-    assert isinstance(value, Tensor)
-    return value
+    return _checks.is_tensor(name, value)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.graphs.affinity import KNNAffinity
 from graphcorrect.graphs.consistency import ClassConsistencyGraph, ClassSimilarity
@@ -313,10 +314,4 @@ class DualGraphRefiner(nn.Module):
         share = torch.where(is_confident, alpha, 1.0 - self.alpha)
         return share.reshape(probabilities.shape[:-1])[..., None]
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, num_rounds={self.num_rounds}, "
-            f"alpha={self.alpha}, order={self.order!r}, max_nodes={self.max_nodes}, "
-            f"propagation={self.propagation!r}, label_rounds={self.label_rounds!r}"
-        )
+    extra_repr = printed("num_classes feature_dim num_rounds alpha order max_nodes propagation label_rounds")

@@ -38,10 +38,7 @@ def check_input(
     else:
         _checks.shape("logits", logits, (*features.shape[:-1], num_classes), "(one row for each node)")
         mask_shape = tuple(logits.shape[:-1])
-    if mask is not None:
-        _checks.boolean("mask", mask)
-        _checks.shape("mask", mask, mask_shape, "(one entry for each node of `logits`)")
-        _checks.same_device("mask", mask, "`logits`", logits)
+    _checks.mask("mask", mask, mask_shape, "(one entry for each node of `logits`)", "`logits`", logits)
     if anchors is None and anchor_features is not None:
         raise ValueError("expected `anchors` beside `anchor_features`, got None")
     if anchors is not None:

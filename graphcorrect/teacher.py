@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
 from graphcorrect._copies import copy_of
+from graphcorrect._settings import printed
 
 
 class EMATeacher(LastingBuffers):
@@ -39,11 +40,10 @@ class EMATeacher(LastingBuffers):
 
     def __init__(self, model: nn.Module, *, momentum: float = 0.99) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
+        unwrapped = _unwrapped(model)
         _checks.in_interval("momentum", momentum, 0.0, 1.0)
         self.momentum = momentum
-        self.module = copy_of("model", _unwrapped(model))
+        self.module = copy_of("model", unwrapped)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -53,24 +53,17 @@ class EMATeacher(LastingBuffers):
             TypeError: `model` is no module.
             ValueError: `model` does not have the names and shapes of the copied one.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
         student, teacher = _without_shells(_unwrapped(model), self.module)
-        theirs, ours = _by_name(student.named_parameters()), _by_name(teacher.named_parameters())
-        self._check_alike(ours, theirs, "parameters")
-        for name, parameter in ours.items():
-            self._follow(parameter, theirs[name], is_averaged=True)
-        their_buffers, our_buffers = _by_name(student.named_buffers()), _by_name(teacher.named_buffers())
-        self._check_alike(our_buffers, their_buffers, "buffers")
-        for name, buffer in our_buffers.items():
-            self._follow(buffer, their_buffers[name], is_averaged=name.rpartition(".")[2] in _STATISTICS)
-
-    def _follow(self, ours: Tensor, theirs: Tensor, *, is_averaged: bool) -> None:
-        if is_averaged and (ours.is_floating_point() or ours.is_complex()):
-            # lerp in the teacher's own dtype: keep it in float32, since 1 - m of a bfloat16 is lost
-            ours.lerp_(theirs.detach().to(ours), 1.0 - self.momentum)
-        else:
-            ours.copy_(theirs)
+        for what in ("parameters", "buffers"):
+            theirs, ours = (_by_name(getattr(each, f"named_{what}")()) for each in (student, teacher))
+            self._check_alike(ours, theirs, what)
+            for name, tensor in ours.items():
+                is_averaged = what == "parameters" or name.rpartition(".")[2] in _STATISTICS
+                if is_averaged and (tensor.is_floating_point() or tensor.is_complex()):
+                    # lerp in the teacher's own dtype: keep it in float32, since 1 - m of a bfloat16 is lost
+                    tensor.lerp_(theirs[name].detach().to(tensor), 1.0 - self.momentum)
+                else:
+                    tensor.copy_(theirs[name])
 
     @staticmethod
     def _check_alike(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
@@ -93,9 +86,7 @@ class EMATeacher(LastingBuffers):
         """Calls the copy without gradients."""
         return self.module(*args, **kwargs)
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return f"momentum={self.momentum}"
+    extra_repr = printed("momentum")
 
 
 _STATISTICS = ("running_mean", "running_var")  # of normalization layers, torch's or anybody's
@@ -105,7 +96,13 @@ _WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The module within torch.compile, DDP and DataParallel, however many there are around it."""
+    """The module within torch.compile, DDP and DataParallel, however many there are around it.
+
+    Raises:
+        TypeError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected `model` to be a torch.nn.Module, got {type(model).__name__}")
     while True:
         if isinstance(getattr(model, "_orig_mod", None), nn.Module):
             model = model._orig_mod  # type: ignore[assignment]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
+from graphcorrect._settings import printed
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.ops.values import widen
 
@@ -108,16 +109,8 @@ class DynamicThreshold(LastingBuffers):
         _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
         class_dim = 1 if probabilities.ndim == 4 else probabilities.ndim - 1
         _checks.size("probabilities", probabilities, class_dim, self.num_classes, "classes")
-        if mask is not None:
-            _checks.boolean("mask", mask)
-            shape = (*probabilities.shape[:class_dim], *probabilities.shape[class_dim + 1 :])
-            _checks.shape("mask", mask, shape, "(one entry for each node)")
-            _checks.same_device("mask", mask, "`probabilities`", probabilities)
+        shape = (*probabilities.shape[:class_dim], *probabilities.shape[class_dim + 1 :])
+        _checks.mask("mask", mask, shape, "(one entry for each node)", "`probabilities`", probabilities)
         return class_dim
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"num_classes={self.num_classes}, sigma={self.sigma}, accumulate={self.accumulate}, "
-            f"synchronize={self.synchronize}"
-        )
+    extra_repr = printed("num_classes sigma accumulate synchronize")

@@ -14,7 +14,8 @@ PACKAGE = Path(graphcorrect.__file__).parent
 
 # A file imports only from files above it.
 LAYOUT = """
-ops.typing ops.values _checks ops.kernels.cpu._compile ops._dispatch
+ops.typing ops.search ops.values _checks ops.kernels.cpu._compile ops._dispatch
+ops.kernels.cuda.launching
 ops.kernels.cpu.rows ops.kernels.cuda.rows ops.unit_rows
 ops.kernels.cuda.edges ops.neighbor_product ops.edge_weights
 ops.kernels.cpu.class_blocks ops.kernels.cuda.class_blocks ops.class_layout ops.class_product ops.class_weights
@@ -23,7 +24,7 @@ ops.kernels.cpu.pairs ops.pair_sum ops.majority_vote
 ops.kernels.cpu.quantize ops.kernels.cpu.quantized ops.kernels.cpu.filter ops.kernels.cpu.topk
 ops.kernels.cpu.filtered_search ops.kernels.cuda.packing ops.kernels.cuda.quantize ops.kernels.cuda.rescore
 ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss ops.neighbors ops.knn
-nodes labels metrics distributed pixel_features _buffers _copies
+nodes labels metrics distributed pixel_features _buffers _copies _settings
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
 guided functional maps threshold
 banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks.calibration

@@ -94,19 +94,17 @@ def undecided(probabilities: Tensor, eps: float, strength: float) -> Tensor:
 
 
 def with_prior(posterior: Tensor, num_seen: Tensor, balance: float | None) -> Tensor:
-    """A posterior (N, C) of equal priors with the frequency of each class put back, as far as `balance` says."""
+    """A posterior (N, C) of equal priors with the frequency of each class put back, as far as `balance` says.
+
+    None stands for the entropy of these frequencies by that of equal ones.
+    """
     if balance == 1.0 or len(num_seen) == 1:
         return posterior
     seen = num_seen.to(posterior.dtype)
     share = seen / seen.sum()
-    weighted = posterior * share ** (1.0 - (evenness(share) if balance is None else balance))
+    evenness = torch.special.entr(share).sum() / math.log(len(share)) if balance is None else balance
+    weighted = posterior * share ** (1.0 - evenness)
     return weighted / weighted.sum(-1, keepdim=True)
-
-
-def evenness(share: Tensor) -> Tensor:
-    """The entropy of shares (C,) by that of equal ones, (): 1 where they are equal, 0 where one class has all."""
-    entropy: Tensor = torch.special.entr(share).sum()
-    return entropy / math.log(len(share))
 
 
 def _writes(buffers: tuple[Tensor, ...]) -> list[int] | None:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
+from graphcorrect._settings import printed
 from graphcorrect.banks import _reservoir
 from graphcorrect.banks._lookup import PackedAnchors, undecided, with_prior
 from graphcorrect.distributed import gather_rows
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
-from graphcorrect.nodes import image_to_nodes
 from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.typing import Backend
 from graphcorrect.ops.unit_rows import unit_rows
@@ -239,11 +239,10 @@ class AnchorBank(LastingBuffers):
             TypeError: `features` is not floating point.
         """
         self.check_keys("features", features)
-        nodes = image_to_nodes(features) if features.ndim == 4 else features
-        posterior = self._posterior(nodes.reshape(-1, self.feature_dim)).reshape(*nodes.shape[:-1], self.num_classes)
-        if features.ndim == 4:
-            return posterior.transpose(1, 2).reshape(-1, self.num_classes, *features.shape[-2:])
-        return posterior
+        class_dim = 1 if features.ndim == 4 else -1
+        nodes = features.movedim(class_dim, -1)
+        posterior = self._posterior(nodes.reshape(-1, self.feature_dim))
+        return posterior.reshape(*nodes.shape[:-1], self.num_classes).movedim(-1, class_dim)
 
     def _posterior(self, rows: Tensor) -> Tensor:
         """The posterior (N, C) for keys (N, D)."""
@@ -338,13 +337,7 @@ class AnchorBank(LastingBuffers):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, "
-            f"capacity_per_class={self.capacity_per_class}, num_neighbors={self.num_neighbors}, "
-            f"temperature={self.temperature}, strength={self.strength}, eps={self.eps}, balance={self.balance}, "
-            f"decay={self.decay}, quota_per_image={self.quota_per_image}, key_dim={self.key_dim}, "
-            f"skip_certain={self.skip_certain}, index={self.index!r}, num_lists={self.num_lists}, "
-            f"num_probes={self.num_probes}, backend={self.backend!r}, synchronize={self.synchronize}"
-        )
+    extra_repr = printed(
+        "num_classes feature_dim capacity_per_class num_neighbors temperature strength eps balance decay "
+        "quota_per_image key_dim skip_certain index num_lists num_probes backend synchronize"
+    )

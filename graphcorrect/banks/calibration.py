@@ -118,7 +118,10 @@ def calibrate(
     grid = [Settings(*each) for each in itertools.product(strengths, eps, balances, temperatures)]
     images = [_nodes(bank, *each) for each in zip(keys, labels, probabilities, strict=True)]
     confusions = torch.zeros(1 + len(grid), bank.num_classes, bank.num_classes, dtype=torch.int64)
-    searched = bank if folds is None else _copy_of(bank)
+    searched = bank
+    if folds is not None:
+        searched = copy.deepcopy(bank)
+        searched.synchronize = False  # filled anew by this process alone
     for fold in range(folds or 1):
         if folds is not None:
             _refill(searched, [image for place, image in enumerate(images) if place % folds != fold])
@@ -166,13 +169,6 @@ def _nodes(bank: AnchorBank, keys: Tensor, labels: Tensor, probabilities: Tensor
     _checks.shape("probabilities", probabilities, (len(rows), bank.num_classes), "(one row for each node of `keys`)")
     _checks.not_logits("probabilities", probabilities, -1)
     return _Nodes(rows, truth, probabilities)
-
-
-def _copy_of(bank: AnchorBank) -> AnchorBank:
-    """A bank to fill anew, on this process alone."""
-    copied = copy.deepcopy(bank)
-    copied.synchronize = False
-    return copied
 
 
 def _refill(bank: AnchorBank, images: list[_Nodes]) -> None:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect._buffers import LastingBuffers
+from graphcorrect._settings import printed
 from graphcorrect.distributed import sum_over_ranks
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.ops.values import full_precision, widen
@@ -110,9 +111,4 @@ class PrototypeBank(LastingBuffers):
         """The prototypes (C, D) of one round and whether each class has one, (C,) bool."""
         return self.prototypes[round], self.is_initialized[round]
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"num_classes={self.num_classes}, feature_dim={self.feature_dim}, num_rounds={self.num_rounds}, "
-            f"momentum={self.momentum}, ignore_index={self.ignore_index}"
-        )
+    extra_repr = printed("num_classes feature_dim num_rounds momentum ignore_index")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.graphs.neighbor import NeighborOperator
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.edge_weights import keep_edges
@@ -83,10 +84,7 @@ class KNNAffinity(nn.Module):
         """
         _checks.floating("features", features)
         _checks.nodes("features", features, "(..., N, D)")
-        if mask is not None:
-            _checks.boolean("mask", mask)
-            _checks.shape("mask", mask, features.shape[:-1], "(one entry for each node)")
-            _checks.same_device("mask", mask, "`features`", features)
+        _checks.mask("mask", mask, features.shape[:-1], "(one entry for each node)", "`features`", features)
         num_nodes = features.shape[-2]
         if num_nodes <= 1:  # nobody to be joined to
             index = torch.zeros((*features.shape[:-1], 0), dtype=torch.int64, device=features.device)
@@ -111,12 +109,7 @@ class KNNAffinity(nn.Module):
             weight = torch.where(is_edge, torch.where(is_edge, weight, 1.0) ** self.gamma, 0.0)
         return NeighborOperator(index, weight, _edges=edges).normalized()
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"num_neighbors={self.num_neighbors}, gamma={self.gamma}, self_loops={self.self_loops}, "
-            f"backend={self.backend!r}, differentiable={self.differentiable}"
-        )
+    extra_repr = printed("num_neighbors gamma self_loops backend differentiable")
 
 
 def _cosine_of_edges(features: Tensor, index: Tensor) -> Tensor:

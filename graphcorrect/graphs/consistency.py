@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.graphs.class_block import ClassBlockOperator
 from graphcorrect.graphs.operator import GraphOperator
 from graphcorrect.ops.unit_rows import unit_rows
@@ -74,10 +75,9 @@ class ClassConsistencyGraph(nn.Module):
             _checks.integral("pseudo_labels", pseudo_labels)
             _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")
             labels = pseudo_labels.long()  # one that is no class (an ignored one) joins nobody
+        of_node = probabilities.shape[:-1], "(one entry for each node)"
+        _checks.mask("mask", mask, *of_node, "`probabilities`", probabilities)
         if mask is not None:
-            _checks.boolean("mask", mask)
-            _checks.shape("mask", mask, probabilities.shape[:-1], "(one entry for each node)")
-            _checks.same_device("mask", mask, "`probabilities`", probabilities)
             labels = torch.where(mask, labels, num_classes)
         with full_precision(vectors):
             if self.similarity == "cosine":
@@ -86,6 +86,4 @@ class ClassConsistencyGraph(nn.Module):
             outside = (labels < 0) | (labels >= num_classes) if may_stand_alone else None
             return ClassBlockOperator(vectors, labels, num_classes, _outside=outside).normalized()
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return f"similarity={self.similarity!r}, differentiable={self.differentiable}"
+    extra_repr = printed("similarity differentiable")

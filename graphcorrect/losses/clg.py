@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.labels import IGNORE_INDEX, resize_labels
 from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.typing import Reduction
@@ -136,6 +137,4 @@ class CLGLoss(nn.Module):
             validate_args=self.validate_args,
         )
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return f"self_weighted={self.self_weighted}, ignore_index={self.ignore_index}, reduction={self.reduction!r}"
+    extra_repr = printed("self_weighted ignore_index reduction")

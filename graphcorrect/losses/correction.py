@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.labels import IGNORE_INDEX, labels_of_nodes, resize_labels
 from graphcorrect.losses._reduce import mean_divisor
 from graphcorrect.losses.clg import CLGLoss, known_labels, weighted_entropy
@@ -164,6 +165,4 @@ class LabelCorrectionLoss(nn.Module):
         total = torch.add(self.clg_weight * label_loss, feature_loss, alpha=self.slg_weight)
         return CorrectionLoss(total, feature_loss, label_loss)
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return f"slg_weight={self.slg_weight}, clg_weight={self.clg_weight}"
+    extra_repr = printed("slg_weight clg_weight")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import _checks
+from graphcorrect._settings import printed
 from graphcorrect.labels import IGNORE_INDEX, labeled_nodes
 from graphcorrect.losses._reduce import check_reduction, mean_divisor
 from graphcorrect.ops.pair_sum import pair_sum
@@ -193,10 +194,8 @@ def check_prototypes(prototypes: Tensor | None, mask: Tensor | None, form: tuple
         return
     _checks.floating("prototypes", prototypes)
     _checks.ndim("prototypes", prototypes, (len(form),), f"({', '.join(form)})")
-    if mask is not None:
-        _checks.boolean("prototype_mask", mask)
-        _checks.shape("prototype_mask", mask, prototypes.shape[:-1], "(one entry for each prototype)")
-        _checks.same_device("prototype_mask", mask, "`prototypes`", prototypes)
+    of_prototype = prototypes.shape[:-1], "(one entry for each prototype)"
+    _checks.mask("prototype_mask", mask, *of_prototype, "`prototypes`", prototypes)
 
 
 def _number_of_classes(
@@ -277,9 +276,4 @@ class SLGLoss(nn.Module):
             validate_args=self.validate_args,
         )
 
-    def extra_repr(self) -> str:
-        """The settings that `repr` prints."""
-        return (
-            f"balance={self.balance}, temperature={self.temperature}, ignore_index={self.ignore_index}, "
-            f"reduction={self.reduction!r}"
-        )
+    extra_repr = printed("balance temperature ignore_index reduction")

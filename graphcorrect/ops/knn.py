@@ -124,7 +124,4 @@ def _check_keys(queries: Tensor, keys: Tensor, key_mask: Tensor | None) -> None:
     if keys.dtype != queries.dtype:
         raise TypeError(f"expected `keys` in the dtype of `queries`, {queries.dtype}, got {keys.dtype}")
     _checks.same_device("keys", keys, "`queries`", queries)
-    if key_mask is not None:
-        _checks.boolean("key_mask", key_mask)
-        _checks.shape("key_mask", key_mask, keys.shape[:-1], "(one entry for each key)")
-        _checks.same_device("key_mask", key_mask, "`keys`", keys)
+    _checks.mask("key_mask", key_mask, keys.shape[:-1], "(one entry for each key)", "`keys`", keys)

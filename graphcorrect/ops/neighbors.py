@@ -13,6 +13,7 @@ from graphcorrect.ops.kernels import faiss
 from graphcorrect.ops.kernels.cpu import filtered_search
 from graphcorrect.ops.kernels.cpu.quantized import QuantizedKeys, quantize_keys
 from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
+from graphcorrect.ops.search import Search
 from graphcorrect.ops.unit_rows import compared_rows
 from graphcorrect.ops.values import full_precision
 
@@ -42,61 +43,30 @@ def definition(
     return similarity, index if key_mask is None else index.masked_fill_(similarity == -torch.inf, 0)
 
 
-def in_tiles(
-    queries: Tensor,
-    keys: Tensor | None,
-    key_mask: Tensor | None,
-    num_neighbors: int,
-    exclude_self: bool,
-    normalize: bool,
-    backend: str,
-    scoring: str,
-    memory_budget: int,
-    prepared: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:
+def in_tiles(call: Search) -> tuple[Tensor, Tensor]:
     """The definition, as many whole images or rows of one image at a time as `memory_budget` bytes of scores hold."""
-    queries = compared_rows(queries, normalize)
-    keys = queries if keys is None else compared_rows(keys, normalize and not prepared)
+    queries = compared_rows(call.queries, call.normalize)
+    keys = queries if call.keys is None else compared_rows(call.keys, call.normalize and not call.prepared)
     batch, num_queries, _ = queries.shape
     row_bytes = 2 * max(1, keys.shape[1]) * queries.element_size()  # scores, and a copy, since topk works on one
-    rows = max(1, min(num_queries, memory_budget // row_bytes))
-    images = max(1, memory_budget // (row_bytes * max(1, num_queries))) if rows == num_queries else 1
+    rows = max(1, min(num_queries, call.memory_budget // row_bytes))
+    images = max(1, call.memory_budget // (row_bytes * max(1, num_queries))) if rows == num_queries else 1
     if images >= batch:
-        return definition(queries, keys, key_mask, num_neighbors, 0 if exclude_self else None)
-    similarity = queries.new_empty(batch, num_queries, num_neighbors)
-    index = torch.empty(similarity.shape, dtype=torch.int64, device=queries.device)
+        return definition(queries, keys, call.key_mask, call.num_neighbors, 0 if call.exclude_self else None)
+    similarity, index = call.answer()
     for first in range(0, batch, images):
         image = slice(first, first + images)
-        mask = None if key_mask is None else key_mask[image]
+        mask = None if call.key_mask is None else call.key_mask[image]
         for start in range(0, num_queries, rows):
             tile = slice(start, start + rows)
-            own = start if exclude_self else None
-            best = definition(queries[image, tile], keys[image], mask, num_neighbors, own)
+            own = start if call.exclude_self else None
+            best = definition(queries[image, tile], keys[image], mask, call.num_neighbors, own)
             similarity[image, tile], index[image, tile] = best
     return similarity, index
 
 
-class _Call(NamedTuple):
-    """The arguments of a call, for the rule."""
-
-    queries: Tensor
-    keys: Tensor | None = None
-    key_mask: Tensor | None = None
-    num_neighbors: int = 20
-    exclude_self: bool = True
-    normalize: bool = True
-    backend: str = "auto"
-    scoring: str = "auto"
-    memory_budget: int | None = None
-    prepared: Sequence[Tensor] = ()
-
-    def asks_for(self, *backends: str) -> str | None:
-        """None where the call names one of these backends, or a reason against them where it names another."""
-        return None if self.backend in backends else f'backend="{self.backend}" is asked for'
-
-
 def _triton_refuses(*args: Any) -> str | None:
-    call = _Call(*args)
+    call = Search(*args)
     if call.backend != "auto":
         return call.asks_for("triton")
     if call.queries.device.type != "cuda":
@@ -111,7 +81,7 @@ def _triton_refuses(*args: Any) -> str | None:
 
 
 def _faiss_refuses(*args: Any) -> str | None:
-    call = _Call(*args)
+    call = Search(*args)
     if call.backend != "auto":
         return call.asks_for("faiss", "faiss-ivf")
     if call.queries.device.type != "cpu" or call.queries.dtype == torch.float64:
@@ -124,7 +94,7 @@ def _faiss_refuses(*args: Any) -> str | None:
 
 
 def _filter_refuses(*args: Any) -> str | None:
-    call = _Call(*args)
+    call = Search(*args)
     if call.backend not in ("auto", "torch"):
         return call.asks_for()
     if call.queries.device.type != "cpu" or call.queries.dtype == torch.float64:
@@ -132,15 +102,14 @@ def _filter_refuses(*args: Any) -> str | None:
             f"quantized scores serve float32 and half precision on a CPU, not {call.queries.dtype} there or elsewhere"
         )
     num_queries, dim = call.queries.shape[-2:]
-    num_keys = (call.queries if call.keys is None else call.keys).shape[-2]
-    group = filtered_search.group_size(num_keys, call.num_neighbors)
+    group = filtered_search.group_size(call.num_keys, call.num_neighbors)
     if group == 0 or num_queries == 0:
-        return f"{num_keys} keys are too few to filter for {call.num_neighbors} neighbors"
+        return f"{call.num_keys} keys are too few to filter for {call.num_neighbors} neighbors"
     if call.scoring != "auto":
         return None if call.scoring != "float32" else 'scoring="float32" is asked for'
     if not filtered_search.fast_dtypes():
         return "this processor multiplies neither 8-bit integers nor bfloat16 faster than float32"
-    is_large = (group >= MIN_GROUP and dim >= MIN_DIM) or num_keys * dim >= MIN_ENTRIES
+    is_large = (group >= MIN_GROUP and dim >= MIN_DIM) or call.num_keys * dim >= MIN_ENTRIES
     return None if num_queries >= MIN_QUERIES and is_large else "the products are too small for a filter to pay"
 
 
@@ -187,13 +156,14 @@ def neighbors(
     of_keys = None if keys is None else keys.reshape(batch, *keys.shape[-2:])
     mask = None if key_mask is None else key_mask.reshape(batch, key_mask.shape[-1])
     settings = (num_neighbors, exclude_self, normalize, backend, scoring, memory_budget, prepared)
-    kernel = NEIGHBORS.choose(rows, of_keys, mask, *settings)
+    call = Search(rows, of_keys, mask, *settings)
+    kernel = NEIGHBORS.choose(*call)
     _check_scoring(
         scoring, "torch" if kernel is None or kernel.name in ("numba", "quantized") else kernel.name, queries
     )
     with full_precision(queries):
         search = in_tiles if kernel is None else kernel.load()
-        similarity, index = search(rows, of_keys, mask, *settings)
+        similarity, index = search(call)
     return similarity.to(queries.dtype).reshape(shape), index.reshape(shape)
 
 

@@ -33,10 +33,7 @@ def unit_rows(rows: Tensor, mask: Tensor | None = None, *, any_scale: bool = Tru
                 [0.0000, 0.0000]])
     """
     _checks.floating("rows", rows)
-    if mask is not None:
-        _checks.boolean("mask", mask)
-        _checks.shape("mask", mask, rows.shape[:-1], "(one entry for each row)")
-        _checks.same_device("mask", mask, "`rows`", rows)
+    _checks.mask("mask", mask, rows.shape[:-1], "(one entry for each row)", "`rows`", rows)
     if rows.shape[-1] == 0:
         return rows
     unit: Tensor = _unit_rows(widen(rows), mask, any_scale)[0]

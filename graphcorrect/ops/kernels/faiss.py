@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphcorrect.ops.search import Search
 from graphcorrect.ops.unit_rows import compared_rows
 
 _GPU_PROBE = """
@@ -57,44 +58,35 @@ def version() -> str:
     return str(require().__version__)
 
 
-def search(
-    queries: Tensor,
-    keys: Tensor | None,
-    key_mask: Tensor | None,
-    num_neighbors: int,
-    exclude_self: bool,
-    normalize: bool,
-    backend: str = "faiss",
-    *_: object,
-) -> tuple[Tensor, Tensor]:
-    """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
+def search(call: Search) -> tuple[Tensor, Tensor]:
+    """With backend "faiss-ivf" approximately, on the CPU, by an index that is built for this call.
 
-    keys None: the queries. With backend "faiss-ivf" approximately, on the CPU, by an index that is built for this call.
-    Keys outside `key_mask` are left out of the problem that faiss sees, which waits for the device.
+    Keys outside the mask are left out of the problem that faiss sees, which waits for the device.
     """
+    queries, num_neighbors = call.queries, call.num_neighbors
     find = _find_cuda if queries.is_cuda else _find_cpu
-    if backend == "faiss-ivf":
+    if call.backend == "faiss-ivf":
         if queries.is_cuda:
             raise ValueError(f'expected `queries` on the CPU for backend="faiss-ivf", got {queries.device}')
         find = _find_in_lists
     batch, num_queries = queries.shape[:2]
-    similarity = queries.new_full((batch, num_queries, num_neighbors), -torch.inf, dtype=torch.float32)
-    index = torch.zeros(similarity.shape, dtype=torch.int64, device=queries.device)
+    similarity, index = call.answer()
+    similarity.fill_(-torch.inf)
     for image in range(batch):
-        rows = compared_rows(queries[image], normalize).float()
-        all_keys = rows if keys is None else compared_rows(keys[image], normalize).float()
-        places = None if key_mask is None else key_mask[image].nonzero()[:, 0]
+        rows = compared_rows(queries[image], call.normalize).float()
+        all_keys = rows if call.keys is None else compared_rows(call.keys[image], call.normalize).float()
+        places = None if call.key_mask is None else call.key_mask[image].nonzero()[:, 0]
         candidates = all_keys if places is None else all_keys[places]
         # One more than asked for, so that k remain when a node finds itself
-        wanted = min(num_neighbors + int(exclude_self), len(candidates))
+        wanted = min(num_neighbors + int(call.exclude_self), len(candidates))
         if wanted == 0 or num_queries == 0:
             continue
-        values, found = find(rows.contiguous(), candidates.contiguous(), wanted)
+        values, found = find(rows, candidates, wanted)
         # faiss answers -1 where it found nothing, as for a query of NaN
         values = values.masked_fill(found < 0, -torch.inf)
         found = found.clamp_min(0)
         found = found if places is None else places[found]
-        if exclude_self:
+        if call.exclude_self:
             values, found = _drop_self(values, found)
         kept = min(num_neighbors, values.shape[1])
         similarity[image, :, :kept] = values[:, :kept]

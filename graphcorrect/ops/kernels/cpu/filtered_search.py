@@ -27,6 +27,7 @@ from torch import Tensor
 
 from graphcorrect.ops.kernels.cpu.quantized import Bounds, QuantizedKeys, quantize_keys, quantize_queries, tiles
 from graphcorrect.ops.kernels.cpu.topk import topk_by_groups
+from graphcorrect.ops.search import Search
 from graphcorrect.ops.unit_rows import compared_rows
 
 FINE = 8  # keys whose maximum says whether to look at each of them
@@ -68,44 +69,24 @@ def group_size(num_keys: int, num_neighbors: int) -> int:
     return 0 if most < FINE else min(64, 2 ** (most.bit_length() - 1))
 
 
-def search(
-    queries: Tensor,
-    keys: Tensor | None,
-    key_mask: Tensor | None,
-    num_neighbors: int,
-    exclude_self: bool,
-    normalize: bool,
-    backend: str,
-    scoring: str,
-    memory_budget: int,
-    prepared: Sequence[Tensor],
-    *,
-    use_numba: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
-
-    keys None: the queries. One image at a time, so that no copy of all images is made.
-    """
-    num_queries = queries.shape[1]
-    similarity = queries.new_empty(len(queries), num_queries, num_neighbors, dtype=torch.float32)
-    index = torch.empty(similarity.shape, dtype=torch.int64)
-    quantized = QuantizedKeys(*prepared) if prepared else None
-    own = torch.arange(num_queries) if exclude_self else None
-    dtypes: Sequence[torch.dtype] = fast_dtypes()
-    if scoring != "auto":
-        dtypes = [getattr(torch, scoring)]
-    for image, rows in enumerate(queries):
-        unit = compared_rows(rows, normalize)
-        of_keys = unit if keys is None else compared_rows(keys[image], normalize and not prepared)
-        mask = None if key_mask is None else key_mask[image]
-        image_search = FilteredSearch(unit, of_keys, own, mask, memory_budget, use_numba)
+def search(call: Search, *, use_numba: bool = False) -> tuple[Tensor, Tensor]:
+    """One image at a time, so that no copy of all images is made."""
+    similarity, index = call.answer()
+    quantized = QuantizedKeys(*call.prepared) if call.prepared else None
+    own = torch.arange(index.shape[1]) if call.exclude_self else None
+    dtypes: Sequence[torch.dtype] = fast_dtypes() if call.scoring == "auto" else [getattr(torch, call.scoring)]
+    for image, rows in enumerate(call.queries):
+        unit = compared_rows(rows, call.normalize)
+        keys = unit if call.keys is None else compared_rows(call.keys[image], call.normalize and not call.prepared)
+        mask = None if call.key_mask is None else call.key_mask[image]
+        image_search = FilteredSearch(unit, keys, own, mask, call.memory_budget, use_numba)
         dtypes = image_search.run(dtypes, similarity[image], index[image], quantized)
     return similarity, index.masked_fill_(similarity == -torch.inf, 0)
 
 
-def search_by_numba(*arguments: object) -> tuple[Tensor, Tensor]:
+def search_by_numba(call: Search) -> tuple[Tensor, Tensor]:
     """:func:`search` by numba kernels."""
-    return search(*arguments, use_numba=True)  # type: ignore[arg-type]
+    return search(call, use_numba=True)
 
 
 class FilteredSearch:

@@ -1,13 +1,11 @@
 """The class-level graph in Triton: factors of low rank, and their normalized form."""
 
-from typing import Any
-
 import torch
 import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
-_TILE = 2048  # entries of a program
+from graphcorrect.ops.kernels.cuda.launching import launch_rows
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -31,7 +29,7 @@ def factors(vectors: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, 
     rank = vectors.shape[-1]
     rows = vectors.new_empty(*labels.shape, num_classes * rank)
     self_weight = vectors.new_empty(*labels.shape, 1)
-    _launch(_factor_kernel, rows.shape[-1], vectors.contiguous(), labels.contiguous(), rows, self_weight, last=rank)
+    launch_rows(_factor_kernel, rows, vectors.contiguous(), labels.contiguous(), rows, self_weight, rank=rank)
     return rows, self_weight
 
 
@@ -71,16 +69,6 @@ def normalize(factors: Tensor, self_weight: Tensor, *places: Tensor) -> tuple[Te
     """Row sums D and D^-1/2 (B, N), and the factors (B, N, W) and self weights (B, N, 1) of D^-1/2 W D^-1/2."""
     degree, scale = factors.new_empty(factors.shape[:2]), factors.new_empty(factors.shape[:2])
     results = degree, scale, torch.empty_like(factors), torch.empty_like(self_weight)
-    tensors = factors, self_weight, factors.sum(1), *results
-    tiny = torch.finfo(factors.dtype).tiny
-    _launch(_normalize_kernel, factors.shape[-1], *tensors, last=factors.shape[1], TINY=tiny)
+    tensors, tiny = (factors, self_weight, factors.sum(1), *results), torch.finfo(factors.dtype).tiny
+    launch_rows(_normalize_kernel, factors, *tensors, num_nodes=factors.shape[1], TINY=tiny)
     return results
-
-
-def _launch(kernel: triton.JITFunction, width: int, *tensors: Tensor, last: int, **settings: Any) -> None:
-    padded, num_rows = triton.next_power_of_2(width), tensors[1].numel()
-    rows_each = max(1, _TILE // padded)
-    with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        kernel[(triton.cdiv(num_rows, rows_each),)](
-            *tensors, num_rows, width, last, WIDTH=padded, ROWS=rows_each, **settings
-        )

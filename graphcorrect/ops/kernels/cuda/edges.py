@@ -10,6 +10,8 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
+from graphcorrect.ops.kernels.cuda.launching import launch
+
 _BLOCK, _NODES, _EDGES = 512, 16, 32  # of a program: edges in a row; nodes; edges of a node at a time
 
 
@@ -68,10 +70,10 @@ def keep(similarity: Tensor, index: Tensor, mask: Tensor | None) -> tuple[Tensor
     weight, kept = torch.empty_like(similarity), torch.empty_like(index)
     targets, keys = index.new_empty(total, num_neighbors), index.new_empty(num_edges, dtype=torch.int32)
     flags = None if mask is None else mask.contiguous().view(torch.uint8)
-    _launch(_keep_kernel, similarity, index, flags, weight, kept, targets, keys, num_edges, *index.shape[1:])
+    _launch_edges(_keep_kernel, similarity, index, flags, weight, kept, targets, keys, num_edges, *index.shape[1:])
     keys, order = keys.sort(stable=True)
     source, offsets = torch.empty_like(order), order.new_empty(2, total)
-    _launch(_find_kernel, keys, order, source, offsets, num_edges, total, num_neighbors, num_edges.bit_length())
+    _launch_edges(_find_kernel, keys, order, source, offsets, num_edges, total, num_neighbors, num_edges.bit_length())
     return weight, kept, targets, order, source, offsets
 
 
@@ -134,11 +136,9 @@ def normalize(
     degree, scale = weight.new_empty(num_nodes), weight.new_empty(num_nodes)
     outgoing, incoming = torch.empty_like(weight), weight.new_empty(weight.numel())
     sizes, tiny = (weight.numel(), num_nodes, num_neighbors), torch.finfo(weight.dtype).tiny
-    with torch.cuda.device_of(weight):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        _degree_kernel[(triton.cdiv(num_nodes, _NODES),)](
-            weight, order, offsets[1], degree, scale, *sizes, tiny, NODES=_NODES, EDGES=_EDGES
-        )
-    _launch(_scale_kernel, weight, scale, index, order, outgoing, incoming, weight.numel(), num_neighbors)
+    tensors, block = (weight, order, offsets[1], degree, scale), {"NODES": _NODES, "EDGES": _EDGES}
+    launch(_degree_kernel, (triton.cdiv(num_nodes, _NODES),), *tensors, *sizes, tiny, **block)
+    _launch_edges(_scale_kernel, weight, scale, index, order, outgoing, incoming, weight.numel(), num_neighbors)
     return degree, scale, outgoing, incoming
 
 
@@ -204,18 +204,18 @@ def product(
     (num_nodes, num_neighbors), width = weight.shape, values.shape[1]
     result = values.new_empty(values.shape)
     block = min(64, triton.next_power_of_2(width))
-    with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        _product_kernel[(num_nodes, triton.cdiv(width, block))](
-            *(weight.contiguous(), incoming_weight.contiguous(), values, index.contiguous(), source.contiguous()),
-            *(offsets.contiguous()[1], None if degree is None else degree.contiguous(), result),
-            *(weight.numel(), num_nodes, num_neighbors, width, *values.stride()),
-            BLOCK_F=block,
-            EDGES=_EDGES,
-            num_warps=2,
-        )
+    launch(
+        _product_kernel,
+        (num_nodes, triton.cdiv(width, block)),
+        *(weight.contiguous(), incoming_weight.contiguous(), values, index.contiguous(), source.contiguous()),
+        *(offsets.contiguous()[1], None if degree is None else degree.contiguous(), result),
+        *(weight.numel(), num_nodes, num_neighbors, width, *values.stride()),
+        BLOCK_F=block,
+        EDGES=_EDGES,
+        num_warps=2,
+    )
     return result
 
 
-def _launch(kernel: triton.JITFunction, like: Tensor, *arguments: Any) -> None:
-    with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        kernel[(triton.cdiv(like.numel(), _BLOCK),)](like, *arguments, BLOCK=_BLOCK)
+def _launch_edges(kernel: triton.JITFunction, like: Tensor, *arguments: Any) -> None:
+    launch(kernel, (triton.cdiv(like.numel(), _BLOCK),), like, *arguments, BLOCK=_BLOCK)

@@ -1,11 +1,11 @@
 """The end of a round for labels, and its gradient, in one Triton kernel each."""
 
-from typing import Any
-
 import torch
 import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
+
+from graphcorrect.ops.kernels.cuda.launching import launch_rows
 
 _TILE = 1024  # entries of a program
 
@@ -48,7 +48,7 @@ def _mix_kernel(  # type: ignore[no-untyped-def]
 def mix(values: Tensor, log: Tensor, residual: Tensor, share: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
     """(1 - s) v + s softmax(l + b tanh(r / b)) for rows (..., C) and shares (..., 1), the softmax, and the tanh."""
     results = torch.empty_like(values), torch.empty_like(values), torch.empty_like(values)
-    _launch(_mix_kernel, values, log, residual, share, *results, bound=bound)
+    launch_rows(_mix_kernel, values, values, log, residual, share, *results, bound=bound, tile=_TILE)
     return results
 
 
@@ -91,15 +91,6 @@ def gradient(share: Tensor, corrected: Tensor, bend: Tensor, grad: Tensor) -> tu
     results = torch.empty_like(bend), torch.empty_like(bend), torch.empty_like(bend)
     # As pixels of an image, whose gradient comes in the layout of the image, without a copy
     by_graph = grad[None] if grad.ndim == 2 else grad.flatten(0, -3)
-    _launch(_gradient_kernel, bend, by_graph, corrected, share, *results, by_graph.shape[1], *by_graph.stride())
+    tensors, layout = (bend, by_graph, corrected, share, *results), (by_graph.shape[1], *by_graph.stride())
+    launch_rows(_gradient_kernel, bend, *tensors, *layout, tile=_TILE)
     return results
-
-
-def _launch(kernel: triton.JITFunction, rows: Tensor, *arguments: Any, **settings: Any) -> None:
-    width = rows.shape[-1]
-    padded, num_rows = triton.next_power_of_2(width), rows.numel() // width
-    rows_each = max(1, _TILE // padded)
-    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        kernel[(triton.cdiv(num_rows, rows_each),)](
-            rows, *arguments, num_rows, width, WIDTH=padded, ROWS=rows_each, **settings
-        )

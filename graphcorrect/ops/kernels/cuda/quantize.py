@@ -7,6 +7,7 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
+from graphcorrect.ops.kernels.cuda.launching import launch
 from graphcorrect.ops.kernels.cuda.packing import INT32_MAX
 
 
@@ -111,21 +112,13 @@ def quantize_rows(rows: Tensor, block_d: int, normalize: bool) -> Quantized:
         top_entry = torch.linalg.vector_norm(values, torch.inf, dim=(1, 2), dtype=torch.float32)
     # Neighboring entries of memory together, be they of a row or, as pixels of an image, of a column
     rows_each = 32 if rows.stride(-1) > 1 else min(128, max(1, 2048 // block_d))
-    _quantize_kernel[(batch * padded_rows // rows_each,)](
-        rows,
-        top_entry,
-        exact,
-        rounded,
-        error,
-        norm,
-        largest,
-        num_rows,
-        padded_rows,
-        width,
-        *rows.stride(),
+    launch(
+        _quantize_kernel,
+        (batch * padded_rows // rows_each,),
+        *(rows, top_entry, exact, rounded, error, norm, largest),
+        *(num_rows, padded_rows, width, *rows.stride()),
         WIDTH=padded_width,
         BLOCK_D=block_d,
         ROWS=rows_each,
-        enable_fp_fusion=True,
     )
     return Quantized(exact, rounded, error, norm, largest)

@@ -5,6 +5,7 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
+from graphcorrect.ops.kernels.cuda.launching import launch
 from graphcorrect.ops.kernels.cuda.packing import INT32_MAX, NOTHING, order_of, store_best
 
 # Chosen on an H200 at D = 256: of a program, rows, and entries of their keys at a time
@@ -100,27 +101,17 @@ def select(
     similarity = threshold.new_empty(batch, num_queries, num_neighbors)
     index = torch.empty(batch, num_queries, num_neighbors, dtype=torch.int64, device=device)
     is_open = torch.empty(batch, num_queries, dtype=torch.int8, device=device)
-    _select_kernel[(triton.cdiv(batch * num_queries, _ROWS),)](
-        queries,
-        keys,
-        threshold,
-        words,
-        counts,
-        torch.empty(batch, num_queries, slots, dtype=torch.int32, device=device),
-        similarity,
-        index,
-        is_open,
-        batch * num_queries,
-        num_queries,
-        keys.shape[1],
-        width,
-        num_neighbors,
+    columns = torch.empty(batch, num_queries, slots, dtype=torch.int32, device=device)
+    launch(
+        _select_kernel,
+        (triton.cdiv(batch * num_queries, _ROWS),),
+        *(queries, keys, threshold, words, counts, columns, similarity, index, is_open),
+        *(batch * num_queries, num_queries, keys.shape[1], width, num_neighbors),
         EXCLUDE_SELF=exclude_self,
         SPLITS=splits,
         SLOTS=slots,
         ROWS=_ROWS,
         BLOCK_D=max(8, _ENTRIES // slots),
         num_warps=1,
-        enable_fp_fusion=True,
     )
     return similarity, index, is_open

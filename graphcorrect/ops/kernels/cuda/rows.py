@@ -5,7 +5,7 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
-_TILE = 2048  # entries of a program
+from graphcorrect.ops.kernels.cuda.launching import launch_rows
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -61,26 +61,13 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
 def unit(rows: Tensor, mask: Tensor | None, any_scale: bool) -> tuple[Tensor, Tensor]:
     """Unit rows (..., D) of contiguous rows of any scale, and norms (..., 1), infinite where there is no gradient."""
     result, norm = torch.empty_like(rows), rows.new_empty((*rows.shape[:-1], 1))
-    flags = norm if mask is None else mask.contiguous().view(torch.uint8)
-    _launch(_unit_kernel, rows, flags, result, norm, like=rows, HAS_MASK=mask is not None)
+    flags = norm if mask is None else mask.view(torch.uint8)
+    launch_rows(_unit_kernel, rows, rows, flags, result, norm, HAS_MASK=mask is not None)
     return result, norm
 
 
 def gradient(unit: Tensor, norm: Tensor, grad: Tensor) -> Tensor:
     """(g - u (u · g)) / |x| for unit rows u and gradients g (..., D), and norms |x| (..., 1)."""
     result = torch.empty_like(grad)
-    _launch(_gradient_kernel, unit.contiguous(), norm.contiguous(), grad, result, like=grad)
+    launch_rows(_gradient_kernel, unit, unit, norm, grad, result)
     return result
-
-
-def _launch(kernel: triton.JITFunction, *tensors: Tensor, like: Tensor, **settings: bool) -> None:
-    width = like.shape[-1]
-    num_rows = like.numel() // width
-    padded = triton.next_power_of_2(width)
-    rows_each = max(1, _TILE // padded)
-    if num_rows == 0:
-        return
-    with torch.cuda.device_of(like):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        kernel[(triton.cdiv(num_rows, rows_each),)](
-            *tensors, num_rows, width, WIDTH=padded, ROWS=rows_each, enable_fp_fusion=True, **settings
-        )

@@ -24,7 +24,9 @@ except ImportError as error:
     ) from error
 
 from graphcorrect.ops.kernels.cuda import topk_filter
+from graphcorrect.ops.kernels.cuda.launching import launch
 from graphcorrect.ops.kernels.cuda.packing import INT32_MAX, INT64_MAX, NOTHING, order_of, store_best
+from graphcorrect.ops.search import Search
 from graphcorrect.ops.unit_rows import compared_rows
 
 MAX_NEIGHBORS = 128  # longer lists leave too few registers for a tile
@@ -105,78 +107,40 @@ def _search_kernel(  # type: ignore[no-untyped-def]
 _INTERPRETED = not isinstance(_search_kernel, triton.JITFunction)  # TRITON_INTERPRET=1: runs on the CPU, in numpy
 
 
-def search(
-    queries: Tensor,
-    keys: Tensor | None,
-    key_mask: Tensor | None,
-    num_neighbors: int,
-    exclude_self: bool,
-    normalize: bool,
-    backend: str = "triton",
-    scoring: str = "auto",
-    *_: object,
-) -> tuple[Tensor, Tensor]:
-    """Finds the keys of largest inner product for queries (B, N, D) among keys (B, M, D): similarity, index (B, N, k).
+def search(call: Search) -> tuple[Tensor, Tensor]:
+    """On CUDA, float32 or half precision, in any layout, k at most 128; the similarity is float32.
 
-    keys None: the queries. With `normalize` by cosine. On CUDA, float32 or half precision, in any layout; the
-    similarity is float32. k at most 128; all images in one launch. Time O(B N M D), extra memory O(B N (D + k)), and
-    up to 1024 maxima of groups of keys for a query unless `scoring` is "float32". A score of NaN counts as the largest,
-    as in torch.
+    All images in one launch. Time O(B N M D), extra memory O(B N (D + k)), and up to 1024 maxima of groups of keys for
+    a query unless `scoring` is "float32". A score of NaN counts as the largest, as in torch.
     """
+    queries, keys, num_neighbors = call.queries, call.keys, call.num_neighbors
     _check_served(queries, num_neighbors)
-    mask = None if key_mask is None else key_mask.contiguous().view(torch.int8)
-    if num_neighbors == 0 or queries.shape[0] * queries.shape[1] == 0:
-        return _empty(queries, num_neighbors)
-    with torch.cuda.device_of(queries):  # type: ignore[no-untyped-call]  # triton launches on the current device
-        if scoring != "float32" and num_neighbors <= topk_filter.MAX_NEIGHBORS:
-            similarity, index, todo, queries, keys = topk_filter.search(
-                queries, keys, num_neighbors, normalize=normalize, exclude_self=exclude_self, key_mask=mask
-            )
-        else:
-            queries = compared_rows(queries, normalize).contiguous()
-            keys = None if keys is None else compared_rows(keys, normalize).contiguous()
-            (similarity, index), todo = _empty(queries, num_neighbors), None
-        _search(queries, queries if keys is None else keys, similarity, index, todo, exclude_self, mask)
-    return similarity, index
-
-
-def _search(
-    queries: Tensor,
-    keys: Tensor,
-    similarity: Tensor,
-    index: Tensor,
-    todo: Tensor | None,
-    exclude_self: bool,
-    key_mask: Tensor | None,
-) -> None:
-    """Writes the answer for each query, or for those in `todo`."""
-    (batch, num_queries, width), num_neighbors = queries.shape, index.shape[2]
-    _search_kernel[(batch * triton.cdiv(num_queries, _BLOCK_N),)](
-        queries,
-        keys,
-        key_mask,
-        todo,
-        similarity,
-        index,
-        num_queries,
-        keys.shape[1],
-        width,
-        num_neighbors,
-        EXCLUDE_SELF=exclude_self,
+    mask = None if call.key_mask is None else call.key_mask.contiguous().view(torch.int8)
+    (batch, num_queries, width), todo = queries.shape, None
+    if num_neighbors == 0 or batch * num_queries == 0:
+        return call.answer()
+    if call.scoring != "float32" and num_neighbors <= topk_filter.MAX_NEIGHBORS:
+        similarity, index, todo, queries, keys = topk_filter.search(
+            queries, keys, num_neighbors, normalize=call.normalize, exclude_self=call.exclude_self, key_mask=mask
+        )
+    else:
+        queries = compared_rows(queries, call.normalize)
+        keys = queries if keys is None else compared_rows(keys, call.normalize)
+        similarity, index = call.answer()
+    launch(
+        _search_kernel,
+        (batch * triton.cdiv(num_queries, _BLOCK_N),),
+        *(queries, keys, mask, todo, similarity, index),
+        *(num_queries, keys.shape[1], width, num_neighbors),
+        EXCLUDE_SELF=call.exclude_self,
         SLOTS=max(2, triton.next_power_of_2(num_neighbors)),
         BLOCK_N=_BLOCK_N,
         BLOCK_M=_BLOCK_M,
         BLOCK_D=_BLOCK_D,
         num_warps=8,
         num_stages=3,
-        enable_fp_fusion=True,  # said, since triton 3.9 warns where it is not
     )
-
-
-def _empty(queries: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
-    shape = (*queries.shape[:2], num_neighbors)
-    similarity = torch.empty(shape, dtype=torch.float32, device=queries.device)
-    return similarity, torch.empty(shape, dtype=torch.int64, device=queries.device)
+    return similarity, index
 
 
 def _check_served(queries: Tensor, num_neighbors: int) -> None:

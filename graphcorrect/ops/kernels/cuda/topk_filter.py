@@ -21,6 +21,7 @@ import triton  # type: ignore[import-untyped,import-not-found,unused-ignore]
 import triton.language as tl  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from torch import Tensor
 
+from graphcorrect.ops.kernels.cuda.launching import launch
 from graphcorrect.ops.kernels.cuda.quantize import quantize_rows
 from graphcorrect.ops.kernels.cuda.rescore import WORD, select
 
@@ -226,7 +227,6 @@ def search(
         "BLOCK_N": block_n,
         "BLOCK_D": block_d,
         "num_warps": block_n // 16,
-        "enable_fp_fusion": True,
     }
 
     programs = batch * triton.cdiv(num_queries, block_n)
@@ -235,32 +235,26 @@ def search(
     groups = splits * slots
     maxima = of_queries.error.new_empty(batch, num_queries, groups)
     stages = 192 // slots
-    _sample_kernel[(programs, splits)](*rows, maxima, *sizes, keys_per_split, BLOCK_M=slots, num_stages=stages, **tile)
+    sampled = *rows, maxima, *sizes, keys_per_split
+    launch(_sample_kernel, (programs, splits), *sampled, BLOCK_M=slots, num_stages=stages, **tile)
     threshold = torch.empty_like(of_queries.error)
     rows_each = max(1, 2048 // groups)
-    _threshold_kernel[(triton.cdiv(batch * num_queries, rows_each),)](
-        maxima,
-        of_queries.error,
-        of_queries.norm,
-        of_keys.largest,
-        threshold,
-        batch * num_queries,
-        num_queries,
+    launch(
+        _threshold_kernel,
+        (triton.cdiv(batch * num_queries, rows_each),),
+        *(maxima, of_queries.error, of_queries.norm, of_keys.largest, threshold),
+        *(batch * num_queries, num_queries),
         num_neighbors + int(exclude_self),  # a row finds itself too, and is left out at the end
         2 * (width + 8) * 2.0**-23,
         GROUPS=groups,
         ROWS=rows_each,
-        enable_fp_fusion=True,
     )
     words = torch.empty(batch, num_queries, splits * slots, dtype=torch.int64, device=device)
     counts = torch.empty(batch, num_queries, splits, dtype=torch.int32, device=device)
-    _collect_kernel[(programs, splits)](
-        *rows,
-        threshold,
-        words,
-        counts,
-        *sizes,
-        keys_per_split,
+    launch(
+        _collect_kernel,
+        (programs, splits),
+        *(*rows, threshold, words, counts, *sizes, keys_per_split),
         SLOTS=slots,
         BLOCK_M=_COLLECTED_KEYS,
         num_stages=3,
