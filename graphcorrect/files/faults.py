@@ -15,6 +15,7 @@ from typing import Any
 from graphcorrect.files import text
 
 LONGEST = 300  # characters of what another library says
+MOST_SHOWN = 50  # faults of one list
 
 
 class FileFault(ValueError):
@@ -80,11 +81,11 @@ def reading(path: Path | str, expected: str = "", *, folder: bool = False) -> It
         raise FileFault(f"{path}: {wanted}{seen or said}") from error
 
 
-def tried(path: Path, read: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What `read` returns; or None, and the fault of the file at `path` that it found."""
+def tried(read: Callable[..., Any], path: Path, *arguments: Any) -> tuple[Any, list[str]]:
+    """What `read` makes of a file; or None, and the fault that it found."""
     try:
         with reading(path):
-            return read(), []
+            return read(path, *arguments), []
     except FileFault as fault:
         return None, [str(fault)]
 
@@ -153,20 +154,16 @@ def check_archive(path: Path) -> None:
                 raise ValueError(f"is damaged: {damaged} does not have its checksum; copy or download it again")
 
 
-def refuse(faults: list[str], of: str, shown: int = 50) -> None:
+def refuse(faults: list[str], of: str) -> None:
     """Raise one `ValueError` that lists every fault, if there are any."""
     if faults:
-        more = f"\n  ... and {len(faults) - shown} more" if len(faults) > shown else ""
-        listed = "\n  ".join(faults[:shown])
+        more = f"\n  ... and {len(faults) - MOST_SHOWN} more" if len(faults) > MOST_SHOWN else ""
+        listed = "\n  ".join(faults[:MOST_SHOWN])
         raise ValueError(f"{of} {len(faults)} fault(s):\n  {listed}{more}")
 
 
-def check_writable(folder: Path, option: str = "--out") -> None:
-    """Make the folder of results and write to it, before any work is done.
-
-    Raises:
-        ValueError: it cannot be made, or nothing can be written there.
-    """
+def check_writable(folder: Path) -> None:
+    """Make the folder of results and write to it, before any work is done."""
     probe = folder / ".can_be_written"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +171,7 @@ def check_writable(folder: Path, option: str = "--out") -> None:
         probe.unlink(missing_ok=True)  # another process may probe, too
     except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
         raise ValueError(
-            f"expected {option} to be a folder that can be written, got {str(folder)!r}: {words(error)}"
+            f"expected --out to be a folder that can be written, got {str(folder)!r}: {words(error)}"
         ) from error
 
 
