@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -64,17 +65,13 @@ class Model:
             raise ValueError(
                 f"--model failed on an image of {height} x {width}: {type(error).__name__}: {words(error)}"
             ) from error
-        return self._cut(as_logits(_tensor_of(found)), padded, height, width)
-
-    @staticmethod
-    def _cut(logits: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
-        """Without the cells of the padding alone."""
-        if tuple(padded.shape[-2:]) == (height, width):
+        logits, size = as_logits(_tensor_of(found)), padded.shape[-2:]
+        if size == image.shape[-2:]:
             return logits
-        rows, columns = (side / cells for side, cells in zip(padded.shape[-2:], logits.shape[-2:], strict=True))
-        if rows != int(rows) or columns != int(columns):
-            logits, rows, columns = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear"), 1, 1
-        return logits[..., : -(-height // int(rows)), : -(-width // int(columns))]
+        if any(side % cells for side, cells in zip(size, logits.shape[-2:], strict=True)):
+            logits = F.interpolate(logits, size=size, mode="bilinear")
+        rows, columns = (side // cells for side, cells in zip(size, logits.shape[-2:], strict=True))
+        return logits[..., : math.ceil(height / rows), : math.ceil(width / columns)]  # not the padding's cells
 
 
 def _tensor_of(found: Any) -> Tensor:
@@ -119,8 +116,7 @@ def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
         with reading(path, "a model of TorchScript or torch.export"):
             check_archive(path)
             return _from_file(path, device)
-    found = named_callable(name, "--model")
-    network = found() if is_factory(found) else found
+    network = named_object(name, "--model")
     if not callable(network):
         raise ValueError(f"expected --model {name} to return a network, got {type(network).__name__}")
     return network.eval().to(device) if isinstance(network, nn.Module) else network
@@ -134,8 +130,7 @@ def open_encoder(name: str, device: torch.device) -> Any:
     """
     if name.startswith(PREFIX) or ":" not in name:
         return name
-    found = named_callable(name, "--encoder")
-    found = found() if is_factory(found) else found
+    found = named_object(name, "--encoder")
     return found.to(device) if isinstance(found, nn.Module) else found
 
 
@@ -156,8 +151,8 @@ def _from_file(path: Path, device: torch.device) -> Callable[[Tensor], Any]:
     return scripted.eval()
 
 
-def named_callable(name: str, option: str) -> Callable[..., Any]:
-    """What `package.module:callable` names; modules of the working folder are found too.
+def named_object(name: str, option: str) -> Any:
+    """What `package.module:callable` names, or builds without arguments; modules of the working folder are found too.
 
     Raises:
         ValueError: there is no such module or name.
@@ -173,7 +168,7 @@ def named_callable(name: str, option: str) -> Callable[..., Any]:
         raise ValueError(f"expected {option} as a file or package.module:callable, got {name!r}: {error}") from error
     if not callable(found):
         raise ValueError(f"expected {option} {name} to be callable, got {type(found).__name__}")
-    return found  # type: ignore[no-any-return]
+    return found() if is_factory(found) else found
 
 
 def is_factory(found: Callable[..., Any]) -> bool:
