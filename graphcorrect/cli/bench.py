@@ -23,26 +23,26 @@ MOST_SCORES = 2**31  # bytes that the matrix of all scores may take
 Search = Callable[[], Tensor]  # similarities (B, N, k)
 
 
+@in_words()
 def run(args: argparse.Namespace) -> None:
     """The command."""
-    with in_words():
-        args.device = find_device(args.device)
-        if args.threads is not None:
-            torch.set_num_threads(args.threads)
-        generator = torch.Generator().manual_seed(0)
-        dtype = getattr(torch, args.dtype)
-        nodes = _clustered(args.batch, args.nodes, args.dim, generator).to(args.device, dtype)
-        keys = None
-        if args.keys is not None:
-            keys = _clustered(args.batch, args.keys, args.dim, generator).to(args.device, dtype)
-        among = "" if keys is None else f" among {_words(keys)}"
-        where = f"{args.device}, {torch.get_num_threads()} thread(s)"
-        print(f"{args.neighbors} neighbors of {_words(nodes)}{among}, {where}: {_serving(nodes, keys, args.neighbors)}")
-        searches, left_out = candidates(nodes, keys, args.neighbors)
-        for line in table(searches, args.repeats, args.device):
-            print(line)
-        for name, why in left_out.items():
-            print(f"  {name:<22} not timed: {why}")
+    args.device = find_device(args.device)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    generator = torch.Generator().manual_seed(0)
+    dtype = getattr(torch, args.dtype)
+    nodes = _clustered(args.batch, args.nodes, args.dim, generator).to(args.device, dtype)
+    keys = None
+    if args.keys is not None:
+        keys = _clustered(args.batch, args.keys, args.dim, generator).to(args.device, dtype)
+    among = "" if keys is None else f" among {_words(keys)}"
+    where = f"{args.device}, {torch.get_num_threads()} thread(s)"
+    print(f"{args.neighbors} neighbors of {_words(nodes)}{among}, {where}: {_serving(nodes, keys, args.neighbors)}")
+    searches, left_out = candidates(nodes, keys, args.neighbors)
+    for line in table(searches, args.repeats, args.device):
+        print(line)
+    for name, why in left_out.items():
+        print(f"  {name:<22} not timed: {why}")
 
 
 def candidates(nodes: Tensor, keys: Tensor | None, count: int) -> tuple[dict[str, Search], dict[str, str]]:
