@@ -13,7 +13,7 @@ from typing import Any
 from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
 from graphcorrect.files.faults import reading
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.text import few, load_yaml, read_text
+from graphcorrect.files.text import few, load_yaml, read_text, repeated
 from graphcorrect.labels import IGNORE_INDEX
 
 Line = tuple[int, str, tuple[int, ...]]  # of a list of classes: label, name, and the color where it has one
@@ -48,8 +48,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MOST_CLASSES:
             raise ValueError(f"expected `names` of 1 to {MOST_CLASSES} classes, got {len(self.names)}")
-        if len(set(self.names)) < len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice := repeated([*self.names]):
             raise ValueError(f"expected every name in `names` once, got {', '.join(twice[:8])} more than once")
         known = {*range(len(self.names)), IGNORE_INDEX}
         for name, labels in (("colors", self.colors.values()), ("ids", self.ids.values())):
@@ -217,13 +216,12 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
     if label_map.ids:
         raise ValueError("expected a label map without `ids`: a list of classes has no place for them; write a YAML")
     labels = [*range(label_map.num_classes), *([IGNORE_INDEX] if IGNORE_INDEX in label_map.colors.values() else [])]
-    lines: list[Line] = [
-        (label, "void" if label == IGNORE_INDEX else label_map.names[label], color)
-        for label in labels
-        for color in (_colors_of(label, label_map) or [()])
-    ]
-    if len(lines) > len(labels):
+    if repeated([*label_map.colors.values()]):
         raise ValueError("expected a label map of one color a class: a list of classes has no place for more")
+    lines: list[Line] = [
+        (label, "void" if label == IGNORE_INDEX else label_map.names[label], label_map.color_of(label) or ())
+        for label in labels
+    ]
     write_atomically(path, list_of_classes(path, lines, label_map.names, label_map.colors).encode())
 
 
@@ -272,7 +270,3 @@ def _text_of(path: Path, lines: list[Line]) -> str:
         return "\n".join(["# label:color_rgb:parts:actions", *of_cvat, ""])
     between = "," if has_colors else " "
     return "".join(f"{between.join(map(str, (label, name, *color)))}\n" for label, name, color in lines)
-
-
-def _colors_of(label: int, label_map: LabelMap) -> list[tuple[int, ...]]:
-    return [color for color, found in label_map.colors.items() if found == label]

@@ -146,11 +146,8 @@ def mask_bytes(stored: StoredMask, kind: str = "PNG") -> bytes:
 @functools.cache
 def voc_colors() -> tuple[Color, ...]:
     """The 256 colors of PASCAL VOC's masks: bits of the index dealt to red, green, blue in turn."""
-    colors = []
-    for index in range(256):
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        colors.append((color[0], color[1], color[2]))
-    return tuple(colors)
+
+    def shade(index: int, channel: int) -> int:
+        return sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+
+    return tuple((shade(index, 0), shade(index, 1), shade(index, 2)) for index in range(256))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # The marks of UTF-32 begin with those of UTF-16, and so come first.
 MARKS = (
@@ -63,6 +65,11 @@ def lines_of(text: str, comment: str | None = "#") -> list[str]:
     """The same of a text."""
     lines = (line.strip() for line in re.split(r"\r\n|\r|\n", text))
     return [line for line in lines if line and (comment is None or not f"{line} ".startswith(comment))]
+
+
+def repeated(values: list[T]) -> list[T]:
+    """What stands more than once, in order."""
+    return sorted({value for value in values if values.count(value) > 1})  # type: ignore[type-var]
 
 
 def few(names: list[str], most: int = 8) -> str:
