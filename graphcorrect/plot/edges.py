@@ -89,7 +89,7 @@ def _edges_of(
     if isinstance(index, Tensor):
         listed = graph.similarity if isinstance(graph, Neighbors) else graph.weight  # type: ignore[attr-defined]
         index, similarity = (
-            part.detach().cpu().flatten(0, -3)[batch_index, node] for part in (_3d(index), _3d(listed))
+            part.detach().cpu().reshape(-1, *part.shape[-2:])[batch_index, node] for part in (index, listed)
         )
         name = "cosine similarity" if isinstance(graph, Neighbors) else "edge weight (similarity)"
     else:
@@ -103,10 +103,6 @@ def _edges_of(
     # A search returns what it found, however unlike; -inf where there was no key. In a graph, no weight is no edge.
     is_edge = similarity > (-torch.inf if isinstance(graph, Neighbors) else 0)
     return index[is_edge], similarity[is_edge].float(), name
-
-
-def _3d(tensor: Tensor) -> Tensor:
-    return tensor if tensor.ndim > 2 else tensor[None]
 
 
 def _grid_of(num_nodes: int, height: int, width: int, grid: tuple[int, int] | None) -> tuple[int, int]:
