@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -82,18 +83,16 @@ class ImageSources:
                 "results, or pass a list, or a function that returns a new iterator"
             )
         self._was_read = True
-        streams = {name: _each(name, source) for name, source in self._sources.items()}
-        num_classes, place = None, 0
-        while True:
-            values = {name: next(stream, None) for name, stream in streams.items()}
+        streams = [_each(name, source) for name, source in self._sources.items()]
+        num_classes = None
+        for place, found in enumerate(itertools.zip_longest(*streams)):
+            values = dict(zip(self._sources, found, strict=True))
             ended = [name for name, value in values.items() if value is None]
             if ended:
-                if len(ended) < len(values):
-                    going_on = next(name for name in values if name not in ended)
-                    raise ValueError(
-                        f"expected `{ended[0]}` of as many images as `{going_on}`, got {place} and more than {place}"
-                    )
-                return
+                going_on = next(name for name in values if name not in ended)
+                raise ValueError(
+                    f"expected `{ended[0]}` of as many images as `{going_on}`, got {place} and more than {place}"
+                )
             item = self._checked(place, values)
             if num_classes is None:
                 num_classes = len(item.probabilities)
@@ -101,14 +100,9 @@ class ImageSources:
             where = f"probabilities (image {place})"
             _checks.size(where, item.probabilities, 0, num_classes, "classes")
             yield item
-            place += 1
 
     def count(self) -> int:
-        """The number of images, for which labels are read through where nothing tells it.
-
-        Raises:
-            TypeError: the labels are an iterator that ends.
-        """
+        """The number of images, for which labels are read through where nothing tells it."""
         labels = self._sources["labels"]
         if hasattr(labels, "shape"):
             return len(labels)
