@@ -73,10 +73,7 @@ def in_words(
 ) -> Iterator[None]:
     """End the program with one message for whatever is raised inside: 130 for Ctrl-C, else 1.
 
-    Args:
-        interrupted: what to say of Ctrl-C.
-        failed: what to say first of an error that no check foresaw.
-        note: called for a line to add, such as how to go on.
+    `failed` is said first of an error that no check foresaw; `note` is called for a line to add, such as how to go on.
     """
     try:
         with steady_output(), warnings.catch_warnings():  # that a print fails must not cost the results of a night

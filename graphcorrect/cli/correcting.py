@@ -44,11 +44,7 @@ def read_labels(item: Item, classes: LabelMap | int, device: torch.device) -> Te
 def correction(
     args: argparse.Namespace, num_classes: int, feature_dim: int, labeled: Iterable[Item], device: torch.device
 ) -> Correction:
-    """What the options ask for, with the labeled images taken in.
-
-    Raises:
-        ValueError: every labeled pixel is void, or the encoder cannot be had; the message names the option.
-    """
+    """What the options ask for, with the labeled images taken in."""
     if args.encoder is not None or args.corrector is not None:
         return by_encoder(args, num_classes, labeled, device)
     return by_features(args, num_classes, feature_dim, labeled, device)

@@ -28,12 +28,8 @@ EXPORTED = (".pt2",)
 class Model:
     """Turns an image (1, 3, H, W) in [0, 1] into logits (1, C, h, w).
 
-    Args:
-        network: a callable of normalized images; it returns a tensor, a mapping that holds one as "logits" or "out", or
-            a tuple that begins with one. One channel is a sigmoid's.
-        mean: of the normalization, three numbers, or None.
-        std: of the normalization.
-        multiple: images are padded to sides of a multiple of it.
+    The network takes images normalized by `mean` and `std`, padded to sides of a multiple of `multiple`; it returns a
+    tensor, a mapping that holds one as "logits" or "out", or a tuple that begins with one. One channel is a sigmoid's.
     """
 
     def __init__(
@@ -50,11 +46,7 @@ class Model:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """Logits; of probabilities their logarithm.
-
-        Raises:
-            ValueError: the network failed, or returned something else.
-        """
+        """Logits; of probabilities their logarithm."""
         height, width = image.shape[-2:]
         if self.mean is not None and self.std is not None:
             image = (image - self.mean.to(image)) / self.std.to(image)
@@ -106,11 +98,7 @@ def as_logits(found: Tensor) -> Tensor:
 
 
 def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
-    """The network of a TorchScript file, a file of `torch.export`, or `package.module:callable`, on a device.
-
-    Raises:
-        ValueError: there is none; the message names it.
-    """
+    """The network of a TorchScript file, a file of `torch.export`, or `package.module:callable`, on a device."""
     path = Path(name)
     if path.exists() or path.is_symlink() or path.suffix in (".pt", ".pth", ".ts", *EXPORTED) or ":" not in name:
         with reading(path, "a model of TorchScript or torch.export"):
@@ -123,11 +111,7 @@ def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
 
 
 def open_encoder(name: str, device: torch.device) -> Any:
-    """What `package.module:callable` names or builds, on a device; the names of timm's encoders as they are.
-
-    Raises:
-        ValueError: there is no such module or name.
-    """
+    """What `package.module:callable` names or builds, on a device; the names of timm's encoders as they are."""
     if name.startswith(PREFIX) or ":" not in name:
         return name
     found = named_object(name, "--encoder")
@@ -152,11 +136,7 @@ def _from_file(path: Path, device: torch.device) -> Callable[[Tensor], Any]:
 
 
 def named_object(name: str, option: str) -> Any:
-    """What `package.module:callable` names, or builds without arguments; modules of the working folder are found too.
-
-    Raises:
-        ValueError: there is no such module or name.
-    """
+    """What `package.module:callable` names, or builds without arguments, also one of the working folder."""
     module_name, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")

@@ -72,11 +72,7 @@ def read_class_names(path: Path) -> tuple[list[str], list[str]]:
 
 
 def read_entries(path: Path) -> Entries:
-    """The same with ids and colors.
-
-    Raises:
-        ValueError: the file leaves it open which class an id stands for; the message names it.
-    """
+    """The same with ids and colors; what leaves it open which class an id stands for is refused."""
     found = entries_of(read_text(path), path)
     if encoding_of(Path(path).read_bytes()) == "cp1252":
         strange = ", ".join(entry.name for entry in found.classes if not entry.name.isascii())

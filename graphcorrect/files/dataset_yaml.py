@@ -19,12 +19,7 @@ TEMPLATE = re.compile(r"\{image_path(?:\.(stem|name|parent|suffix))?\}")  # Ligh
 
 
 def read_dataset_yaml(path: Path) -> Dataset:
-    """The data set that a YAML names; relative folders begin at its `path`, or where it lies itself.
-
-    Raises:
-        FileFault: it is no such YAML; the message names it.
-        ValueError: files that are missing, stand twice or cannot be opened, all of them listed.
-    """
+    """The data set that a YAML names; relative folders begin at its `path`, or where it lies itself."""
     with reading(path, "a data set's YAML"):
         content = load_yaml(path)
         label_map = label_map_of(content)

@@ -54,17 +54,13 @@ class UnreadableFile(ValueError):
 
 @contextlib.contextmanager
 def reading(path: Path | str, expected: str = "", *, folder: bool = False) -> Iterator[None]:
-    """Whatever goes wrong inside is said of `path`, in one line.
+    """Whatever goes wrong inside becomes a `FileFault` of `path`: what the file looks like, or what the library said.
 
     Args:
         path: the file that is opened inside.
         expected: what it should be, such as "an image"; the file is then looked at before anything opens it. Empty
             says nothing of it, and spares the look where files are many.
         folder: whether it may be a folder.
-
-    Raises:
-        FileFault: it is a file that cannot be what is expected, such as an empty one, or anything was raised inside;
-            the message says what the file looks like, or what the library said.
     """
     wanted = f"expected {expected}; " if expected else ""
     if expected and os.path.isfile(path) and (fault := looks_like(Path(path))):
@@ -131,21 +127,13 @@ def words(error: BaseException) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text in any encoding, without blanks around them, empty ones and comments left out.
-
-    Raises:
-        FileFault: the file cannot be read, or is no text.
-    """
+    """The lines of a text in any encoding, without blanks around them, empty ones and comments left out."""
     with reading(path, "text"):
         return text.read_lines(path)
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip archive (`.npz`, torch's files) of which a part is damaged: torch itself does not compare checksums.
-
-    Raises:
-        FileFault: a part does not have its checksum, or the archive cannot be opened.
-    """
+    """Refuse a zip archive (`.npz`, torch's files) of which a part is damaged: torch itself compares no checksums."""
     with reading(path):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

@@ -118,9 +118,6 @@ def label_map_of(content: Any) -> LabelMap:
 
     One name of Ultralytics' is a class beside a background. LightlyTrain's `classes` name ids or colors for each
     class, and `ignore_classes` are ignored; labels are what is left, counted from 0.
-
-    Raises:
-        ValueError: it names no classes, or an id stands for two of them.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a table, got {type(content).__name__}")
@@ -226,11 +223,7 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
 
 
 def list_of_classes(path: Path, lines: list[Line], names: tuple[str, ...], colors: Mapping[Color, int]) -> str:
-    """The text of a list of classes, in the form of its file's name, which is read again before anybody writes it.
-
-    Raises:
-        ValueError: what is read are not the names and colors that were meant; the message names the classes.
-    """
+    """The text of a list of classes, in the form of its file's name; refused if it would be read as another list."""
     fault = _fault_of(path, lines, names, colors)
     if fault is None:
         return _text_of(path, lines)

@@ -23,9 +23,6 @@ def read_prediction(
 
     A mask, of which the classes must be known, becomes probabilities: `mask_confidence` for its class, the rest shared
     by the others, and none where it holds 255.
-
-    Raises:
-        ValueError: the file holds something else; the message does not name the file.
     """
     num_classes = classes.num_classes if isinstance(classes, LabelMap) else classes
     if path.suffix.lower() in ARRAY_ENDINGS:

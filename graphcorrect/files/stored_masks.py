@@ -90,12 +90,7 @@ def _read(path: Path) -> StoredMask:
 
 
 def _read_mat(path: Path) -> NDArray[np.uint8]:
-    """Class ids (H, W) uint8 of a mask of SBD, the variable GTcls.
-
-    Raises:
-        ValueError: it holds something else.
-        ImportError: SciPy is not installed.
-    """
+    """Class ids (H, W) uint8 of a mask of SBD, the variable GTcls."""
     from scipy.io import loadmat
 
     found = loadmat(path)
@@ -119,12 +114,7 @@ def _step_of_grey(picture: Image.Image) -> int:
 
 
 def write_stored_mask(path: Path | str, stored: StoredMask) -> None:
-    """Writes values as they are, into `.png`, `.tif` or `.bmp`.
-
-    Raises:
-        ValueError: another ending, or a format that cannot hold the values; the message names the file.
-        OSError: it cannot be written.
-    """
+    """Writes values as they are, into `.png`, `.tif` or `.bmp`."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
