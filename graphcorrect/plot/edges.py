@@ -71,7 +71,8 @@ def neighbors(
 
     ax = axes_or_new(ax)
     ax.imshow(picture, interpolation="nearest")
-    ax.plot(*_spokes(float(own_x[0]), float(own_y[0]), x, y), color="white", lw=0.8, alpha=0.7, solid_capstyle="round")
+    spokes = [np.stack([np.full_like(each, own), each]) for own, each in ((own_x, x), (own_y, y))]
+    ax.plot(*spokes, color="white", lw=0.8, alpha=0.7, solid_capstyle="round")
     points = ax.scatter(x, y, c=similarity, cmap="viridis", s=46, edgecolors="white", linewidths=1.0, zorder=3)
     ax.plot(own_x, own_y, marker="P", ms=13, mfc="#D55E00", mec="white", mew=1.3, ls="none", zorder=4)
     if legend:
@@ -122,12 +123,3 @@ def _cell_centers(index: Tensor, grid: tuple[int, int], size: tuple[int, int]) -
     y = (index // grid[1] + 0.5) * size[0] / grid[0] - 0.5
     x = (index % grid[1] + 0.5) * size[1] / grid[1] - 0.5
     return x.numpy(), y.numpy()
-
-
-def _spokes(own_x: float, own_y: float, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lines from one point to many as one line with gaps (NaN)."""
-    gap = np.full_like(x, np.nan)
-    return (
-        np.stack([np.full_like(x, own_x), x, gap], 1).ravel(),
-        np.stack([np.full_like(y, own_y), y, gap], 1).ravel(),
-    )

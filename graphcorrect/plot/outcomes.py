@@ -86,14 +86,8 @@ def corrections(
         shown = ["fixed", "broken", "left wrong"] if bool(known.any()) else []
         shown += ["changed, truth unknown"] if bool(outcomes["changed, truth unknown"][0].any()) or not shown else []
         handles = [_legend_patch(name, *outcomes[name]) for name in shown]
-        ax.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.01),
-            ncols=2 if len(handles) > 2 else len(handles),
-            frameon=False,
-            fontsize=9,
-        )
+        below, columns = (0.5, -0.01), min(2, len(handles))
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=below, ncols=columns, frameon=False, fontsize=9)
     return ax
 
 
