@@ -14,7 +14,7 @@ from torch import Tensor
 from graphcorrect.files.class_names import MOST_CLASSES, Color
 from graphcorrect.files.faults import reading, refuse
 from graphcorrect.files.folders import is_hidden, is_junk
-from graphcorrect.files.label_maps import LabelMap, Line, list_of_classes
+from graphcorrect.files.label_maps import LabelMap, list_of_classes
 from graphcorrect.files.masks import encode_mask
 from graphcorrect.files.saving import replace
 from graphcorrect.files.stored_masks import mask_bytes, voc_colors
@@ -147,13 +147,11 @@ def _list_of(painted: LabelMap, has_void: bool) -> str:
     names, colors = painted.names, dict(painted.colors)
     if colors.get((0, 0, 0)) == IGNORE_INDEX and not _background_in(names) and len(names) < MOST_CLASSES:
         names, colors[0, 0, 0] = (*names, "background"), len(names)
-    titles = {**dict(enumerate(names)), IGNORE_INDEX: "void"}
-    called_void = [name for name in names if name.lower() == titles[IGNORE_INDEX]]
+    called_void = [name for name in names if name.lower() == "void"]
     if called_void and has_void and IGNORE_INDEX in colors.values():
         raise ValueError(f"expected names beside void, of pixels without a class, got {called_void[0]!r}; rename it")
     held = {color: label for color, label in colors.items() if label < IGNORE_INDEX or has_void}
-    lines: list[Line] = [(label, titles[label], color) for color, label in held.items()]
-    return list_of_classes(Path("labelmap.txt"), lines, names, held)
+    return list_of_classes(Path("labelmap.txt"), names, held)
 
 
 def _background_in(names: tuple[str, ...]) -> list[int]:
