@@ -33,19 +33,7 @@ from graphcorrect.files.text import few
 from graphcorrect.labels import IGNORE_INDEX
 
 # What may differ when a run goes on
-NOT_SETTINGS = (
-    "out",
-    "device",
-    "report_images",
-    "command",
-    "version",
-    "share",
-    "shard",
-    "threads",
-    "names",
-    "label_map",
-    "ranks",
-)
+NOT_SETTINGS = "out device report_images command version share shard threads names label_map ranks".split()
 WRITTEN = ("masks", "records", "before")  # folders in --out
 MASK_CONFIDENCE = 0.9
 BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
@@ -94,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     waiting = [item for item in share if item.name not in finished]
     if waiting:
         bar = {"disable": not args.ranks.is_first, **BAR}
-        correct_with = correction(args, num_classes, feature_dim, tqdm(labeled, "labeled images", **bar), args.device)
+        correct_with = correction(args, num_classes, feature_dim, tqdm(labeled, "labeled images", **bar))
         model = opened(args)
         for item in tqdm(waiting, "correcting", **bar):
             correct(args, item, num_classes, correct_with, model)
@@ -241,8 +229,10 @@ def correct(
         "inputs": inputs,
     }
     if args.truth is not None:
+        record["truth"] = None
+    if item.truth is not None:
         outcome = scores.outcome_of(item.truth, before, labels, args.label_map or num_classes)
-        record["truth"] = None if outcome is None else changes.as_rows(outcome)
+        record["truth"] = changes.as_rows(outcome)
     write_atomically(record_path(args.out, item.name), json.dumps(record).encode())
 
 

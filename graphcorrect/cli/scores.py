@@ -41,10 +41,8 @@ class Summary(NamedTuple):
         return as_csv(("class", "iou_before", "iou_after"), rows)
 
 
-def outcome_of(path: Path | None, before: Tensor, after: Tensor, classes: LabelMap | int) -> Counts | None:
-    """Pixels for each (true class, class before, class after); None for an image without truth."""
-    if path is None:
-        return None
+def outcome_of(path: Path, before: Tensor, after: Tensor, classes: LabelMap | int) -> Counts:
+    """Pixels for each (true class, class before, class after) of an image and its true mask."""
     with reading(path):
         truth = read_mask(path, classes)
     counted = (truth != IGNORE_INDEX) & (after != IGNORE_INDEX)
