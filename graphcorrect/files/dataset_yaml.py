@@ -49,11 +49,7 @@ def _of_ultralytics(root: Path, place: str, masks: str, collector: Collector, so
         return collector.pair_up(path, _with_masks(path, masks))
     if path.is_file() and path.suffix.lower() == ".txt":
         folders = sorted({(path.parent / line).parent for line in read_lines(path)})
-        pairs = [
-            pair
-            for folder in folders
-            for pair in collector.pair_up(folder if folder.is_dir() else None, _with_masks(folder, masks))
-        ]
+        pairs = [pair for folder in folders for pair in collector.pair_up(folder, _with_masks(folder, masks))]
         return collector.listed(path, pairs)
     collector.faults.append(f"{source}: names {place!r}, which is not there: {path}")
     return []

@@ -83,9 +83,10 @@ def _read(path: Path) -> StoredMask:
             if values.min() < 0 or values.max() > 65535:
                 raise ValueError(f"expected ids from 0 to 65535, got {values.min()} to {values.max()}")
             return StoredMask(values.astype(np.uint16))
-        flat = (picture.getpalette("RGB") or []) if picture.mode == "P" else []
-        colors = tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
-        palette = colors if picture.mode == "P" else None
+        palette = None
+        if picture.mode == "P":
+            flat = picture.getpalette("RGB") or []
+            palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=False))
         return StoredMask(values.astype(np.uint8) // step, palette)
 
 
