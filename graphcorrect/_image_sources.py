@@ -20,35 +20,18 @@ FORMS = {"labels": "(H, W)", "probabilities": "(C, h, w)", "images": "(3, H, W)"
 
 
 class LabeledImage(NamedTuple):
-    """One image, on the device of its probabilities.
+    """One image, on the device of its probabilities."""
 
-    Attributes:
-        place: among all, from 0.
-        labels: (H, W), integers.
-        probabilities: (C, h, w) float32 or wider.
-        image: (3, H, W) floating point in [0, 1], or None.
-        features: (D, h', w') floating point, or None.
-        as_tensors: whether the labels came as a tensor.
-    """
-
-    place: int
-    labels: Tensor
-    probabilities: Tensor
-    image: Tensor | None
-    features: Tensor | None
-    as_tensors: bool
+    place: int  # among all, from 0
+    labels: Tensor  # (H, W), integers
+    probabilities: Tensor  # (C, h, w) float32 or wider
+    image: Tensor | None  # (3, H, W) floating point in [0, 1]
+    features: Tensor | None  # (D, h', w') floating point
+    as_tensors: bool  # whether the labels came as a tensor
 
 
 class ImageSources:
-    """What :func:`graphcorrect.label_issues` was given, checked as it is read.
-
-    Args:
-        labels, probabilities, images, features: as there; the last two may be None.
-        ignore_index: the label that is no class.
-
-    Raises:
-        TypeError: one is missing or no iterable, or an iterator would have to be read twice.
-    """
+    """What :func:`graphcorrect.label_issues` was given, checked as it is read."""
 
     def __init__(
         self, labels: Images, probabilities: Images, images: Images | None, features: Images | None, ignore_index: int

@@ -23,17 +23,11 @@ Counts = dict[tuple[int, ...], int]  # pixels for each combination of classes
 
 
 class Changes(NamedTuple):
-    """Changes of one image.
-
-    Attributes:
-        name: of the image.
-        pixels: how many have a prediction.
-        flows: for each pair (class before, class after) that differs, the number of pixels.
-    """
+    """Changes of one image."""
 
     name: str
-    pixels: int
-    flows: Counts
+    pixels: int  # that have a prediction
+    flows: Counts  # for each pair (class before, class after) that differs
 
     @property
     def changed(self) -> int:

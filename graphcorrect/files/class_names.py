@@ -50,19 +50,12 @@ class Entry(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """The lines of a file.
+    """The lines of a file."""
 
-    Attributes:
-        classes: in the order of their ids.
-        ignored: lines that stand for ignored pixels.
-        notes: what a person should know of how the file was read.
-        is_cvat: whether it is CVAT's `labelmap.txt`, where black stands for no class unless a line says otherwise.
-    """
-
-    classes: list[Entry]
-    ignored: list[Entry]
-    notes: list[str]
-    is_cvat: bool = False
+    classes: list[Entry]  # in the order of their ids
+    ignored: list[Entry]  # that stand for ignored pixels
+    notes: list[str]  # what a person should know of how the file was read
+    is_cvat: bool  # whether it is CVAT's `labelmap.txt`, where black stands for no class unless a line says otherwise
 
 
 def read_class_names(path: Path) -> tuple[list[str], list[str]]:
