@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -19,35 +20,18 @@ FORMS = {"labels": "(H, W)", "probabilities": "(C, h, w)", "images": "(3, H, W)"
 
 
 class LabeledImage(NamedTuple):
-    """One image, on the device of its probabilities.
+    """One image, on the device of its probabilities."""
 
-    Attributes:
-        place: among all, from 0.
-        labels: (H, W), integers.
-        probabilities: (C, h, w) float32 or wider.
-        image: (3, H, W) floating point in [0, 1], or None.
-        features: (D, h', w') floating point, or None.
-        as_tensors: whether the labels came as a tensor.
-    """
-
-    place: int
-    labels: Tensor
-    probabilities: Tensor
-    image: Tensor | None
-    features: Tensor | None
-    as_tensors: bool
+    place: int  # among all, from 0
+    labels: Tensor  # (H, W), integers
+    probabilities: Tensor  # (C, h, w) float32 or wider
+    image: Tensor | None  # (3, H, W) floating point in [0, 1]
+    features: Tensor | None  # (D, h', w') floating point
+    as_tensors: bool  # whether the labels came as a tensor
 
 
 class ImageSources:
-    """What :func:`graphcorrect.label_issues` was given, checked as it is read.
-
-    Args:
-        labels, probabilities, images, features: as there; the last two may be None.
-        ignore_index: the label that is no class.
-
-    Raises:
-        TypeError: one is missing or no iterable, or an iterator would have to be read twice.
-    """
+    """What :func:`graphcorrect.label_issues` was given, checked as it is read."""
 
     def __init__(
         self, labels: Images, probabilities: Images, images: Images | None, features: Images | None, ignore_index: int
@@ -82,18 +66,16 @@ class ImageSources:
                 "results, or pass a list, or a function that returns a new iterator"
             )
         self._was_read = True
-        streams = {name: _each(name, source) for name, source in self._sources.items()}
-        num_classes, place = None, 0
-        while True:
-            values = {name: next(stream, None) for name, stream in streams.items()}
+        streams = [_each(name, source) for name, source in self._sources.items()]
+        num_classes = None
+        for place, found in enumerate(itertools.zip_longest(*streams)):
+            values = dict(zip(self._sources, found, strict=True))
             ended = [name for name, value in values.items() if value is None]
             if ended:
-                if len(ended) < len(values):
-                    going_on = next(name for name in values if name not in ended)
-                    raise ValueError(
-                        f"expected `{ended[0]}` of as many images as `{going_on}`, got {place} and more than {place}"
-                    )
-                return
+                going_on = next(name for name in values if name not in ended)
+                raise ValueError(
+                    f"expected `{ended[0]}` of as many images as `{going_on}`, got {place} and more than {place}"
+                )
             item = self._checked(place, values)
             if num_classes is None:
                 num_classes = len(item.probabilities)
@@ -101,14 +83,9 @@ class ImageSources:
             where = f"probabilities (image {place})"
             _checks.size(where, item.probabilities, 0, num_classes, "classes")
             yield item
-            place += 1
 
     def count(self) -> int:
-        """The number of images, for which labels are read through where nothing tells it.
-
-        Raises:
-            TypeError: the labels are an iterator that ends.
-        """
+        """The number of images, for which labels are read through where nothing tells it."""
         labels = self._sources["labels"]
         if hasattr(labels, "shape"):
             return len(labels)

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from graphcorrect_cli.parser import Parser, at_least, check_weights
+from graphcorrect_cli.parser import Parser, at_least, check_folders, check_weights
 
 DESCRIPTION = """\
 Find annotations that look wrong, and what they should be.
@@ -52,10 +52,7 @@ def add_to(parser: Parser) -> None:
 
 def check(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses what does not go together."""
-    for key in ("masks", "probabilities", "images", "features"):
-        folder = getattr(args, key)
-        if folder is not None and not folder.is_dir():
-            parser.error(f"expected --{key} to be a folder, got {str(folder)!r}")
+    check_folders(parser, args, "masks", "probabilities", "images", "features")
     if args.encoder is not None and args.features is not None:
         parser.error("expected --encoder or --features, got both")
     if args.encoder is not None and args.images is None:

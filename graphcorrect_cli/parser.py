@@ -48,6 +48,14 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+def check_folders(parser: Parser, args: argparse.Namespace, *names: str) -> None:
+    """Refuses what should be a folder and is none."""
+    for name in names:
+        folder = getattr(args, name)
+        if folder is not None and not folder.is_dir():
+            parser.error(f"expected --{name.replace('_', '-')} to be a folder, got {str(folder)!r}")
+
+
 def check_weights(parser: Parser, args: argparse.Namespace) -> None:
     """Refuses --encoder-weights without an encoder of timm."""
     if args.encoder_weights is not None and args.encoder is None:

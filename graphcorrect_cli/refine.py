@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from graphcorrect_cli.parser import Parser, at_least, check_weights, share
+from graphcorrect_cli.parser import Parser, at_least, check_folders, check_weights, share
 
 DESCRIPTION = """\
 Correct the masks of a network, without any training.
@@ -139,11 +139,8 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
             if is_without_effect and getattr(args, name) != parser.get_default(name):
                 option = "--no-guided" if name == "guided" else f"--{name.replace('_', '-')}"
                 parser.error(f"expected no {option} {why}")
-    folders = "predictions images features labeled_masks labeled_images labeled_features truth"
-    for key in folders.split():
-        folder = getattr(args, key)
-        if folder is not None and not folder.is_dir():
-            parser.error(f"expected --{key.replace('_', '-')} to be a folder, got {str(folder)!r}")
+    check_folders(parser, args, "predictions", "images", "features")
+    check_folders(parser, args, "labeled_masks", "labeled_images", "labeled_features", "truth")
     if args.max_nodes <= args.neighbors:
         parser.error(f"expected --max-nodes above --neighbors, {args.neighbors}, got {args.max_nodes}")
     if args.mask_confidence == 0:

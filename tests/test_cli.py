@@ -100,13 +100,13 @@ def test_bench_says_why_something_was_not_timed(monkeypatch):
     assert "product and topk" not in searches
     assert "GiB" in left_out["product and topk"]
     right = bench.product_and_topk(nodes, None, 3)
-    lines = bench.table({"ours": lambda: right, "theirs": lambda: right + 0.1}, 2, torch.device("cpu"))
+    lines = bench.table({"ours": lambda: right, "theirs": lambda: right + 0.1}, 2)
     assert lines[1].endswith("theirs                 not timed: its similarities differ by 0.1")
 
     def failing():
         raise RuntimeError("no such instruction")
 
-    lines = bench.table({"ours": lambda: right, "theirs": failing}, 2, torch.device("cpu"))
+    lines = bench.table({"ours": lambda: right, "theirs": failing}, 2)
     assert "not timed: no such instruction" in lines[1]
     expected = (torch.nn.functional.normalize(nodes, dim=-1) @ torch.nn.functional.normalize(nodes, dim=-1).mT)[0]
     expected = expected.masked_fill(torch.eye(50, dtype=torch.bool), -2).sort(descending=True).values[:, :3]

@@ -23,26 +23,26 @@ MOST_SCORES = 2**31  # bytes that the matrix of all scores may take
 Search = Callable[[], Tensor]  # similarities (B, N, k)
 
 
+@in_words()
 def run(args: argparse.Namespace) -> None:
     """The command."""
-    with in_words():
-        args.device = find_device(args.device)
-        if args.threads is not None:
-            torch.set_num_threads(args.threads)
-        generator = torch.Generator().manual_seed(0)
-        dtype = getattr(torch, args.dtype)
-        nodes = _clustered(args.batch, args.nodes, args.dim, generator).to(args.device, dtype)
-        keys = None
-        if args.keys is not None:
-            keys = _clustered(args.batch, args.keys, args.dim, generator).to(args.device, dtype)
-        among = "" if keys is None else f" among {_words(keys)}"
-        where = f"{args.device}, {torch.get_num_threads()} thread(s)"
-        print(f"{args.neighbors} neighbors of {_words(nodes)}{among}, {where}: {_serving(nodes, keys, args.neighbors)}")
-        searches, left_out = candidates(nodes, keys, args.neighbors)
-        for line in table(searches, args.repeats, args.device):
-            print(line)
-        for name, why in left_out.items():
-            print(f"  {name:<22} not timed: {why}")
+    args.device = find_device(args.device)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    generator = torch.Generator().manual_seed(0)
+    dtype = getattr(torch, args.dtype)
+    nodes = _clustered(args.batch, args.nodes, args.dim, generator).to(args.device, dtype)
+    keys = None
+    if args.keys is not None:
+        keys = _clustered(args.batch, args.keys, args.dim, generator).to(args.device, dtype)
+    among = "" if keys is None else f" among {_words(keys)}"
+    where = f"{args.device}, {torch.get_num_threads()} thread(s)"
+    print(f"{args.neighbors} neighbors of {_words(nodes)}{among}, {where}: {_serving(nodes, keys, args.neighbors)}")
+    searches, left_out = candidates(nodes, keys, args.neighbors)
+    for line in table(searches, args.repeats):
+        print(line)
+    for name, why in left_out.items():
+        print(f"  {name:<22} not timed: {why}")
 
 
 def candidates(nodes: Tensor, keys: Tensor | None, count: int) -> tuple[dict[str, Search], dict[str, str]]:
@@ -75,25 +75,23 @@ def product_and_topk(nodes: Tensor, keys: Tensor | None, count: int) -> Tensor:
     return scores.topk(count).values
 
 
-def table(searches: dict[str, Search], repeats: int, device: torch.device) -> list[str]:
+def table(searches: dict[str, Search], repeats: int) -> list[str]:
     """Medians of alternating runs, beside ours, once the answers were compared."""
     first, lines, failed = None, [], {}
-    for name, search in list(searches.items()):  # which warms them up, too
+    for name, search in searches.items():  # which warms them up, too
         try:
             found = search().float().cpu()
         except (RuntimeError, ValueError, ImportError) as error:
             failed[name] = str(error).splitlines()[0]
-            del searches[name]
             continue
         first = found if first is None else first
         worst = float((found - first).abs().max())
         if worst > 0.02:
             failed[name] = f"its similarities differ by {worst:.2g}"
-            del searches[name]
-    times: dict[str, list[float]] = {name: [] for name in searches}
+    times: dict[str, list[float]] = {name: [] for name in searches if name not in failed}
     for _ in range(repeats):
-        for name, search in searches.items():
-            times[name].append(seconds_of(search, device))
+        for name, taken in times.items():
+            taken.append(seconds_of(searches[name]))
     medians = {name: statistics.median(each) for name, each in times.items()}
     own = next(iter(medians.values()), 0.0)
     for name, median in medians.items():
@@ -103,11 +101,10 @@ def table(searches: dict[str, Search], repeats: int, device: torch.device) -> li
     return lines + [f"  {name:<22} not timed: {why}" for name, why in failed.items()]
 
 
-def seconds_of(search: Search, device: torch.device) -> float:
+def seconds_of(search: Search) -> float:
     """Of one run; work that a device has queued counts too."""
     start = time.perf_counter()
-    found = search()
-    found.flatten()[:1].cpu()  # waits for the device
+    search().flatten()[:1].cpu()  # waits for the device
     return time.perf_counter() - start
 
 

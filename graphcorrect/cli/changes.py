@@ -19,20 +19,15 @@ from torch import Tensor
 from graphcorrect.files.stored_masks import voc_colors
 
 THUMBNAIL = 240  # pixels of the longer side
+Counts = dict[tuple[int, ...], int]  # pixels for each combination of classes
 
 
 class Changes(NamedTuple):
-    """Changes of one image.
-
-    Attributes:
-        name: of the image.
-        pixels: how many have a prediction.
-        flows: for each pair (class before, class after) that differs, the number of pixels.
-    """
+    """Changes of one image."""
 
     name: str
-    pixels: int
-    flows: dict[tuple[int, int], int]
+    pixels: int  # that have a prediction
+    flows: Counts  # for each pair (class before, class after) that differs
 
     @property
     def changed(self) -> int:
@@ -48,9 +43,24 @@ class Changes(NamedTuple):
 def count_changes(name: str, before: Tensor, after: Tensor, known: Tensor) -> Changes:
     """The changes from one mask (H, W) to the other where `known` (H, W)."""
     is_changed = known & (before != after)
-    pairs, counts = torch.unique(torch.stack([before[is_changed], after[is_changed]]), dim=1, return_counts=True)
-    flows = Counter({(old, new): count for (old, new), count in zip(pairs.T.tolist(), counts.tolist(), strict=True)})
+    flows = Counter(counts_of(before[is_changed], after[is_changed]))
     return Changes(name, int(known.sum()), dict(flows.most_common()))
+
+
+def counts_of(*labels: Tensor) -> Counts:
+    """How many pixels have each combination of labels, each (N,)."""
+    found, counts = torch.unique(torch.stack(labels), dim=1, return_counts=True)
+    return {tuple(each): count for each, count in zip(found.T.tolist(), counts.tolist(), strict=True)}
+
+
+def as_rows(counts: Counts) -> list[list[int]]:
+    """Counts as JSON holds them: the classes, then the pixels."""
+    return [[*classes, pixels] for classes, pixels in counts.items()]
+
+
+def counts_in(rows: list[list[int]]) -> Counts:
+    """The same read again."""
+    return {tuple(map(int, classes)): int(pixels) for *classes, pixels in rows}
 
 
 def changes_csv(all_changes: Iterable[Changes]) -> str:
@@ -90,14 +100,11 @@ def changes_page(
     `score` is a line on what is known of their truth.
     """
     pixels = sum(entry.pixels for entry in all_changes)
-    flows: Counter[tuple[int, int]] = Counter()
+    flows: Counter[tuple[int, ...]] = Counter()
     for entry in all_changes:
         flows.update(entry.flows)
     changed = sum(flows.values())
-    cards, shown = [], 0
-    for example in examples:
-        cards.append(_card(example))
-        shown += 1
+    cards = [_card(example) for example in examples]
     rows = "".join(
         f"<tr><td>{_swatch(before, class_names)}</td><td>{_swatch(after, class_names)}</td>"
         f"<td>{count:,}</td><td>{100 * count / max(1, changed):.1f} %</td></tr>"
@@ -111,7 +118,7 @@ def changes_page(
         share=f"{100 * changed / max(1, pixels):.2f}",
         score=f"<p>{html.escape(score[:1].upper() + score[1:])}.</p>" if score else "",
         rows=rows or '<tr><td colspan="4">none</td></tr>',
-        shown=f"{shown:,}",
+        shown=f"{len(cards):,}",
         cards="\n".join(cards),
     )
 

@@ -73,10 +73,7 @@ def in_words(
 ) -> Iterator[None]:
     """End the program with one message for whatever is raised inside: 130 for Ctrl-C, else 1.
 
-    Args:
-        interrupted: what to say of Ctrl-C.
-        failed: what to say first of an error that no check foresaw.
-        note: called for a line to add, such as how to go on.
+    `failed` is said first of an error that no check foresaw; `note` is called for a line to add, such as how to go on.
     """
     try:
         with steady_output(), warnings.catch_warnings():  # that a print fails must not cost the results of a night
@@ -102,16 +99,11 @@ def in_words(
 
 def unforeseen(error: Exception) -> str:
     """An error that no check foresaw, in one line, with where it was raised."""
-    if is_out_of_memory(error):
+    said = str(error)  # torch has a type of its own on a GPU, and a `RuntimeError` on a CPU
+    if isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said:
         return f"out of memory ({words(error)}); try a smaller size or batch, or another device"
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
         f"{type(error).__name__}: {words(error)} ({Path(last.filename).name}, line {last.lineno}); "
         f"{TRACE}=1 before the command shows the whole trace"
     )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Torch says so by a type of its own on a GPU, and in the text of a `RuntimeError` on a CPU."""
-    said = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said

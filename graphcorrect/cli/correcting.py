@@ -41,26 +41,19 @@ def read_labels(item: Item, classes: LabelMap | int, device: torch.device) -> Te
         return read_mask(item.labels, classes)[None].to(device)
 
 
-def correction(
-    args: argparse.Namespace, num_classes: int, feature_dim: int, labeled: Iterable[Item], device: torch.device
-) -> Correction:
-    """What the options ask for, with the labeled images taken in.
-
-    Raises:
-        ValueError: every labeled pixel is void, or the encoder cannot be had; the message names the option.
-    """
+def correction(args: argparse.Namespace, num_classes: int, feature_dim: int, labeled: Iterable[Item]) -> Correction:
+    """What the options ask for, with the labeled images taken in."""
     if args.encoder is not None or args.corrector is not None:
-        return by_encoder(args, num_classes, labeled, device)
-    return by_features(args, num_classes, feature_dim, labeled, device)
+        return by_encoder(args, num_classes, labeled)
+    return by_features(args, num_classes, feature_dim, labeled)
 
 
-def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Item], device: torch.device) -> Correction:
+def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Item]) -> Correction:
     """A corrector, which looks at the images itself."""
+    device = args.device
     if args.corrector is not None:
-        corrector = _saved_corrector(args.corrector, num_classes)
-        corrector.to(device)
+        corrector = _saved_corrector(args.corrector, num_classes).to(device)
     else:
-        refiner = {"num_rounds": args.rounds, "num_neighbors": args.neighbors, "alpha": args.alpha}
         corrector = SegmentationCorrector(
             num_classes,
             open_encoder(args.encoder, device),
@@ -68,7 +61,7 @@ def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Ite
             position=args.position_weight or 0.0,
             weights=args.encoder_weights,
             bank=_bank_settings(args),
-            refiner={**refiner, "sigma": args.sigma, "max_nodes": args.max_nodes},
+            refiner=_refiner_settings(args),
             guided=args.guided,
         ).to(device)
         classes = args.label_map or num_classes
@@ -85,29 +78,17 @@ def by_encoder(args: argparse.Namespace, num_classes: int, labeled: Iterable[Ite
     return correct
 
 
-def by_features(
-    args: argparse.Namespace, num_classes: int, feature_dim: int, labeled: Iterable[Item], device: torch.device
-) -> Correction:
+def by_features(args: argparse.Namespace, num_classes: int, feature_dim: int, labeled: Iterable[Item]) -> Correction:
     """An untrained refiner on feature maps, or on features of pixels, and a bank of labeled ones if there are any."""
-    refiner = DualGraphRefiner(
-        num_classes,
-        feature_dim,
-        num_rounds=args.rounds,
-        num_neighbors=args.neighbors,
-        alpha=args.alpha,
-        sigma=args.sigma,
-        max_nodes=args.max_nodes,
-    )
-    refiner = refiner.to(device).eval()
-    anchors: AnchorBank | None = None
+    device, anchors = args.device, None
+    refiner = DualGraphRefiner(num_classes, feature_dim, **_refiner_settings(args)).to(device).eval()
     position = 1.0 if args.position_weight is None else args.position_weight
-    for item in labeled:
-        if anchors is None:
-            settings = {"capacity_per_class": 3000, **PRIOR, **_bank_settings(args)}
-            anchors = AnchorBank(num_classes, feature_dim, **settings).to(device)
-        features = read_features(item, position, args.channels)
-        anchors.update(features[None].to(device), read_labels(item, args.label_map or num_classes, device))
-    if anchors is not None:
+    if args.labeled_masks is not None:
+        settings = {"capacity_per_class": 3000, **PRIOR, **_bank_settings(args)}
+        anchors = AnchorBank(num_classes, feature_dim, **settings).to(device)
+        for item in labeled:
+            features = read_features(item, position, args.channels)
+            anchors.update(features[None].to(device), read_labels(item, args.label_map or num_classes, device))
         _refuse_empty(anchors, args.labeled_masks)
 
     def correct(item: Item, image: Tensor | None, logits: Tensor, known: Tensor | None) -> Tensor:
@@ -118,6 +99,11 @@ def by_features(
         return guided_upsample(soft, image) if args.guided else full_size(soft, image.shape[-2], image.shape[-1])
 
     return correct
+
+
+def _refiner_settings(args: argparse.Namespace) -> dict[str, Any]:
+    given = {"num_rounds": args.rounds, "num_neighbors": args.neighbors, "max_nodes": args.max_nodes}
+    return {**given, "alpha": args.alpha, "sigma": args.sigma}
 
 
 def _bank_settings(args: argparse.Namespace) -> dict[str, Any]:

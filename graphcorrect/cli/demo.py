@@ -62,32 +62,32 @@ class Levels(nn.Module):
         return self.network.levels(images)[1:]
 
 
+@in_words()
 def run(args: argparse.Namespace) -> None:
     """The command."""
-    with in_words():
-        args.device = find_device(args.device)
-        check_writable(args.out)
-        torch.manual_seed(args.seed)
-        print(f"drawing {args.labeled} labeled scenes of handwritten digits, and {args.scenes} by other writers")
-        labeled = [each.to(args.device) for each in scenes(args.labeled, "train", args.seed)]
-        images, truth = (each.to(args.device) for each in scenes(args.scenes, "val", args.seed))
-        network = trained(labeled[0], labeled[1], args.steps, args.seed)
-        with torch.no_grad():
-            logits = network(images)
-        before = F.interpolate(logits.softmax(1), size=SCENE_SIZE, mode="bilinear").argmax(1)
-        print("filling the corrector with the labeled scenes, and correcting the others")
-        corrector = SegmentationCorrector(len(CLASS_NAMES), Levels(network), magnifications=(1.0, 2.0))
-        corrector.to(args.device).fit(labeled[0], labeled[1])
-        chunks = [
-            corrector(images[n : n + 1], logits=logits[n : n + 1]).labels
-            for n in tqdm(range(len(images)), "correcting", unit="scene", ncols=79)
-        ]
-        after = torch.cat(chunks)
-        path = args.out / "demo.png"
-        line = summary(before, after, truth)
-        draw(path, line, *(each[:SHOWN].cpu() for each in (images, before, after, truth)))
-        print(line)
-        print(f"open {path}")
+    args.device = find_device(args.device)
+    check_writable(args.out)
+    torch.manual_seed(args.seed)
+    print(f"drawing {args.labeled} labeled scenes of handwritten digits, and {args.scenes} by other writers")
+    labeled = [each.to(args.device) for each in scenes(args.labeled, "train", args.seed)]
+    images, truth = (each.to(args.device) for each in scenes(args.scenes, "val", args.seed))
+    network = trained(labeled[0], labeled[1], args.steps, args.seed)
+    with torch.no_grad():
+        logits = network(images)
+    before = F.interpolate(logits.softmax(1), size=SCENE_SIZE, mode="bilinear").argmax(1)
+    print("filling the corrector with the labeled scenes, and correcting the others")
+    corrector = SegmentationCorrector(len(CLASS_NAMES), Levels(network), magnifications=(1.0, 2.0))
+    corrector.to(args.device).fit(labeled[0], labeled[1])
+    chunks = [
+        corrector(images[n : n + 1], logits=logits[n : n + 1]).labels
+        for n in tqdm(range(len(images)), "correcting", unit="scene", ncols=79)
+    ]
+    after = torch.cat(chunks)
+    path = args.out / "demo.png"
+    line = summary(before, after, truth)
+    draw(path, line, *(each[:SHOWN].cpu() for each in (images, before, after, truth)))
+    print(line)
+    print(f"open {path}")
 
 
 def trained(images: Tensor, labels: Tensor, steps: int, seed: int) -> SmallNetwork:

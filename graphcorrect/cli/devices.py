@@ -15,9 +15,6 @@ def find_device(name: str, option: str = "--device") -> torch.device:
     """`auto` (cuda if there is one), or a device by torch's name, such as `cuda:1`.
 
     Each process that `torchrun` starts takes a GPU of its own where the name says none.
-
-    Raises:
-        ValueError: torch knows no such device, or this machine has none; the message names `option` and what there is.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
         name = _gpu_of_this_process(name, option)

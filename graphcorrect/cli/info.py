@@ -16,11 +16,11 @@ from graphcorrect.cli.console import in_words
 NOT_SHOWN = ("dev", "docs", "examples", "integrations")  # extras of those who work on the package
 
 
+@in_words()
 def run(args: argparse.Namespace) -> None:
     """The command."""
-    with in_words():
-        for line in lines():
-            print(line)
+    for line in lines():
+        print(line)
 
 
 def lines() -> list[str]:

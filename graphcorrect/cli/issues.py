@@ -14,7 +14,7 @@ from tqdm import tqdm
 from graphcorrect.cli import changes
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.devices import find_device
-from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
+from graphcorrect.cli.masks import classes_of, corrected_png, png, read_written, refuse_if_many
 from graphcorrect.cli.models import open_encoder
 from graphcorrect.encoders import key_encoder
 from graphcorrect.files import results
@@ -44,19 +44,14 @@ class Judged(NamedTuple):
     changes: changes.Changes
 
 
+@in_words(interrupted="interrupted; the same command begins again")
 def run(args: argparse.Namespace) -> None:
-    """The command."""
-    with in_words(interrupted="interrupted; the same command begins again"):
-        main(args)
-
-
-def main(args: argparse.Namespace) -> None:
     """Check, judge, report."""
     searched = {"--masks": args.masks}
     others = {"--probabilities": args.probabilities, "--images": args.images, "--features": args.features}
     results.check_apart(args.out, WRITTEN, searched=searched, others=others)
     args.device = find_device(args.device)
-    names, args.label_map = class_names(args.classes), label_map_of(args.classes)
+    names, args.label_map = classes_of(args.classes)
     items, faults = find_items(args.masks, MASK_ENDINGS, args.images, args.features)
     said = Folder(args.probabilities, ARRAY_ENDINGS)
     faults += said.faults_of({item.name: item.labels for item in items})

@@ -18,30 +18,25 @@ from graphcorrect.labels import IGNORE_INDEX
 MAP_ENDINGS = (".yaml", ".yml", ".json")
 
 
-def class_names(classes: str | None) -> list[str] | None:
-    """Names of the classes: from a file, or numbers; None leaves it to the predictions."""
-    if classes is None:
-        return None
-    if classes.isdecimal() and classes.isascii() and int(classes) > 0:
-        return [str(number) for number in range(int(classes))]
-    path = Path(classes)
+def classes_of(given: str | None) -> tuple[list[str] | None, LabelMap | None]:
+    """What `--classes` says: names, and which ids and colors stand for them.
+
+    The names are None where the predictions are to tell; the label map is None where labels are ids.
+    """
+    if given is None:
+        return None, None
+    if given.isdecimal() and given.isascii() and int(given) > 0:
+        return [str(number) for number in range(int(given))], None
+    path = Path(given)
     if not (path.exists() or path.is_symlink()):
-        raise ValueError(f"expected --classes as a number or a file with a name a line, got {classes!r}")
-    if path.suffix.lower() in MAP_ENDINGS:
-        return list(read_label_map(path).names)
-    with reading(path, "a class name a line"):
-        names, notes = read_class_names(path)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    return names
-
-
-def label_map_of(classes: str | None) -> LabelMap | None:
-    """Which ids and colors stand for the classes, where `--classes` is a file that says so; else labels are ids."""
-    if classes is None or classes.isdecimal():
-        return None
-    found = read_label_map(Path(classes))
-    return found if found.colors or found.ids else None
+        raise ValueError(f"expected --classes as a number or a file with a name a line, got {given!r}")
+    if path.suffix.lower() not in MAP_ENDINGS:
+        with reading(path, "a class name a line"):
+            _, notes = read_class_names(path)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    found = read_label_map(path)
+    return list(found.names), found if found.colors or found.ids else None
 
 
 def refuse_if_many(num_classes: int | None, faults: list[str]) -> None:

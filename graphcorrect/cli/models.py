@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,12 +28,8 @@ EXPORTED = (".pt2",)
 class Model:
     """Turns an image (1, 3, H, W) in [0, 1] into logits (1, C, h, w).
 
-    Args:
-        network: a callable of normalized images; it returns a tensor, a mapping that holds one as "logits" or "out", or
-            a tuple that begins with one. One channel is a sigmoid's.
-        mean: of the normalization, three numbers, or None.
-        std: of the normalization.
-        multiple: images are padded to sides of a multiple of it.
+    The network takes images normalized by `mean` and `std`, padded to sides of a multiple of `multiple`; it returns a
+    tensor, a mapping that holds one as "logits" or "out", or a tuple that begins with one. One channel is a sigmoid's.
     """
 
     def __init__(
@@ -49,11 +46,7 @@ class Model:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """Logits; of probabilities their logarithm.
-
-        Raises:
-            ValueError: the network failed, or returned something else.
-        """
+        """Logits; of probabilities their logarithm."""
         height, width = image.shape[-2:]
         if self.mean is not None and self.std is not None:
             image = (image - self.mean.to(image)) / self.std.to(image)
@@ -64,17 +57,13 @@ class Model:
             raise ValueError(
                 f"--model failed on an image of {height} x {width}: {type(error).__name__}: {words(error)}"
             ) from error
-        return self._cut(as_logits(_tensor_of(found)), padded, height, width)
-
-    @staticmethod
-    def _cut(logits: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
-        """Without the cells of the padding alone."""
-        if tuple(padded.shape[-2:]) == (height, width):
+        logits, size = as_logits(_tensor_of(found)), padded.shape[-2:]
+        if size == image.shape[-2:]:
             return logits
-        rows, columns = (side / cells for side, cells in zip(padded.shape[-2:], logits.shape[-2:], strict=True))
-        if rows != int(rows) or columns != int(columns):
-            logits, rows, columns = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear"), 1, 1
-        return logits[..., : -(-height // int(rows)), : -(-width // int(columns))]
+        if any(side % cells for side, cells in zip(size, logits.shape[-2:], strict=True)):
+            logits = F.interpolate(logits, size=size, mode="bilinear")
+        rows, columns = (side // cells for side, cells in zip(size, logits.shape[-2:], strict=True))
+        return logits[..., : math.ceil(height / rows), : math.ceil(width / columns)]  # not the padding's cells
 
 
 def _tensor_of(found: Any) -> Tensor:
@@ -109,33 +98,23 @@ def as_logits(found: Tensor) -> Tensor:
 
 
 def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
-    """The network of a TorchScript file, a file of `torch.export`, or `package.module:callable`, on a device.
-
-    Raises:
-        ValueError: there is none; the message names it.
-    """
+    """The network of a TorchScript file, a file of `torch.export`, or `package.module:callable`, on a device."""
     path = Path(name)
     if path.exists() or path.is_symlink() or path.suffix in (".pt", ".pth", ".ts", *EXPORTED) or ":" not in name:
         with reading(path, "a model of TorchScript or torch.export"):
             check_archive(path)
             return _from_file(path, device)
-    found = named_callable(name, "--model")
-    network = found() if is_factory(found) else found
+    network = named_object(name, "--model")
     if not callable(network):
         raise ValueError(f"expected --model {name} to return a network, got {type(network).__name__}")
     return network.eval().to(device) if isinstance(network, nn.Module) else network
 
 
 def open_encoder(name: str, device: torch.device) -> Any:
-    """What `package.module:callable` names or builds, on a device; the names of timm's encoders as they are.
-
-    Raises:
-        ValueError: there is no such module or name.
-    """
+    """What `package.module:callable` names or builds, on a device; the names of timm's encoders as they are."""
     if name.startswith(PREFIX) or ":" not in name:
         return name
-    found = named_callable(name, "--encoder")
-    found = found() if is_factory(found) else found
+    found = named_object(name, "--encoder")
     return found.to(device) if isinstance(found, nn.Module) else found
 
 
@@ -156,12 +135,8 @@ def _from_file(path: Path, device: torch.device) -> Callable[[Tensor], Any]:
     return scripted.eval()
 
 
-def named_callable(name: str, option: str) -> Callable[..., Any]:
-    """What `package.module:callable` names; modules of the working folder are found too.
-
-    Raises:
-        ValueError: there is no such module or name.
-    """
+def named_object(name: str, option: str) -> Any:
+    """What `package.module:callable` names, or builds without arguments, also one of the working folder."""
     module_name, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -173,7 +148,7 @@ def named_callable(name: str, option: str) -> Callable[..., Any]:
         raise ValueError(f"expected {option} as a file or package.module:callable, got {name!r}: {error}") from error
     if not callable(found):
         raise ValueError(f"expected {option} {name} to be callable, got {type(found).__name__}")
-    return found  # type: ignore[no-any-return]
+    return found() if is_factory(found) else found
 
 
 def is_factory(found: Callable[..., Any]) -> bool:
@@ -199,8 +174,4 @@ def identity(name: str) -> str:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

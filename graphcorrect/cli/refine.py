@@ -17,7 +17,7 @@ from graphcorrect.cli import changes, scores
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.correcting import Correction, correction, read_unit_image
 from graphcorrect.cli.devices import find_device
-from graphcorrect.cli.masks import class_names, corrected_png, label_map_of, png, read_written, refuse_if_many
+from graphcorrect.cli.masks import classes_of, corrected_png, png, read_written, refuse_if_many
 from graphcorrect.cli.models import Model, identity, open_model
 from graphcorrect.cli.shares import Ranks, share_of
 from graphcorrect.files import results
@@ -27,25 +27,13 @@ from graphcorrect.files.faults import as_bytes, reading, refuse
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
-from graphcorrect.files.probabilities import check_confidence, read_prediction
+from graphcorrect.files.probabilities import read_prediction
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.text import few
 from graphcorrect.labels import IGNORE_INDEX
 
 # What may differ when a run goes on
-NOT_SETTINGS = (
-    "out",
-    "device",
-    "report_images",
-    "command",
-    "version",
-    "share",
-    "shard",
-    "threads",
-    "names",
-    "label_map",
-    "ranks",
-)
+NOT_SETTINGS = "out device report_images command version share shard threads names label_map ranks".split()
 WRITTEN = ("masks", "records", "before")  # folders in --out
 MASK_CONFIDENCE = 0.9
 BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
@@ -55,14 +43,7 @@ class Finished(NamedTuple):
     """What is known of a corrected image: which labels changed, and, where its truth is known, how."""
 
     changes: changes.Changes
-    outcome: scores.Outcome | None
-
-
-def run(args: argparse.Namespace) -> None:
-    """The command; what went wrong is said without the path it took through the code."""
-    with in_words(interrupted="interrupted; the same command goes on from here"):
-        prepare(args)
-        main(args)
+    outcome: changes.Counts | None
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -75,11 +56,13 @@ def prepare(args: argparse.Namespace) -> None:
     args.device = find_device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    args.names, args.label_map = class_names(args.classes), label_map_of(args.classes)
+    args.names, args.label_map = classes_of(args.classes)
 
 
-def main(args: argparse.Namespace) -> None:
+@in_words(interrupted="interrupted; the same command goes on from here")
+def run(args: argparse.Namespace) -> None:
     """Check, correct what is not finished, report."""
+    prepare(args)
     args.ranks = Ranks()
     items, labeled, faults = inputs(args)
     if args.mask_confidence is None:
@@ -99,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     waiting = [item for item in share if item.name not in finished]
     if waiting:
         bar = {"disable": not args.ranks.is_first, **BAR}
-        correct_with = correction(args, num_classes, feature_dim, tqdm(labeled, "labeled images", **bar), args.device)
+        correct_with = correction(args, num_classes, feature_dim, tqdm(labeled, "labeled images", **bar))
         model = opened(args)
         for item in tqdm(waiting, "correcting", **bar):
             correct(args, item, num_classes, correct_with, model)
@@ -146,7 +129,12 @@ def check_options(args: argparse.Namespace, endings: set[str]) -> None:
     if endings & {*MASK_ENDINGS}:
         if args.names is None:
             raise ValueError("expected `--classes` where predictions are masks, got none")
-        check_confidence(args.mask_confidence or MASK_CONFIDENCE, len(args.names))
+        confidence, count = args.mask_confidence or MASK_CONFIDENCE, len(args.names)
+        if count > 1 and confidence <= 1 / count:  # the class of a mask would be no likelier than the others
+            raise ValueError(
+                f"expected --mask-confidence above 1/{count} = {1 / count:.4g} for masks of {count} classes, "
+                f"got {confidence:g}"
+            )
 
 
 def settings_of(args: argparse.Namespace, labeled: list[Item]) -> dict[str, Any]:
@@ -237,11 +225,14 @@ def correct(
     record: dict[str, Any] = {
         "mask": hashlib.sha256(mask_file).hexdigest(),
         "pixels": found.pixels,
-        "flows": [[*pair, count] for pair, count in found.flows.items()],
+        "flows": changes.as_rows(found.flows),
         "inputs": inputs,
     }
     if args.truth is not None:
-        record["truth"] = scores.outcome_of(item.truth, before, labels, args.label_map or num_classes)
+        record["truth"] = None
+    if item.truth is not None:
+        outcome = scores.outcome_of(item.truth, before, labels, args.label_map or num_classes)
+        record["truth"] = changes.as_rows(outcome)
     write_atomically(record_path(args.out, item.name), json.dumps(record).encode())
 
 
@@ -257,9 +248,9 @@ def finished_record(out: Path, item: Item) -> Finished | None:
         mask = hashlib.sha256(mask_path(out, item.name).read_bytes()).hexdigest()
         if record["inputs"] != item.fingerprint() or record.get("mask", mask) != mask:
             return None
-        flows = {(int(old), int(new)): int(count) for old, new, count in record["flows"]}
-        outcome = scores.Outcome.of(record["truth"]) if record.get("truth") is not None else None
-        return Finished(changes.Changes(item.name, int(record["pixels"]), flows), outcome)
+        flows, truth = changes.counts_in(record["flows"]), record.get("truth")
+        found = changes.Changes(item.name, int(record["pixels"]), flows)
+        return Finished(found, None if truth is None else changes.counts_in(truth))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or no whole one: it is made again
         return None
 
@@ -279,8 +270,8 @@ def report(args: argparse.Namespace, items: list[Item]) -> None:
     names = args.names or [str(number) for number in range(most + 1)]
     write_atomically(args.out / "changes.csv", as_bytes(changes.changes_csv(found)))
     write_atomically(args.out / "flows.csv", as_bytes(changes.flows_csv(found, names)))
-    outcomes = {name: entry.outcome for name, entry in finished.items() if entry.outcome is not None}
-    summary = scores.summary(outcomes.values(), names) if outcomes else None
+    outcomes = [entry.outcome for entry in finished.values() if entry.outcome is not None]
+    summary = scores.summary(outcomes, names) if outcomes else None
     if summary is not None:
         write_atomically(args.out / "scores.csv", as_bytes(summary.csv()))
     by_name = {item.name: item for item in items}

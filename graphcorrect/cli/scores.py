@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from graphcorrect import metrics
-from graphcorrect.cli.changes import as_csv
+from graphcorrect.cli.changes import Counts, as_csv, counts_of
 from graphcorrect.files.faults import reading
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import read_mask
 from graphcorrect.labels import IGNORE_INDEX
-
-
-class Outcome(NamedTuple):
-    """Pixels of one image for each (true class, class before, class after)."""
-
-    counts: dict[tuple[int, int, int], int]
-
-    @classmethod
-    def of(cls, rows: Any) -> Outcome:
-        """From the rows of a record."""
-        return cls({(int(truth), int(before), int(after)): int(count) for truth, before, after, count in rows})
 
 
 class Summary(NamedTuple):
@@ -53,25 +41,20 @@ class Summary(NamedTuple):
         return as_csv(("class", "iou_before", "iou_after"), rows)
 
 
-def outcome_of(path: Path | None, before: Tensor, after: Tensor, classes: LabelMap | int) -> list[list[int]] | None:
-    """The rows of a record: true class, class before and after, pixels; None for an image without truth."""
-    if path is None:
-        return None
+def outcome_of(path: Path, before: Tensor, after: Tensor, classes: LabelMap | int) -> Counts:
+    """Pixels for each (true class, class before, class after) of an image and its true mask."""
     with reading(path):
         truth = read_mask(path, classes)
     counted = (truth != IGNORE_INDEX) & (after != IGNORE_INDEX)
-    triples = torch.stack([truth[counted], before[counted], after[counted]])
-    found, counts = torch.unique(triples, dim=1, return_counts=True)
-    return [[*triple, count] for triple, count in zip(found.T.tolist(), counts.tolist(), strict=True)]
+    return counts_of(truth[counted], before[counted], after[counted])
 
 
-def summary(outcomes: Iterable[Outcome], names: list[str]) -> Summary:
+def summary(outcomes: list[Counts], names: list[str]) -> Summary:
     """The sums over images."""
-    outcomes = list(outcomes)
-    count = max([len(names) - 1, *(max(triple) for outcome in outcomes for triple in outcome.counts)]) + 1
+    count = max([len(names) - 1, *(max(triple) for outcome in outcomes for triple in outcome)]) + 1
     matrices, fixed, broken = torch.zeros(2, count, count, dtype=torch.int64), 0, 0
     for outcome in outcomes:
-        for (truth, before, after), pixels in outcome.counts.items():
+        for (truth, before, after), pixels in outcome.items():
             matrices[0, truth, before] += pixels
             matrices[1, truth, after] += pixels
             fixed += pixels * (before != truth and after == truth)

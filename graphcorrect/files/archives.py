@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import stat
 import zipfile
@@ -15,7 +14,7 @@ from torch import Tensor
 from graphcorrect.files.class_names import MOST_CLASSES, Color
 from graphcorrect.files.faults import reading, refuse
 from graphcorrect.files.folders import is_hidden, is_junk
-from graphcorrect.files.label_maps import LabelMap, Line, list_of_classes
+from graphcorrect.files.label_maps import LabelMap, list_of_classes
 from graphcorrect.files.masks import encode_mask
 from graphcorrect.files.saving import replace
 from graphcorrect.files.stored_masks import mask_bytes, voc_colors
@@ -54,12 +53,16 @@ def unpack(archive: Path, folder: Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"expected `folder` to be new or empty, got {folder}")
     with content:
-        members = [info for info in content.infolist() if not info.is_dir() and not _is_hidden(info.filename)]
+        infos = [info for info in content.infolist() if not info.is_dir()]
+        paths = {info: PurePosixPath(info.filename.replace("\\", "/")) for info in infos}
+        members = {info: p for info, p in paths.items() if "__MACOSX" not in p.parts and not is_junk(p.name)}
         refuse([f"{archive}: {fault}" for fault in _faults_of(members)], "the archive has")
         try:
             with reading(archive, "a zip archive"):
-                for info in members:
-                    _unpack_file(content, info, folder / _path_of(info))
+                for info, path in members.items():
+                    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    with content.open(info) as packed, (folder / path).open("wb") as file:
+                        shutil.copyfileobj(packed, file, 1 << 20)
         except BaseException:  # half an archive would pass for a whole one
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -68,25 +71,9 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def _unpack_file(content: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with content.open(info) as packed, path.open("wb") as file:
-        shutil.copyfileobj(packed, file, 1 << 20)
-
-
-def _path_of(info: zipfile.ZipInfo) -> PurePosixPath:
-    return PurePosixPath(info.filename.replace("\\", "/"))
-
-
-def _is_hidden(name: str) -> bool:
-    parts = name.replace("\\", "/").split("/")
-    return "__MACOSX" in parts or is_junk(parts[-1])
-
-
-def _faults_of(members: list[zipfile.ZipInfo]) -> list[str]:
+def _faults_of(members: dict[zipfile.ZipInfo, PurePosixPath]) -> list[str]:
     faults, seen = [], set()
-    for info in members:
-        path = _path_of(info)
+    for info, path in members.items():
         if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
             faults.append(f"{info.filename!r} leads out of the folder")
         elif stat.S_ISLNK(info.external_attr >> 16):
@@ -131,35 +118,28 @@ def write_cvat_zip(
         'a'
     """
     painted = with_one_color_each(label_map)
-    _check_list(painted)
-    names: list[str] = []
-    seen: set[PurePosixPath] = set()
+    try:  # what the list can't hold, be there pixels without a class or not, is refused before any work
+        _list_of(painted, has_void=True)
+    except ValueError:
+        _list_of(painted, has_void=False)
+    names: dict[PurePosixPath, str] = {}
 
     def write(file: IO[bytes]) -> None:
         has_void = False
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, labels in masks:
                 place = PurePosixPath(name)
-                if not place.parts or ".." in place.parts or place.is_absolute() or place in seen:
+                if not place.parts or ".." in place.parts or place.is_absolute() or place in names:
                     raise ValueError(f"expected names within the archive, each once, got {name!r}")
                 if lines_of(name) != [name] or any(is_hidden(part) for part in place.parts):
                     raise ValueError(f"expected names that a list and a folder of files show, got {name!r}")
-                names.append(name)
-                seen.add(place)
+                names[place] = name
                 has_void = has_void or bool((labels == IGNORE_INDEX).any())
                 archive.writestr(f"SegmentationClass/{name}.png", mask_bytes(encode_mask(labels, painted, "rgb")))
             archive.writestr("labelmap.txt", _list_of(painted, has_void))
-            archive.writestr(f"ImageSets/Segmentation/{subset}.txt", "".join(f"{name}\n" for name in names))
+            archive.writestr(f"ImageSets/Segmentation/{subset}.txt", "".join(f"{name}\n" for name in names.values()))
 
     replace(path, write)
-
-
-def _check_list(painted: LabelMap) -> None:
-    """Refuses, before any work, what the list can't hold, be there pixels without a class or not."""
-    with contextlib.suppress(ValueError):
-        _list_of(painted, has_void=True)
-        return
-    _list_of(painted, has_void=False)
 
 
 def _list_of(painted: LabelMap, has_void: bool) -> str:
@@ -167,13 +147,11 @@ def _list_of(painted: LabelMap, has_void: bool) -> str:
     names, colors = painted.names, dict(painted.colors)
     if colors.get((0, 0, 0)) == IGNORE_INDEX and not _background_in(names) and len(names) < MOST_CLASSES:
         names, colors[0, 0, 0] = (*names, "background"), len(names)
-    titles = {**dict(enumerate(names)), IGNORE_INDEX: "void"}
-    called_void = [name for name in names if name.lower() == titles[IGNORE_INDEX]]
+    called_void = [name for name in names if name.lower() == "void"]
     if called_void and has_void and IGNORE_INDEX in colors.values():
         raise ValueError(f"expected names beside void, of pixels without a class, got {called_void[0]!r}; rename it")
     held = {color: label for color, label in colors.items() if label < IGNORE_INDEX or has_void}
-    lines: list[Line] = [(label, titles[label], color) for color, label in held.items()]
-    return list_of_classes(Path("labelmap.txt"), lines, names, held)
+    return list_of_classes(Path("labelmap.txt"), names, held)
 
 
 def _background_in(names: tuple[str, ...]) -> list[int]:

@@ -18,12 +18,7 @@ ARRAY_ENDINGS = (".npy", ".npz", ".safetensors")
 
 
 def read_array(path: Path | str) -> NDArray[Any]:
-    """The array of a `.npy`, or the only one of a `.npz` or `.safetensors`; pickled code is refused, not run.
-
-    Raises:
-        ValueError: it holds something else; the message does not name the file.
-        ImportError: safetensors is not installed.
-    """
+    """The array of a `.npy`, or the only one of a `.npz` or `.safetensors`; pickled code is refused, not run."""
     path = Path(path)
     if fault := looks_like(path):
         raise ValueError(fault)
@@ -63,13 +58,7 @@ def _safetensors() -> Any:
 
 
 def write_array(path: Path | str, array: Tensor, name: str) -> None:
-    """Writes a tensor as `.npy`, `.npz` (compressed) or `.safetensors`, by the ending; `name` is its name inside.
-
-    Raises:
-        ValueError: another ending.
-        ImportError: safetensors is not installed.
-        OSError: it cannot be written.
-    """
+    """Writes a tensor as `.npy`, `.npz` (compressed) or `.safetensors`, by the ending; `name` is its name inside."""
     path = Path(path)
     array, ending = array.detach().cpu().contiguous(), path.suffix.lower()
     if ending == ".safetensors":

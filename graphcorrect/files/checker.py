@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 
 from graphcorrect.files.arrays import is_channels_last, read_maps
@@ -37,10 +36,8 @@ class Checker:
 
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
         """Faults of a prediction and its image and features."""
-        found, faults = tried(
-            item.labels,
-            lambda: read_prediction(item.labels, self.label_map or self.num_classes, mask_confidence, self.channels),
-        )
+        classes = self.label_map or self.num_classes
+        found, faults = tried(read_prediction, item.labels, classes, mask_confidence, self.channels)
         size = None
         if found is not None:
             probabilities, known = found
@@ -54,17 +51,15 @@ class Checker:
 
     def faults_of_image(self, item: Item) -> list[str]:
         """Faults of an image alone, of which a model will say something."""
-        assert (path := item.image) is not None
-        image, faults = tried(path, partial(read_image, path))
+        assert item.image is not None
+        image, faults = tried(read_image, item.image)
         if image is not None:
             self.sizes[item.name] = tuple(image.shape[1:])
         return faults
 
     def faults_of_truth(self, name: str, path: Path) -> list[str]:
         """Faults of the true mask of a prediction or image of that name."""
-        classes = self.label_map or self.num_classes
-        assert classes is not None
-        labels, faults = tried(path, lambda: read_mask(path, classes))
+        labels, faults = tried(read_mask, path, self.label_map or self.num_classes)
         size = self.sizes.get(name)
         if labels is not None and size is not None and tuple(labels.shape) != size:
             faults.append(f"{path}: is {tuple(labels.shape)}, what it is the truth of is {size} (height, width)")
@@ -72,9 +67,7 @@ class Checker:
 
     def faults_of_labeled(self, item: Item) -> list[str]:
         """Faults of a true mask and its image and features."""
-        classes = self.label_map or self.num_classes
-        assert classes is not None
-        labels, faults = tried(item.labels, lambda: read_mask(item.labels, classes))
+        labels, faults = tried(read_mask, item.labels, self.label_map or self.num_classes)
         size = None
         if labels is not None:
             size = self.labeled_sizes[item.name] = tuple(labels.shape)
@@ -86,30 +79,34 @@ class Checker:
 
         With `void` also masks that hold 255 only.
         """
-        folders = [(folder, ids) for folder, ids in self._ids.items() if void or ids != {IGNORE_INDEX}]
-        return [fault for folder, ids in folders for fault in faults_of_ids(folder, ids)]
+        faults = []
+        for folder, ids in self._ids.items():
+            if ids == {0, IGNORE_INDEX}:
+                where = f"{IGNORE_INDEX} stands for no class; where it means a class, save that as 1"
+                faults.append(f"{folder}: all masks hold 0 and {IGNORE_INDEX} only, and {where}")
+            elif void and ids == {IGNORE_INDEX}:
+                faults.append(f"{folder}: all masks hold {IGNORE_INDEX} only, no class at all")
+        return faults
 
     def _remember(self, item: Item, ids: set[int]) -> None:
-        folder = item.labels
-        for _ in range(item.name.count("/") + 1):
-            folder = folder.parent
+        folder = item.labels.parents[item.name.count("/")]
         self._ids.setdefault(folder, set()).update(ids)
 
     def _faults_of_keys(self, item: Item, size: tuple[int, int] | None) -> list[str]:
         faults: list[str] = []
         maps = [] if size is None else [size]
-        if (path := item.image) is not None:
-            image, faults = tried(path, partial(read_image, path))
+        if item.image is not None:
+            image, faults = tried(read_image, item.image)
             if image is not None and size is not None and tuple(image.shape[1:]) != size:
                 faults.append(
                     f"{item.image}: is {tuple(image.shape[1:])}, {item.labels.name} is {size} (height, width)"
                 )
-        if (path := item.features) is not None:
-            features, found = tried(path, partial(read_maps, path, self.channels))
+        if item.features is not None:
+            features, found = tried(read_maps, item.features, self.channels)
             faults += found
             if features is not None:
                 shape = tuple(features.shape)
-                self.feature_dim = len(features) if self.feature_dim is None else self.feature_dim
+                self.feature_dim = self.feature_dim or len(features)
                 maps.append(shape[1:])
                 if size is not None and self.channels is None and is_channels_last(shape, size):
                     faults.append(
@@ -127,11 +124,3 @@ class Checker:
                 pooled = f" of at most {self.max_nodes}" if cells < height * width else ""
                 faults.append(f"{item.labels}: {cells} cells{pooled}, too few for {self.num_neighbors} neighbors each")
         return faults
-
-
-def faults_of_ids(folder: Path, ids: set[int]) -> list[str]:
-    """What is wrong with the masks of a folder that hold these ids, taken together."""
-    if ids == {0, IGNORE_INDEX}:
-        where = f"{IGNORE_INDEX} stands for no class; where it means a class, save that as 1"
-        return [f"{folder}: all masks hold 0 and {IGNORE_INDEX} only, and {where}"]
-    return [f"{folder}: all masks hold {IGNORE_INDEX} only, no class at all"] if ids == {IGNORE_INDEX} else []

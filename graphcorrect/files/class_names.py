@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from graphcorrect.files.text import encoding_of, lines_of, read_text
+from graphcorrect.files.text import encoding_of, lines_of, read_text, repeated
 
 MOST_CLASSES = 255  # ids are of 8 bits, and 255 is the ignored one
 IGNORED_IDS = (255, -1)
@@ -48,37 +50,22 @@ class Entry(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """The lines of a file.
+    """The lines of a file."""
 
-    Attributes:
-        classes: in the order of their ids.
-        ignored: lines that stand for ignored pixels.
-        notes: what a person should know of how the file was read.
-        is_cvat: whether it is CVAT's `labelmap.txt`, where black stands for no class unless a line says otherwise.
-    """
-
-    classes: list[Entry]
-    ignored: list[Entry]
-    notes: list[str]
-    is_cvat: bool = False
+    classes: list[Entry]  # in the order of their ids
+    ignored: list[Entry]  # that stand for ignored pixels
+    notes: list[str]  # what a person should know of how the file was read
+    is_cvat: bool  # whether it is CVAT's `labelmap.txt`, where black stands for no class unless a line says otherwise
 
 
 def read_class_names(path: Path) -> tuple[list[str], list[str]]:
-    """C names in the order of their ids, and notes: what a person should know of how the file was read.
-
-    Raises:
-        ValueError: the file leaves it open which class an id stands for; the message names it.
-    """
+    """C names in the order of their ids, and notes: what a person should know of how the file was read."""
     found = read_entries(path)
     return [entry.name for entry in found.classes], found.notes
 
 
 def read_entries(path: Path) -> Entries:
-    """The same with ids and colors.
-
-    Raises:
-        ValueError: the file leaves it open which class an id stands for; the message names it.
-    """
+    """The same with ids and colors; what leaves it open which class an id stands for is refused."""
     found = entries_of(read_text(path), path)
     if encoding_of(Path(path).read_bytes()) == "cp1252":
         strange = ", ".join(entry.name for entry in found.classes if not entry.name.isascii())
@@ -106,12 +93,10 @@ def entries_of(text: str, path: Path) -> Entries:
             last = classes[-1].name
             notes.append(f"{path}: {last!r}, the last line, is taken for ignored pixels (255), not for a class")
             ignored = [classes.pop()]
-    names = [entry.name for entry in classes]
-    _check(names, path)
-    _check_colors(classes + ignored, path)
+    _check(classes, ignored, path)
     notes += [
         f"{path}: {name!r} is class {number}, to be learned and scored; what is to be ignored is 255 in the masks"
-        for number, name in enumerate(names)
+        for number, (name, _, _) in enumerate(classes)
         if name.lower() in IGNORED_NAMES
     ]
     return Entries(classes, ignored, notes, bool(of_cvat))
@@ -119,24 +104,17 @@ def entries_of(text: str, path: Path) -> Entries:
 
 def _with_ids(lines: list[str], path: Path) -> list[Entry] | None:
     """An entry with its id for every line, or None where names have no ids."""
-    for separator in SEPARATORS:
-        rows = [_row(line, separator) for line in lines]
-        if len(rows) > 2 and not rows[0].before and not rows[0].behind:
-            rows = rows[1:]  # a header: `id,name`
-        shapes = {(len(row.before), len(row.behind)) for row in rows}
-        if any(not row.name for row in rows) or not rows:
+    for separator, rows, shapes in _tables(lines):
+        if not all(row.name for row in rows):
             continue
         first = {len(row.before) for row in rows}
         if separator is not None and shapes == {(1, 1)}:
             raise ValueError(f"{path}: expected id and name, got two numbers a line: {lines[-1]!r}; which is the id?")
         if first in ({1}, {4}) and (separator is None or len(shapes) == 1 and shapes <= {(1, 0), (1, 3), (4, 0)}):
-            has_colors = all(len(row.behind) == 3 for row in rows)  # else numbers behind a name are part of it
-            return [
-                Entry(row.name, row.before[0], _color(row.behind))
-                if has_colors
-                else Entry(" ".join([row.name, *map(str, row.behind)]), row.before[0], _color(row.before[1:]))
-                for row in rows
-            ]
+            if all(len(row.behind) == 3 for row in rows):
+                return [Entry(row.name, row.before[0], _color(row.behind)) for row in rows]
+            whole = [" ".join([row.name, *map(str, row.behind)]) for row in rows]  # numbers behind are part of a name
+            return [Entry(name, row.before[0], _color(row.before[1:])) for name, row in zip(whole, rows, strict=True)]
         # `sheep 1` has an id, `digit 1` beside `digit 2` has none
         if shapes in ({(0, 1)}, {(0, 4)}) and len({row.name for row in rows}) == len(rows):
             numbers = sorted(row.behind[0] for row in rows if row.behind[0] not in IGNORED_IDS)
@@ -153,6 +131,16 @@ def _with_ids(lines: list[str], path: Path) -> list[Entry] | None:
     return None
 
 
+def _tables(lines: list[str]) -> Iterator[tuple[str | None, list[Row], set[tuple[int, int]]]]:
+    """Lines taken apart at each separator: without a header, and how many numbers are before and behind names."""
+    for separator in SEPARATORS:
+        rows = [_row(line, separator) for line in lines]
+        if len(rows) > 2 and not rows[0].before and not rows[0].behind:
+            rows = rows[1:]  # a header: `id,name`
+        if rows:
+            yield separator, rows, {(len(row.before), len(row.behind)) for row in rows}
+
+
 def _color(numbers: list[int]) -> Color | None:
     return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
 
@@ -164,12 +152,8 @@ def _but_ignored(lines: list[str]) -> list[str]:
 
 def _with_colors(lines: list[str]) -> list[Entry] | None:
     """Names that stand beside three numbers each, or four, of which the last is an alpha."""
-    for separator in SEPARATORS:
-        rows = [_row(line, separator) for line in lines]
-        if len(rows) > 2 and not rows[0].before and not rows[0].behind:
-            rows = rows[1:]
-        shapes = {(len(row.before), len(row.behind)) for row in rows}
-        if rows and shapes in ({(3, 0)}, {(0, 3)}, {(0, 4)}):
+    for _, rows, shapes in _tables(lines):
+        if shapes in ({(3, 0)}, {(0, 3)}, {(0, 4)}):
             return [Entry(row.name, None, _color((row.before or row.behind)[:3])) for row in rows]
     return None
 
@@ -187,26 +171,26 @@ def _of_cvat(lines: list[str]) -> list[Entry] | None:
 
 def _row(line: str, separator: str | None) -> Row:
     parts = [part for part in (part.strip(QUOTES) for part in line.split(separator)) if part]
-    is_number = [bool(NUMBER.match(part)) for part in parts]
-    first = is_number.index(False) if False in is_number else len(parts)
-    last = len(parts) - is_number[::-1].index(False) if False in is_number else len(parts)
-    before, behind = ([int(part.rstrip(".)")) for part in some] for some in (parts[:first], parts[last:]))
+    before = list(takewhile(NUMBER.match, parts))
+    parts = parts[len(before) :]
+    behind = list(takewhile(NUMBER.match, reversed(parts)))[::-1]
     between = " " if separator is None else ", " if separator == "," else separator
-    name = between.join(parts[first:last])
-    return Row(before, name.removeprefix("- ").strip(), behind)
+    name = between.join(parts[: len(parts) - len(behind)]).removeprefix("- ").strip()
+    return Row([int(part.rstrip(".)")) for part in before], name, [int(part.rstrip(".)")) for part in behind])
 
 
 def _by_id(found: list[Entry], path: Path) -> list[Entry]:
     numbers = [entry.number for entry in found if entry.number is not None]
     if sorted(numbers) != list(range(len(numbers))):
-        twice = sorted({number for number in numbers if numbers.count(number) > 1})
+        twice = repeated(numbers)
         lacking = sorted(set(range(len(numbers))) - set(numbers))
         wrong = f"{twice[:8]} more than once" if twice else f"none of {lacking[:8]}"
         raise ValueError(f"{path}: expected each id from 0 to C - 1 once (255: ignored), got {wrong}")
     return [entry for _, entry in sorted(zip(numbers, found, strict=True))]
 
 
-def _check(names: list[str], path: Path) -> None:
+def _check(classes: list[Entry], ignored: list[Entry], path: Path) -> None:
+    names = [entry.name for entry in classes]
     lowered = [name.lower() for name in names]
     twice = sorted({name for name in names if lowered.count(name.lower()) > 1})
     if len(names) < 2:
@@ -215,13 +199,8 @@ def _check(names: list[str], path: Path) -> None:
         raise ValueError(f"{path}: expected every class name once, got {', '.join(twice[:8])} more than once")
     if len(names) > MOST_CLASSES:
         raise ValueError(f"{path}: expected at most {MOST_CLASSES} classes (ids of 8 bits), got {len(names)}")
-
-
-def _check_colors(entries: list[Entry], path: Path) -> None:
-    colors = [entry.color for entry in entries if entry.color is not None]
-    strange = [color for color in colors if max(color) > 255]
-    twice = sorted({color for color in colors if colors.count(color) > 1})
-    if strange:
+    colors = [entry.color for entry in classes + ignored if entry.color is not None]
+    if strange := [color for color in colors if max(color) > 255]:
         raise ValueError(f"{path}: expected colors of three numbers from 0 to 255, got {strange[:4]}")
-    if twice:
-        raise ValueError(f"{path}: expected every color once, got {twice[:4]} more than once")
+    if colors_twice := repeated(colors):
+        raise ValueError(f"{path}: expected every color once, got {colors_twice[:4]} more than once")

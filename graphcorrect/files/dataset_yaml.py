@@ -15,14 +15,11 @@ from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.text import dump_yaml, load_yaml
 from graphcorrect.labels import IGNORE_INDEX
 
+TEMPLATE = re.compile(r"\{image_path(?:\.(stem|name|parent|suffix))?\}")  # LightlyTrain's, in the path of a mask
+
 
 def read_dataset_yaml(path: Path) -> Dataset:
-    """The data set that a YAML names; relative folders begin at its `path`, or where it lies itself.
-
-    Raises:
-        FileFault: it is no such YAML; the message names it.
-        ValueError: files that are missing, stand twice or cannot be opened, all of them listed.
-    """
+    """The data set that a YAML names; relative folders begin at its `path`, or where it lies itself."""
     with reading(path, "a data set's YAML"):
         content = load_yaml(path)
         label_map = label_map_of(content)
@@ -52,11 +49,7 @@ def _of_ultralytics(root: Path, place: str, masks: str, collector: Collector, so
         return collector.pair_up(path, _with_masks(path, masks))
     if path.is_file() and path.suffix.lower() == ".txt":
         folders = sorted({(path.parent / line).parent for line in read_lines(path)})
-        pairs = [
-            pair
-            for folder in folders
-            for pair in collector.pair_up(folder if folder.is_dir() else None, _with_masks(folder, masks))
-        ]
+        pairs = [pair for folder in folders for pair in collector.pair_up(folder, _with_masks(folder, masks))]
         return collector.listed(path, pairs)
     collector.faults.append(f"{source}: names {place!r}, which is not there: {path}")
     return []
@@ -78,10 +71,7 @@ def _of_lightly(split: Mapping[str, Any], root: Path, collector: Collector, sour
         return collector.pair_up(images, root / masks)
     pairs = []
     for name, path in sorted(collector.folder(images, IMAGE_ENDINGS).files.items()):
-        fields = {"image_path": path, "image_path.stem": path.stem, "image_path.name": path.name,
-                  "image_path.parent": path.parent, "image_path.suffix": path.suffix}  # fmt: skip
-        text = re.sub(r"\{([a-z_.]+)\}", lambda found: str(fields.get(found[1], found[0])), masks)  # noqa: B023
-        mask = root / text
+        mask = root / TEMPLATE.sub(lambda found: str(getattr(path, found[1]) if found[1] else path), masks)  # noqa: B023
         pairs.append(Pair(name, path, mask if mask.is_file() else None))
     return pairs
 
@@ -117,7 +107,6 @@ def write_dataset_yaml(
         masks_dir: masks
     """
     names = dict(enumerate(label_map.names))
-    content: dict[str, Any] = {"path": "."} if form == "ultralytics" else {}
     if form == "ultralytics":
         if label_map.colors:
             raise ValueError("expected a label map without colors, which Ultralytics' masks cannot have; write ids")
@@ -126,12 +115,11 @@ def write_dataset_yaml(
                 f"expected a label map of two classes or more, as Ultralytics takes a lone name for 1 and 0 for a "
                 f"background, got {names[0]!r}; name both, or write form='lightly'"
             )
-        content |= {**splits, "masks_dir": masks, "names": names}
+        content: dict[str, Any] = {"path": ".", **splits, "masks_dir": masks, "names": names}
         if label_map.ids:
-            kept = {
+            content["label_mapping"] = {
                 number: "ignore_label" if label == IGNORE_INDEX else label for number, label in label_map.ids.items()
             }
-            content["label_mapping"] = kept
     else:
         if label_map.colors and label_map.ids:
             raise ValueError("expected a label map of colors or of ids, got both, for which the form has no place")
@@ -139,13 +127,11 @@ def write_dataset_yaml(
         listed = label_map.colors or label_map.ids or {number: number for number in names}
         for value, label in listed.items():
             values.setdefault(label, []).append(list(value) if isinstance(value, tuple) else value)
-        ignored = {len(names): {"name": "ignored", "labels": values[IGNORE_INDEX]}} if IGNORE_INDEX in values else {}
-        content |= {split: {"images": place, "masks": _with_masks(Path(place), masks).as_posix()}
-                    for split, place in splits.items()}  # fmt: skip
-        content["classes"] = {
-            **{number: {"name": name, "labels": values.get(number, [])} for number, name in names.items()},
-            **ignored,
-        }
-        if ignored:
+        content = {split: {"images": place, "masks": _with_masks(Path(place), masks).as_posix()}
+                   for split, place in splits.items()}  # fmt: skip
+        classes = {number: {"name": name, "labels": values.get(number, [])} for number, name in names.items()}
+        content["classes"] = classes
+        if IGNORE_INDEX in values:
+            classes[len(names)] = {"name": "ignored", "labels": values[IGNORE_INDEX]}
             content["ignore_classes"] = [len(names)]
     write_atomically(path, dump_yaml(content))

@@ -49,10 +49,6 @@ def open_dataset(path: Path, *, unpack_to: Path | None = None) -> Dataset:
     if not path.is_dir():
         raise ValueError(f"expected `path` to be a folder, a zip archive or a YAML, got {str(path)!r}")
     found = _of_cvat(path) if (path / "SegmentationClass").is_dir() else _of_folders(path)
-    if found is None:
-        raise ValueError(
-            f"expected a data set of images/ and masks/, or of SegmentationClass/, in {str(path)!r}, found none"
-        )
     listed = find_label_map(path)
     return found._replace(label_map=None if listed is None else read_label_map(listed))
 
@@ -73,25 +69,25 @@ def _of_cvat(folder: Path) -> Dataset:
     return collector.finish(splits or {"all": pairs})
 
 
-def _of_folders(folder: Path) -> Dataset | None:
+def _of_folders(folder: Path) -> Dataset:
     """`images/` and `masks/`, with or without splits."""
-    collector = Collector()
+    collector, images = Collector(), folder / "images"
     masks = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
-    if (folder / "images").is_dir() and masks is not None:
-        inside = [split for split in SPLITS if (folder / "images" / split).is_dir()]
-        if inside:
-            pairs_of = {split: collector.pair_up(folder / "images" / split, masks / split) for split in inside}
-            return collector.finish(pairs_of)
-        pairs = collector.pair_up(folder / "images", masks)
-        lists = [split for split in SPLITS if (folder / f"{split}.txt").is_file()]
-        listed = {split: collector.listed(folder / f"{split}.txt", pairs) for split in lists}
-        return collector.finish(listed or {"all": pairs})
-    around = {split: folder / split for split in SPLITS if (folder / split / "images").is_dir()}
-    if not around:
-        return None
-    return collector.finish(
-        {split: collector.pair_up(place / "images", place / "masks") for split, place in around.items()}
-    )
+    if not images.is_dir() or masks is None:
+        around = {split: folder / split for split in SPLITS if (folder / split / "images").is_dir()}
+        if not around:
+            raise ValueError(
+                f"expected a data set of images/ and masks/, or of SegmentationClass/, in {str(folder)!r}, found none"
+            )
+        splits = {split: collector.pair_up(place / "images", place / "masks") for split, place in around.items()}
+        return collector.finish(splits)
+    splits = {split: collector.pair_up(images / split, masks / split) for split in SPLITS if (images / split).is_dir()}
+    if not splits:
+        pairs = collector.pair_up(images, masks)
+        lists = {split: folder / f"{split}.txt" for split in SPLITS}
+        splits = {split: collector.listed(path, pairs) for split, path in lists.items() if path.is_file()}
+        splits = splits or {"all": pairs}
+    return collector.finish(splits)
 
 
 def check_pairs(pairs: Iterable[Pair], label_map: LabelMap | int) -> None:

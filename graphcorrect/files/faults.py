@@ -15,6 +15,7 @@ from typing import Any
 from graphcorrect.files import text
 
 LONGEST = 300  # characters of what another library says
+MOST_SHOWN = 50  # faults of one list
 
 
 class FileFault(ValueError):
@@ -53,17 +54,13 @@ class UnreadableFile(ValueError):
 
 @contextlib.contextmanager
 def reading(path: Path | str, expected: str = "", *, folder: bool = False) -> Iterator[None]:
-    """Whatever goes wrong inside is said of `path`, in one line.
+    """Whatever goes wrong inside becomes a `FileFault` of `path`: what the file looks like, or what the library said.
 
     Args:
         path: the file that is opened inside.
         expected: what it should be, such as "an image"; the file is then looked at before anything opens it. Empty
             says nothing of it, and spares the look where files are many.
         folder: whether it may be a folder.
-
-    Raises:
-        FileFault: it is a file that cannot be what is expected, such as an empty one, or anything was raised inside;
-            the message says what the file looks like, or what the library said.
     """
     wanted = f"expected {expected}; " if expected else ""
     if expected and os.path.isfile(path) and (fault := looks_like(Path(path))):
@@ -80,11 +77,11 @@ def reading(path: Path | str, expected: str = "", *, folder: bool = False) -> It
         raise FileFault(f"{path}: {wanted}{seen or said}") from error
 
 
-def tried(path: Path, read: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What `read` returns; or None, and the fault of the file at `path` that it found."""
+def tried(read: Callable[..., Any], path: Path, *arguments: Any) -> tuple[Any, list[str]]:
+    """What `read` makes of a file; or None, and the fault that it found."""
     try:
         with reading(path):
-            return read(), []
+            return read(path, *arguments), []
     except FileFault as fault:
         return None, [str(fault)]
 
@@ -130,21 +127,13 @@ def words(error: BaseException) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text in any encoding, without blanks around them, empty ones and comments left out.
-
-    Raises:
-        FileFault: the file cannot be read, or is no text.
-    """
+    """The lines of a text in any encoding, without blanks around them, empty ones and comments left out."""
     with reading(path, "text"):
         return text.read_lines(path)
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip archive (`.npz`, torch's files) of which a part is damaged: torch itself does not compare checksums.
-
-    Raises:
-        FileFault: a part does not have its checksum, or the archive cannot be opened.
-    """
+    """Refuse a zip archive (`.npz`, torch's files) of which a part is damaged: torch itself compares no checksums."""
     with reading(path):
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -153,20 +142,16 @@ def check_archive(path: Path) -> None:
                 raise ValueError(f"is damaged: {damaged} does not have its checksum; copy or download it again")
 
 
-def refuse(faults: list[str], of: str, shown: int = 50) -> None:
+def refuse(faults: list[str], of: str) -> None:
     """Raise one `ValueError` that lists every fault, if there are any."""
     if faults:
-        more = f"\n  ... and {len(faults) - shown} more" if len(faults) > shown else ""
-        listed = "\n  ".join(faults[:shown])
+        more = f"\n  ... and {len(faults) - MOST_SHOWN} more" if len(faults) > MOST_SHOWN else ""
+        listed = "\n  ".join(faults[:MOST_SHOWN])
         raise ValueError(f"{of} {len(faults)} fault(s):\n  {listed}{more}")
 
 
-def check_writable(folder: Path, option: str = "--out") -> None:
-    """Make the folder of results and write to it, before any work is done.
-
-    Raises:
-        ValueError: it cannot be made, or nothing can be written there.
-    """
+def check_writable(folder: Path) -> None:
+    """Make the folder of results and write to it, before any work is done."""
     probe = folder / ".can_be_written"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +159,7 @@ def check_writable(folder: Path, option: str = "--out") -> None:
         probe.unlink(missing_ok=True)  # another process may probe, too
     except (OSError, ValueError) as error:  # ValueError: a name that holds a zero byte
         raise ValueError(
-            f"expected {option} to be a folder that can be written, got {str(folder)!r}: {words(error)}"
+            f"expected --out to be a folder that can be written, got {str(folder)!r}: {words(error)}"
         ) from error
 
 

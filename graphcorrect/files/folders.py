@@ -43,18 +43,15 @@ class Folder:
         self.faults: list[Fault] = []
         self.left_out: list[Path] = []
         for path in self._entries():
+            name = name_below(folder, path)
             if path.suffix.lower() not in self.endings:
                 self.left_out.append(path)
             elif not path.is_file():
-                self.faults.append(Fault(name_below(folder, path), f"{path}: {looks_like(path)}"))
+                self.faults.append(Fault(name, f"{path}: {looks_like(path)}"))
+            elif name in self.files:
+                self.faults.append(Fault(name, f"{path}: {self.files[name].name} has the same name"))
             else:
-                self._add(path)
-
-    def _add(self, path: Path) -> None:
-        name = name_below(self.folder, path)
-        if name in self.files:
-            self.faults.append(Fault(name, f"{path}: {self.files[name].name} has the same name"))
-        self.files.setdefault(name, path)
+                self.files[name] = path
 
     def _entries(self) -> list[Path]:
         """All files, and what looks like one by its ending and is none."""

@@ -18,19 +18,12 @@ IMAGE_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class Picture(NamedTuple):
-    """An image as a viewer shows it.
+    """An image as a viewer shows it."""
 
-    Attributes:
-        rgb: of 8 bits a channel.
-        stored: (height, width) in the file, which EXIF may say is to be turned.
-        turned: whether it was.
-        brightest: of a file of 16 bits, the largest value; else None.
-    """
-
-    rgb: Image.Image
-    stored: tuple[int, int]
-    turned: bool
-    brightest: int | None
+    rgb: Image.Image  # of 8 bits a channel
+    stored: tuple[int, int]  # (height, width) in the file, which EXIF may say is to be turned
+    turned: bool  # whether it was
+    brightest: int | None  # of a file of 16 bits, the largest value
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:

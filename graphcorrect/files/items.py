@@ -36,23 +36,20 @@ def find_items(
 ) -> tuple[list[Item], list[str]]:
     """The items of a folder of predictions or masks, by name, and what is missing or there twice."""
     found = Folder(labels, label_endings)
-    partners = {
-        "image": None if images is None else Folder(images, IMAGE_ENDINGS),
-        "features": None if features is None else Folder(features, ARRAY_ENDINGS),
-    }
     found.say_what_is_left_out()
     faults = found.faults_of()
     if not found.files and not faults:
         faults.append(f"{labels}: no file that ends in {', '.join(label_endings)}")
-    there = {kind: folder for kind, folder in partners.items() if folder is not None}
+    partners = {"image": (images, IMAGE_ENDINGS), "features": (features, ARRAY_ENDINGS)}
+    there = {kind: Folder(path, endings) for kind, (path, endings) in partners.items() if path is not None}
     for folder in there.values():
         faults += folder.faults_of(found.files)
     items = []
     for name, path in found.files.items():
-        missing = [kind for kind, folder in there.items() if name not in folder.files]
+        files = {kind: folder.files.get(name) for kind, folder in there.items()}
+        missing = [kind for kind, file in files.items() if file is None]
         faults += [f"{path}: no {kind} of that name in {there[kind].folder}" for kind in missing]
         if not missing:
-            files = {kind: folder.files[name] for kind, folder in there.items()}
             items.append(Item(name, path, files.get("image"), files.get("features")))
     return items, faults
 

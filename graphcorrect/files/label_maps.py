@@ -13,10 +13,9 @@ from typing import Any
 from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
 from graphcorrect.files.faults import reading
 from graphcorrect.files.saving import write_atomically
-from graphcorrect.files.text import few, load_yaml, read_text
+from graphcorrect.files.text import few, load_yaml, read_text, repeated
 from graphcorrect.labels import IGNORE_INDEX
 
-Line = tuple[int, str, tuple[int, ...]]  # of a list of classes: label, name, and the color where it has one
 STANDARD_NAMES = ("labelmap.txt", "label_map.txt", "classes.txt", "class_dict.csv", "classes.csv", "labels.csv",
                   "classes.json", "data.yaml", "dataset.yaml")  # fmt: skip
 
@@ -48,8 +47,7 @@ class LabelMap:
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MOST_CLASSES:
             raise ValueError(f"expected `names` of 1 to {MOST_CLASSES} classes, got {len(self.names)}")
-        if len(set(self.names)) < len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice := repeated([*self.names]):
             raise ValueError(f"expected every name in `names` once, got {', '.join(twice[:8])} more than once")
         known = {*range(len(self.names)), IGNORE_INDEX}
         for name, labels in (("colors", self.colors.values()), ("ids", self.ids.values())):
@@ -119,9 +117,6 @@ def label_map_of(content: Any) -> LabelMap:
 
     One name of Ultralytics' is a class beside a background. LightlyTrain's `classes` name ids or colors for each
     class, and `ignore_classes` are ignored; labels are what is left, counted from 0.
-
-    Raises:
-        ValueError: it names no classes, or an id stands for two of them.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a table, got {type(content).__name__}")
@@ -185,9 +180,8 @@ def _of_classes(classes: dict[int, Any], ignored: Iterable[Any]) -> LabelMap:
 def _of_entries(found: Entries) -> LabelMap:
     lines = [(entry, label) for label, entry in enumerate(found.classes)]
     lines += [(entry, IGNORE_INDEX) for entry in found.ignored]
-    with_color = [entry for entry in found.classes if entry.color is not None]
-    if with_color and len(with_color) < len(found.classes):
-        without = [entry.name for entry in found.classes if entry.color is None]
+    without = [entry.name for entry in found.classes if entry.color is None]
+    if 0 < len(without) < len(found.classes):
         raise ValueError(f"expected a color for every class or for none, got none for {', '.join(without[:8])}")
     colors = {entry.color: label for entry, label in lines if entry.color is not None}
     if found.is_cvat and colors:
@@ -216,63 +210,52 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
         raise ValueError(f"expected a list of classes, .txt or .csv, got {path.name}; write_dataset_yaml writes YAML")
     if label_map.ids:
         raise ValueError("expected a label map without `ids`: a list of classes has no place for them; write a YAML")
-    labels = [*range(label_map.num_classes), *([IGNORE_INDEX] if IGNORE_INDEX in label_map.colors.values() else [])]
-    lines: list[Line] = [
-        (label, "void" if label == IGNORE_INDEX else label_map.names[label], color)
-        for label in labels
-        for color in (_colors_of(label, label_map) or [()])
-    ]
-    if len(lines) > len(labels):
+    if repeated([*label_map.colors.values()]):
         raise ValueError("expected a label map of one color a class: a list of classes has no place for more")
-    write_atomically(path, list_of_classes(path, lines, label_map.names, label_map.colors).encode())
+    write_atomically(path, list_of_classes(path, label_map.names, label_map.colors).encode())
 
 
-def list_of_classes(path: Path, lines: list[Line], names: tuple[str, ...], colors: Mapping[Color, int]) -> str:
-    """The text of a list of classes, in the form of its file's name, which is read again before anybody writes it.
+def list_of_classes(path: Path, names: tuple[str, ...], colors: Mapping[Color, int]) -> str:
+    """The text of a list of classes, in the form of its file's name; refused if it would be read as another.
 
-    Raises:
-        ValueError: what is read are not the names and colors that were meant; the message names the classes.
+    `colors` has one for a label at most.
     """
-    fault = _fault_of(path, lines, names, colors)
+    fault = _fault_of(path, names, colors)
     if fault is None:
-        return _text_of(path, lines)
-    plain = {name: f"class_{number}_" for number, name in enumerate(names)}  # which every list can hold
+        return _text_of(path, names, colors)
 
     def fault_with(*kept: str) -> str | None:
-        """Of the list in which all other classes have plain names."""
-        called = plain | {name: name for name in kept}
-        renamed = [(label, called[name] if label < IGNORE_INDEX else name, color) for label, name, color in lines]
-        return _fault_of(path, renamed, tuple(called.values()), colors)
+        """Of the list in which all other classes have plain names, which every list can hold."""
+        called = (name if name in kept else f"class_{number}_" for number, name in enumerate(names))
+        return _fault_of(path, tuple(called), colors)
 
     wrong = [] if fault_with() else [repr(name) for name in names if fault_with(name)]
     got = f"{few(wrong)} ({fault}); call them otherwise" if wrong else f"others ({fault})"
     raise ValueError(f"expected names that {path.name} can hold, got {got}")
 
 
-def _fault_of(path: Path, lines: list[Line], names: tuple[str, ...], colors: Mapping[Color, int]) -> str | None:
+def _fault_of(path: Path, names: tuple[str, ...], colors: Mapping[Color, int]) -> str | None:
     """Why a list of classes would be read as another, if it would."""
     try:
-        again = _of_entries(entries_of(_text_of(path, lines), path))
+        again = _of_entries(entries_of(_text_of(path, names, colors), path))
     except ValueError as error:
         return str(error)
     is_same = again.names == names and {**again.colors, **colors} == again.colors
     return None if is_same else f"which would be read as {few([*again.names])}"
 
 
-def _text_of(path: Path, lines: list[Line]) -> str:
-    has_colors = any(color for _, _, color in lines)
+def _text_of(path: Path, names: tuple[str, ...], colors: Mapping[Color, int]) -> str:
+    color_of = {label: color for color, label in colors.items()}
+    titles = [*enumerate(names), *([(IGNORE_INDEX, "void")] if IGNORE_INDEX in color_of else [])]
+    lines = [(label, title, color_of.get(label, ())) for label, title in titles]
     if path.suffix.lower() == ".csv":
         content = io.StringIO()
         writer = csv.writer(content, lineterminator="\n")
-        writer.writerow(("id", "name", *("rgb" if has_colors else "")))
+        writer.writerow(("id", "name", *("rgb" if colors else "")))
         writer.writerows((label, name, *color) for label, name, color in lines)
         return content.getvalue()
     if path.stem.lower() in ("labelmap", "label_map"):
         of_cvat = [f"{name}:{','.join(map(str, color))}::" for _, name, color in lines]
         return "\n".join(["# label:color_rgb:parts:actions", *of_cvat, ""])
-    between = "," if has_colors else " "
+    between = "," if colors else " "
     return "".join(f"{between.join(map(str, (label, name, *color)))}\n" for label, name, color in lines)
-
-
-def _colors_of(label: int, label_map: LabelMap) -> list[tuple[int, ...]]:
-    return [color for color, found in label_map.colors.items() if found == label]

@@ -86,11 +86,7 @@ def read_brush_masks(path: Path, label_map: LabelMap, *, background: str | None 
 
 
 def paint(regions: Iterable[Mapping[str, Any]], label_map: LabelMap, background: int = IGNORE_INDEX) -> Tensor:
-    """Labels (H, W) int64 of brush results, later ones above earlier ones; `background` where there is none.
-
-    Raises:
-        ValueError: regions differ in size, are turned, name no class or hold no run lengths.
-    """
+    """Labels (H, W) int64 of brush results, later ones above earlier ones; `background` where there is none."""
     labels: Tensor | None = None
     for region in regions:
         size = (int(region["original_height"]), int(region["original_width"]))

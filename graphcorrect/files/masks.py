@@ -209,10 +209,8 @@ def _is_foreign(palette: Sequence[tuple[int, int, int]] | None, label_map: Label
 
 def _packed(colors: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Colors (..., 3 or more) as one number each."""
-    packed: NDArray[np.int32] = colors[..., 0].astype(np.int32)
-    for channel in (1, 2):
-        packed = packed << 8 | colors[..., channel]
-    return packed
+    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+    return red << 16 | green << 8 | blue
 
 
 def _of_colors(colors: NDArray[np.uint8], label_map: LabelMap) -> NDArray[np.int64]:

@@ -56,16 +56,11 @@ class Dataset(NamedTuple):
 
 
 class Collector:
-    """Pairs of folders, and every fault on the way.
-
-    Attributes:
-        faults: a line each.
-        left_out: files with endings of neither images nor masks.
-    """
+    """Pairs of folders, and every fault on the way."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
-        self.left_out: list[Path] = []
+        self.left_out: list[Path] = []  # files with endings of neither images nor masks
         self._folders: dict[tuple[Path, tuple[str, ...]], Folder] = {}
 
     def folder(self, path: Path, endings: Sequence[str]) -> Folder:

@@ -21,38 +21,21 @@ def read_prediction(
 ) -> tuple[Tensor, Tensor]:
     """Class probabilities (C, H, W) float32 and where there is a prediction at all, (H, W) bool.
 
-    A mask becomes probabilities: `mask_confidence` for its class, the rest shared by the others, and none where it
-    holds 255.
-
-    Raises:
-        ValueError: the file holds something else, or `mask_confidence` is too low; the message does not name the file.
+    A mask, of which the classes must be known, becomes probabilities: `mask_confidence` for its class, the rest shared
+    by the others, and none where it holds 255.
     """
     num_classes = classes.num_classes if isinstance(classes, LabelMap) else classes
     if path.suffix.lower() in ARRAY_ENDINGS:
         probabilities = read_probabilities(path, num_classes, channels)
         return probabilities, torch.ones_like(probabilities[0], dtype=torch.bool)
-    if classes is None or num_classes is None:
-        raise ValueError("expected `--classes` where predictions are masks, got none")
-    check_confidence(mask_confidence, num_classes)
+    assert classes is not None
+    assert num_classes is not None
     labels = read_mask(path, classes)
     known = labels != IGNORE_INDEX
     rest = (1 - mask_confidence) / max(1, num_classes - 1)
     probabilities = torch.full((num_classes, *labels.shape), rest)
     probabilities.scatter_(0, torch.where(known, labels, 0)[None], mask_confidence)
     return torch.where(known, probabilities, 1 / num_classes), known
-
-
-def check_confidence(mask_confidence: float, num_classes: int) -> None:
-    """Refuses a confidence that makes the class of a mask no likelier than the others, which would turn it around.
-
-    Raises:
-        ValueError: it is not above 1 / C.
-    """
-    if num_classes > 1 and mask_confidence <= 1 / num_classes:
-        raise ValueError(
-            f"expected --mask-confidence above 1/{num_classes} = {1 / num_classes:.4g} for masks of {num_classes} "
-            f"classes, got {mask_confidence:g}"
-        )
 
 
 def read_probabilities(path: Path | str, num_classes: int | None = None, channels: str | None = None) -> Tensor:

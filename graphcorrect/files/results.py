@@ -33,9 +33,6 @@ def check_apart(
         written: folders that are made in it, such as `masks`.
         searched: folders by option of which every file is an input; None is left out.
         others: further folders of inputs.
-
-    Raises:
-        ValueError: an input would be written over, or results be found among the inputs the next time.
     """
     for option, folder in (searched | (others or {})).items():
         if folder is None:
@@ -48,11 +45,7 @@ def check_apart(
 
 
 def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...], hint: str = "") -> None:
-    """Refuse a folder that holds results of other settings, or files of another origin under the names to be written.
-
-    Raises:
-        ValueError: it does; the message says what differs.
-    """
+    """Refuse a folder with results of other settings, or with files of another origin under the names to be written."""
     path = out / FILE
     if not is_ours(out):
         there = [name for name in written if (out / name).exists()]
@@ -72,11 +65,7 @@ def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...]
 
 
 def is_ours(out: Path) -> bool:
-    """Whether the folder holds results already.
-
-    Raises:
-        ValueError: it cannot be opened.
-    """
+    """Whether the folder holds results already; one that cannot be opened is refused."""
     path = out / FILE
     try:
         path.lstat()

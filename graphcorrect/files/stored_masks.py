@@ -83,19 +83,15 @@ def _read(path: Path) -> StoredMask:
             if values.min() < 0 or values.max() > 65535:
                 raise ValueError(f"expected ids from 0 to 65535, got {values.min()} to {values.max()}")
             return StoredMask(values.astype(np.uint16))
-        flat = (picture.getpalette("RGB") or []) if picture.mode == "P" else []
-        colors = tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
-        palette = colors if picture.mode == "P" else None
+        palette = None
+        if picture.mode == "P":
+            flat = picture.getpalette("RGB") or []
+            palette = tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=False))
         return StoredMask(values.astype(np.uint8) // step, palette)
 
 
 def _read_mat(path: Path) -> NDArray[np.uint8]:
-    """Class ids (H, W) uint8 of a mask of SBD, the variable GTcls.
-
-    Raises:
-        ValueError: it holds something else.
-        ImportError: SciPy is not installed.
-    """
+    """Class ids (H, W) uint8 of a mask of SBD, the variable GTcls."""
     from scipy.io import loadmat
 
     found = loadmat(path)
@@ -119,12 +115,7 @@ def _step_of_grey(picture: Image.Image) -> int:
 
 
 def write_stored_mask(path: Path | str, stored: StoredMask) -> None:
-    """Writes values as they are, into `.png`, `.tif` or `.bmp`.
-
-    Raises:
-        ValueError: another ending, or a format that cannot hold the values; the message names the file.
-        OSError: it cannot be written.
-    """
+    """Writes values as they are, into `.png`, `.tif` or `.bmp`."""
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
@@ -146,11 +137,8 @@ def mask_bytes(stored: StoredMask, kind: str = "PNG") -> bytes:
 @functools.cache
 def voc_colors() -> tuple[Color, ...]:
     """The 256 colors of PASCAL VOC's masks: bits of the index dealt to red, green, blue in turn."""
-    colors = []
-    for index in range(256):
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-        colors.append((color[0], color[1], color[2]))
-    return tuple(colors)
+
+    def shade(index: int, channel: int) -> int:
+        return sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+
+    return tuple((shade(index, 0), shade(index, 1), shade(index, 2)) for index in range(256))

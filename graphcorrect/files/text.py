@@ -8,7 +8,9 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # The marks of UTF-32 begin with those of UTF-16, and so come first.
 MARKS = (
@@ -22,12 +24,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
 
 def read_text(path: Path) -> str:
-    """A file's text; the system's own encoding does not matter.
-
-    Raises:
-        ValueError: the file is no text, say a picture; the message has its name.
-        OSError: it cannot be opened.
-    """
+    """A file's text; the system's own encoding does not matter, and what is no text, say a picture, is refused."""
     content = Path(path).read_bytes()
     try:
         text = content.decode(encoding_of(content), "strict")
@@ -65,6 +62,11 @@ def lines_of(text: str, comment: str | None = "#") -> list[str]:
     return [line for line in lines if line and (comment is None or not f"{line} ".startswith(comment))]
 
 
+def repeated(values: list[T]) -> list[T]:
+    """What stands more than once, in order."""
+    return sorted({value for value in values if values.count(value) > 1})  # type: ignore[type-var]
+
+
 def few(names: list[str], most: int = 8) -> str:
     """The first of many names, for a message."""
     shown = ", ".join(names[:most]) or "none"
@@ -72,21 +74,12 @@ def few(names: list[str], most: int = 8) -> str:
 
 
 def load_yaml(path: Path) -> Any:
-    """What a YAML file holds.
-
-    Raises:
-        ImportError: PyYAML is not installed.
-        ValueError: it is no text; of PyYAML: it is no YAML.
-    """
+    """What a YAML file holds."""
     return _yaml().safe_load(read_text(path))
 
 
 def dump_yaml(content: Any) -> bytes:
-    """Plain values as YAML, in the order that they have.
-
-    Raises:
-        ImportError: PyYAML is not installed.
-    """
+    """Plain values as YAML, in the order that they have."""
     text: str = _yaml().safe_dump(content, sort_keys=False, allow_unicode=True)
     return text.encode()
 

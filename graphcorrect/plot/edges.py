@@ -71,7 +71,8 @@ def neighbors(
 
     ax = axes_or_new(ax)
     ax.imshow(picture, interpolation="nearest")
-    ax.plot(*_spokes(float(own_x[0]), float(own_y[0]), x, y), color="white", lw=0.8, alpha=0.7, solid_capstyle="round")
+    spokes = [np.stack([np.full_like(each, own), each]) for own, each in ((own_x, x), (own_y, y))]
+    ax.plot(*spokes, color="white", lw=0.8, alpha=0.7, solid_capstyle="round")
     points = ax.scatter(x, y, c=similarity, cmap="viridis", s=46, edgecolors="white", linewidths=1.0, zorder=3)
     ax.plot(own_x, own_y, marker="P", ms=13, mfc="#D55E00", mec="white", mew=1.3, ls="none", zorder=4)
     if legend:
@@ -89,7 +90,7 @@ def _edges_of(
     if isinstance(index, Tensor):
         listed = graph.similarity if isinstance(graph, Neighbors) else graph.weight  # type: ignore[attr-defined]
         index, similarity = (
-            part.detach().cpu().flatten(0, -3)[batch_index, node] for part in (_3d(index), _3d(listed))
+            part.detach().cpu().reshape(-1, *part.shape[-2:])[batch_index, node] for part in (index, listed)
         )
         name = "cosine similarity" if isinstance(graph, Neighbors) else "edge weight (similarity)"
     else:
@@ -103,10 +104,6 @@ def _edges_of(
     # A search returns what it found, however unlike; -inf where there was no key. In a graph, no weight is no edge.
     is_edge = similarity > (-torch.inf if isinstance(graph, Neighbors) else 0)
     return index[is_edge], similarity[is_edge].float(), name
-
-
-def _3d(tensor: Tensor) -> Tensor:
-    return tensor if tensor.ndim > 2 else tensor[None]
 
 
 def _grid_of(num_nodes: int, height: int, width: int, grid: tuple[int, int] | None) -> tuple[int, int]:
@@ -126,12 +123,3 @@ def _cell_centers(index: Tensor, grid: tuple[int, int], size: tuple[int, int]) -
     y = (index // grid[1] + 0.5) * size[0] / grid[0] - 0.5
     x = (index % grid[1] + 0.5) * size[1] / grid[1] - 0.5
     return x.numpy(), y.numpy()
-
-
-def _spokes(own_x: float, own_y: float, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lines from one point to many as one line with gaps (NaN)."""
-    gap = np.full_like(x, np.nan)
-    return (
-        np.stack([np.full_like(x, own_x), x, gap], 1).ravel(),
-        np.stack([np.full_like(y, own_y), y, gap], 1).ravel(),
-    )

@@ -154,17 +154,9 @@ def _class_lines(ax: Axes, x: list[int], values: Tensor, names: list[str]) -> No
     _bare(ax)
     low, high = ax.get_ylim()
     for place, (value, name, color) in zip(_spread([end[0] for end in ends], low, high), ends, strict=True):
-        ax.annotate(
-            name,
-            (1.0, (value - low) / (high - low)),
-            xycoords="axes fraction",
-            xytext=(1.045, (place - low) / (high - low)),
-            textcoords="axes fraction",
-            fontsize=8,
-            color=color,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
-        )
+        end, text = (1.0, (value - low) / (high - low)), (1.045, (place - low) / (high - low))
+        arrow = {"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
+        ax.annotate(name, end, text, "axes fraction", fontsize=8, color=color, va="center", arrowprops=arrow)
     ax.set_ylim(low, high)
     ax.set_xlim(x[0] - (0.5 if len(x) == 1 else 0), x[-1] + (0.5 if len(x) == 1 else 0))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from graphcorrect.plot._drawing import axes_or_new, faint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
 
 # Okabe and Ito's green and a red that people who confuse the two tell apart from it by lightness; stripes mark it too.
 FIXED = (0, 158, 115)
@@ -85,16 +85,9 @@ def corrections(
     if legend:
         shown = ["fixed", "broken", "left wrong"] if bool(known.any()) else []
         shown += ["changed, truth unknown"] if bool(outcomes["changed, truth unknown"][0].any()) or not shown else []
-        patch = import_module("matplotlib.patches").Patch
-        handles = [_legend_patch(patch, name, *outcomes[name]) for name in shown]
-        ax.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.01),
-            ncols=2 if len(handles) > 2 else len(handles),
-            frameon=False,
-            fontsize=9,
-        )
+        handles = [_legend_patch(name, *outcomes[name]) for name in shown]
+        below, columns = (0.5, -0.01), min(2, len(handles))
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=below, ncols=columns, frameon=False, fontsize=9)
     return ax
 
 
@@ -104,11 +97,10 @@ def _stripes(size: torch.Size) -> Tensor:
     return (rows + columns) // max(1, max(size) // 250) % 4 == 0
 
 
-def _legend_patch(patch: Any, name: str, pixels: Tensor, color: tuple[int, int, int]) -> Any:
+def _legend_patch(name: str, pixels: Tensor, color: tuple[int, int, int]) -> Patch:
+    from matplotlib.patches import Patch
+
     label = f"{name} ({int(pixels.sum()):,} px)"
-    face = tuple(channel / 255 for channel in color)
-    if name == "broken":
-        return patch(
-            facecolor=face, edgecolor=tuple(channel / 255 for channel in _STRIPE), hatch="////", lw=0, label=label
-        )
-    return patch(facecolor=face, label=label)
+    face, stripe = ("#{:02x}{:02x}{:02x}".format(*each) for each in (color, _STRIPE))
+    stripes: dict[str, Any] = {"edgecolor": stripe, "hatch": "////", "lw": 0} if name == "broken" else {}
+    return Patch(facecolor=face, label=label, **stripes)

@@ -92,23 +92,10 @@ def embedding(
         drawn = rows[chosen]
         plane = _in_the_plane(drawn, method, seed)
         for label in sorted(set(found.tolist())):
-            members = (found == label).numpy()
-            axis.scatter(
-                plane[members, 0],
-                plane[members, 1],
-                s=9,
-                color=style_of(label)[0],
-                marker="o^sD"[label // len(COLORS) % 4],
-            )
-            axis.annotate(
-                names[label],
-                np.median(plane[members], 0),
-                fontsize=9,
-                fontweight="bold",
-                ha="center",
-                va="center",
-                bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": style_of(label)[0], "alpha": 0.85},
-            )
+            spots, color = plane[(found == label).numpy()], style_of(label)[0]
+            axis.scatter(spots[:, 0], spots[:, 1], s=9, color=color, marker="o^sD"[label // len(COLORS) % 4])
+            box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": color, "alpha": 0.85}
+            axis.annotate(names[label], np.median(spots, 0), size=9, weight="bold", ha="center", va="center", bbox=box)
         nearest = knn(drawn, None, 1, exclude_self=True).index[:, 0]
         share = float((found[nearest] == found).float().mean())
         axis.set_title(f"{title}{100 * share:.1f} % of nearest neighbors share the label", fontsize=10)
