@@ -18,6 +18,7 @@ from graphcorrect.guided import (
     OWN_SHARE,
     RADIUS,
     STEPS,
+    distance_mean,
     smoothed,
     window_mean,
     window_weights,
@@ -48,12 +49,12 @@ def posterior(item: LabeledImage, others: Tensor | None, trust: float) -> Tensor
     classes = torch.arange(len(item.probabilities), device=item.labels.device)
     given = (item.labels.long() == classes[:, None, None]).to(item.probabilities.dtype)  # void: no class
     model = full_size(item.probabilities[None], *size)
-    # Without an image all pixels have the same weights
-    colors = model.new_zeros(1, 1, 1, 1) if item.image is None else item.image[None].to(model.dtype)
-    weights = window_weights(colors, RADIUS, COLOR_SCALE, DISTANCE_SCALE)
-    if item.image is not None:  # without colors it would blur the model's edges
+    if item.image is None:  # its colors would have told where the model's edges may be blurred
+        around = distance_mean(given[None], RADIUS, DISTANCE_SCALE)
+    else:
+        weights = window_weights(item.image[None].to(model.dtype), RADIUS, COLOR_SCALE, DISTANCE_SCALE)
         model = smoothed(model, weights, STEPS, RADIUS, OWN_SHARE)
-    around = window_mean(given[None], weights, RADIUS)
+        around = window_mean(given[None], weights, RADIUS)
     exponent = MODEL_ALONE if others is None else MODEL
     log_odds = exponent * (model[0] + MODEL_FLOOR).log() + trust * given
     # A pixel among ignored ones: its neighbors have no opinion

@@ -143,3 +143,13 @@ def window_mean(values: Tensor, weights: Tensor, radius: int) -> Tensor:
     for neighbor, weight in zip(_shifted(values, radius), weights.unbind(1), strict=True):
         total = torch.addcmul(total, neighbor, weight[:, None])
     return total
+
+
+def distance_mean(values: Tensor, radius: int, distance_scale: float) -> Tensor:
+    """The same with weights of distances alone, which no image tells apart: one convolution."""
+    exponents = [-(dy**2 + dx**2) / (2 * distance_scale**2) for dy, dx in _offsets(radius)]
+    before, after = values.new_tensor(exponents).softmax(0).chunk(2)
+    side, channels = 2 * radius + 1, values.shape[1]
+    kernel = torch.cat([before, before.new_zeros(1), after]).view(1, 1, side, side)
+    padded = F.pad(values, (radius,) * 4, mode="replicate")
+    return F.conv2d(padded, kernel.expand(channels, 1, side, side), groups=channels)

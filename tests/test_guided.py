@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from graphcorrect import guided_upsample
+from graphcorrect.guided import distance_mean, window_mean, window_weights
 
 
 def naive(soft_labels, images, steps, radius, color_scale, distance_scale, own_share):
@@ -187,3 +188,9 @@ def test_a_pixel_that_meets_nobody_keeps_its_probabilities():
     soft = torch.rand(1, 3, 7, 7).softmax(1)
     found = guided_upsample(soft, torch.rand(1, 3, 7, 7), mask=mask, own_share=0.0, steps=1)
     torch.testing.assert_close(found, soft)
+
+
+def test_distance_mean_is_the_mean_of_an_image_of_one_color():
+    values = torch.rand(2, 3, 7, 9, dtype=torch.float64)
+    weights = window_weights(torch.zeros(2, 3, 7, 9, dtype=torch.float64), 2, 0.1, 1.5)
+    torch.testing.assert_close(distance_mean(values, 2, 1.5), window_mean(values, weights, 2))
