@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from strategies import probabilities_strategy, random_features, random_labels, random_logits
 
 from graphcorrect.graphs import ClassConsistencyGraph
+from graphcorrect.ops._dispatch import without
 
 
 def random_probabilities(*shape, seed=1, dtype=torch.float64):
@@ -168,6 +169,18 @@ def test_what_is_not_finite_stays_in_its_image(loops, limit, monkeypatch):
     expected = graph @ values
     values[0, 4] = torch.inf
     torch.testing.assert_close((graph @ values)[1], expected[1], rtol=0, atol=0)
+
+
+def test_torch_alone_multiplies_small_graphs_as_a_gpu_does_and_numba_their_blocks():
+    pytest.importorskip("numba")
+    probabilities = random_probabilities(2, 576, 21, dtype=torch.float32)
+    values = random_features(2, 576, 64, dtype=torch.float32)
+    in_blocks = ClassConsistencyGraph()(probabilities)
+    with without("numba"):
+        of_low_rank = ClassConsistencyGraph()(probabilities)
+    assert len(in_blocks._layout.slot) == 2 * 576
+    assert len(of_low_rank._layout.slot) == 0
+    torch.testing.assert_close(of_low_rank @ values, in_blocks @ values)
 
 
 def test_what_is_not_finite_stays_in_its_class_in_blocks(loops, monkeypatch):

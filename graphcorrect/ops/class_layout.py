@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect.ops._dispatch import Kernel, Operation, triton_refuses
+from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
 
 # Z is multiplied as it is where it is narrow: more work than in blocks, in a third of the launches. A CPU has few
-# launches' worth to save, so that there all of Z has to be small: of 500,000 entries blocks take a quarter of the time.
+# launches' worth to save, so that there all of Z has to be small too: of 500,000 entries a refiner's step takes up to a
+# quarter more than with numba's loops over blocks. Of torch's blocks it takes a tenth more: less than it is worth that
+# a plain install runs, tests and counts what a GPU is sent.
 MAX_WIDTH = 1024  # entries of z_i
-MAX_ENTRIES_ON_CPU = 2**15  # of Z
+MAX_ENTRIES_ON_CPU = 2**15  # of Z, where numba serves
+WITHOUT_NUMBA = 16  # times as many
 
 
 class ClassLayout(NamedTuple):
@@ -59,9 +62,14 @@ def class_layout(vectors: Tensor, labels: Tensor, num_classes: int) -> ClassLayo
         num_classes: C.
     """
     width = num_classes * vectors.shape[-1]
-    is_small = labels.numel() * width <= MAX_ENTRIES_ON_CPU
-    is_low_rank = width <= MAX_WIDTH and (vectors.device.type != "cpu" or is_small)
+    most = MAX_ENTRIES_ON_CPU * (1 if _numba_serves() else WITHOUT_NUMBA)
+    is_low_rank = width <= MAX_WIDTH and (vectors.device.type != "cpu" or labels.numel() * width <= most)
     return ClassLayout(*_class_layout(vectors, labels, num_classes, is_low_rank or labels.numel() == 0))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _numba_serves() -> bool:
+    return numba_refuses() is None
 
 
 def block_shape(num_graphs: int, num_nodes: int, num_classes: int) -> tuple[int, int]:
