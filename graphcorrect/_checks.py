@@ -129,6 +129,21 @@ def mask(name: str, value: object, expected: Sequence[int], why: str, other_name
         same_device(name, tensor, other_name, other)
 
 
+def not_transposed(name: str, maps: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuses maps (..., H, W) that lie across those of `other`: resized, each pixel would meet another one."""
+    (rows, columns), (height, width) = maps.shape[-2:], other.shape[-2:]
+    if not is_traced() and _fits(columns, rows, height, width) and not _fits(rows, columns, height, width):
+        raise ValueError(
+            f"expected `{name}` with the proportions of {other_name}, ({height}, {width}), got them transposed, "
+            f"({rows}, {columns})"
+        )
+
+
+def _fits(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether one grid is the other at a stride that is the same both ways, but for what is rounded."""
+    return height * (columns - 1) <= width * (rows + 1) and width * (rows - 1) <= height * (columns + 1)
+
+
 def integer_at_least(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"expected `{name}` to be an int, got {type(value).__name__}")

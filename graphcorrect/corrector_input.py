@@ -59,11 +59,6 @@ def labeled_images(
     return images, masks
 
 
-def _fits(rows: int, columns: int, height: int, width: int) -> bool:
-    """Whether a grid is that of an image at a stride that is the same both ways, but for what is rounded."""
-    return height * (columns - 1) <= width * (rows + 1) and width * (rows - 1) <= height * (columns + 1)
-
-
 def scores_of_images(
     images: Tensor,
     probabilities: Tensor | None,
@@ -96,12 +91,7 @@ def scores_of_images(
         )
     _checks.size(name, given, 1, num_classes, "classes")
     _checks.same_device(name, given, "`images`", images)
-    (height, width), (rows, columns) = images.shape[-2:], given.shape[-2:]
-    if _fits(columns, rows, height, width) and not _fits(rows, columns, height, width):
-        raise ValueError(
-            f"expected `{name}` with the proportions of `images`, ({height}, {width}), got them transposed, "
-            f"({rows}, {columns})"
-        )
+    _checks.not_transposed(name, given, "`images`", images)
     if given.shape[-2] > images.shape[-2] or given.shape[-1] > images.shape[-1]:
         raise ValueError(f"expected `images` at least as large as `{name}`, got {_checks.shape_of(images)}")
     if features is not None:

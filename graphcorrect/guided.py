@@ -73,6 +73,7 @@ def guided_upsample(
     _checks.in_interval("color_scale", color_scale, 0.0, float("inf"), open_low=True, open_high=True)
     _checks.in_interval("distance_scale", distance_scale, 0.0, float("inf"), open_low=True, open_high=True)
     _checks.in_interval("own_share", own_share, 0.0, 1.0)
+    _checks.not_transposed("soft_labels", soft_labels, "`images`", images)
     size = images.shape[-2:]
     _checks.mask("mask", mask, (len(images), *size), "(an entry for each pixel of `images`)", "`images`", images)
     if mask is not None:

@@ -134,6 +134,7 @@ def labels_of_nodes(
     if features.ndim == 4:
         _checks.ndim(name, labels, (3,), "(B, H, W), as `features` is (B, D, H, W)")
         _checks.size(name, labels, 0, features.shape[0], "images")
+        _checks.not_transposed(name, labels, "`features`", features)
         size = (features.shape[2], features.shape[3])
         if tuple(labels.shape[1:]) != size and validate_args:  # so that others are void: half the operations
             votes = torch.where(labels == ignore_index, num_classes, labels)

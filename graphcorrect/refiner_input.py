@@ -34,6 +34,7 @@ def check_input(
         _checks.ndim("logits", logits, (4,), f"(B, C, H, W), as `features` is {form}")
         _checks.size("logits", logits, 1, num_classes, "classes")
         _checks.size("logits", logits, 0, features.shape[0], "images, as many as `features`")
+        _checks.not_transposed("logits", logits, "`features`", features)
         mask_shape = (logits.shape[0], *logits.shape[2:])
     else:
         _checks.shape("logits", logits, (*features.shape[:-1], num_classes), "(one row for each node)")
@@ -50,6 +51,7 @@ def check_input(
         if is_image:
             _checks.ndim("anchor_features", anchor_features, (4,), "(B, E, h, w)")
             _checks.size("anchor_features", anchor_features, 0, features.shape[0], "images, as many as `features`")
+            _checks.not_transposed("anchor_features", anchor_features, "`features`", features)
         else:
             _checks.at_least_2d("anchor_features", anchor_features, "(..., N, E)")
             expected = (*features.shape[:-1], anchor_features.shape[-1])

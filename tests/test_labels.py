@@ -162,3 +162,36 @@ def test_an_ignored_label_that_is_no_number_is_named(given):
     for name, call in calls.items():
         with pytest.raises(TypeError, match="expected `ignore_index` to be an int"):
             pytest.fail(f"{name}: {call()}")
+
+
+FEATURES, LOGITS, LABELS = torch.randn(2, 4, 9, 17), torch.randn(2, 3, 9, 17), torch.randint(3, (2, 9, 17))
+ACROSS = LABELS.mT
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: graphcorrect.DualGraphRefiner(3, 4)(FEATURES, LOGITS.mT),
+        lambda: graphcorrect.PrototypeBank(3, 4).update(FEATURES, ACROSS),
+        lambda: graphcorrect.AnchorBank(3, 4).update(FEATURES, ACROSS),
+        lambda: graphcorrect.slg_loss(FEATURES, ACROSS),
+        lambda: graphcorrect.clg_loss(LOGITS.softmax(1), ACROSS),
+        lambda: graphcorrect.LabelCorrectionLoss()(graphcorrect.DualGraphRefiner(3, 4)(FEATURES, LOGITS), ACROSS),
+        lambda: graphcorrect.guided_upsample(LOGITS.mT.softmax(1), torch.rand(2, 3, 36, 68)),
+    ],
+    ids=["refiner", "prototypes", "anchors", "slg", "clg", "loss", "guided"],
+)
+def test_maps_that_lie_across_the_others_are_refused_and_not_resized(call):
+    with pytest.raises(ValueError, match="proportions of .* got them transposed"):
+        call()
+
+
+@pytest.mark.parametrize("sides", [(9, 17), (36, 68), (33, 65), (500, 333), (97, 100), (8, 8), (1, 40)])
+@pytest.mark.parametrize("stride", [1, 4, 16, 32])
+def test_labels_of_any_resolution_meet_features_of_the_same_images(sides, stride):
+    for size in ([-(-side // stride) for side in sides], [max(1, side // stride) for side in sides]):
+        given_labels = torch.zeros(1, *sides, dtype=torch.int64)
+        assert labels.labels_of_nodes(torch.zeros(1, 2, *size), given_labels, num_classes=3).shape == (
+            1,
+            size[0] * size[1],
+        )

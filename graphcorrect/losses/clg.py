@@ -58,6 +58,7 @@ def clg_loss(
     _checks.same_device("pseudo_labels", pseudo_labels, "`probabilities`", probabilities)
     if probabilities.ndim == 4:
         _checks.ndim("pseudo_labels", pseudo_labels, (3,), "(B, H, W), as `probabilities` is (B, C, H, W)")
+        _checks.not_transposed("pseudo_labels", pseudo_labels, "`probabilities`", probabilities)
         pseudo_labels = resize_labels(pseudo_labels, (probabilities.shape[2], probabilities.shape[3]))
         probabilities = probabilities.movedim(1, -1)
     _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")
