@@ -18,6 +18,7 @@ from _harness import (
     time_in_turn,
     with_captured,
 )
+from _records import Smoke
 from torch import Tensor
 
 
@@ -59,7 +60,7 @@ def main(problem: Problem, description: str | None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; default: torch's own")
     parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
-    parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
+    parser.add_argument("--smoke", action=Smoke)
     args = parser.parse_args()
     if args.smoke:
         args.nodes, args.rounds = [256, 1089], 3

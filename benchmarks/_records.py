@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import os
 import platform
 import re
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,18 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 # Of /proc/cpuinfo, those that decide how fast products are, the widest last
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+class Smoke(argparse.Action):
+    """`--smoke`: the smallest sizes, whose figures leave the results alone unless `--out` says where."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str = "the smallest sizes, for CI") -> None:
+        super().__init__(option_strings, dest, nargs=0, default=False, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        namespace.smoke = True
+        if namespace.out == parser.get_default("out"):
+            namespace.out = Path(tempfile.mkdtemp(prefix="smoke-"))
 
 
 def save_record(

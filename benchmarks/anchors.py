@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from _harness import Case, human_bytes, peak_memory, save, time_in_turn
+from _records import Smoke
 from torch import Tensor
 
 from graphcorrect import AnchorBank
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--most", type=int, default=1_000_000, help="largest number of anchors")
     parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
-    parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
+    parser.add_argument("--smoke", action=Smoke)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -32,6 +32,7 @@ from _harness import (
     time_in_turn,
     with_captured,
 )
+from _records import Smoke
 from torch import Tensor
 
 from graphcorrect import knn
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--out", type=Path, help="folder of the JSON; default: that of the device")
-    parser.add_argument("--smoke", action="store_true", help="small sizes, for CI")
+    parser.add_argument("--smoke", action=Smoke)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

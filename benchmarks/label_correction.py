@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 
 import torch
-from _records import RESULTS
+from _records import RESULTS, Smoke
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))  # the trainer, as its scripts see it
 
@@ -76,7 +76,7 @@ def main() -> None:
     )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="over the trainer's recipe")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
-    parser.add_argument("--smoke", action="store_true", help="the smallest sizes, for CI")
+    parser.add_argument("--smoke", action=Smoke)
     args = parser.parse_args()
     if args.smoke:
         args.seeds, args.runs, args.methods = [0], args.out / "runs", ["mllc", "true_labels"]

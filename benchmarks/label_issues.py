@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _records import RESULTS, save_record
+from _records import RESULTS, Smoke, save_record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))  # the trainer's networks
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/label_issues"), help="where predictions are kept")
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1000], help="images of the speed study")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON")
-    parser.add_argument("--smoke", action="store_true", help="the smallest sizes, for CI")
+    parser.add_argument("--smoke", action=Smoke)
     args = parser.parse_args()
     if args.smoke:
         args.runs, args.rates, args.steps, args.counts = args.out / "runs", [0.1], 2, [2]

@@ -23,7 +23,7 @@ import _dense as dense
 import torch
 from _harness import relative_error
 from _launches import launches, operations
-from _records import RESULTS, save_record
+from _records import RESULTS, Smoke, save_record
 from torch import Tensor
 
 from graphcorrect import (
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder of the JSON; default: that of the GPU; the same for all processors"
     )
-    parser.add_argument("--smoke", action="store_true", help="one small number of classes, for CI")
+    parser.add_argument("--smoke", action=Smoke)
     args = parser.parse_args()
     classes, side = ([3], 8) if args.smoke else (args.classes, SIDE)
     device = torch.device(args.device)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from _harness import relative_error
-from _records import RESULTS, save_record
+from _records import RESULTS, Smoke, save_record
 from torch import Tensor
 
 from graphcorrect import (
@@ -175,7 +175,7 @@ def drift(updates: int) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="smallest sizes")
+    parser.add_argument("--smoke", action=Smoke)
     parser.add_argument("--updates", type=int, default=1_000_000, help="of the running means")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()

@@ -1,5 +1,6 @@
 """What the benchmarks write down: the commit, the device's folder, and what counts as a launch."""
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -157,3 +158,15 @@ def test_launches_counts_every_layer_and_a_training_step(helper, tmp_path, monke
         assert 0 < sides["graphcorrect"]["triton"] <= sides["graphcorrect"]["torch"], name
     assert "training step" in capsys.readouterr().out
     assert not _dispatch._ruled_out
+
+
+@pytest.mark.parametrize("order", [["--smoke"], ["--smoke", "--out", "there"], ["--out", "there", "--smoke"]])
+def test_a_smoke_run_leaves_the_committed_results_alone(helper, order):
+    records = helper("_records")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=records.RESULTS)
+    parser.add_argument("--smoke", action=records.Smoke)
+    assert parser.parse_args([]) == argparse.Namespace(out=records.RESULTS, smoke=False)
+    args = parser.parse_args(order)
+    assert args.smoke
+    assert args.out == Path("there") if "--out" in order else args.out.is_dir() and args.out != records.RESULTS
