@@ -80,7 +80,9 @@ def label_issues(
             encoder, a module or function that turns an image (1, 3, H, W) in [0, 1] into a map, such as
             :func:`graphcorrect.encoders.key_encoder` makes of one of timm, which runs twice (of a function the argument
             has no default); None compares with no other image.
-        error_rate: share of labels that are expected to be wrong, in (0, 1); more makes more issues.
+        error_rate: share of labels that are expected to be wrong, in (0, 1); more makes more issues. By the model alone
+            a label is an issue where another class is 2.2 (1 - rate) / rate times as likely, 20 times at 0.1: say 0.3
+            where the model is right and never so sure.
         caution: how many times likelier than the given label another class must be to take its place; 1 corrects every
             issue. A list for people to look at may be longer than what is changed unseen.
         temperature: of the softmin that makes an image's score of its pixels' scores, as cleanlab's; above 0.
