@@ -46,6 +46,14 @@ def floating(name: str, value: object) -> Tensor:
     return tensor
 
 
+def images(name: str, value: object) -> Tensor:
+    """Images are floating point in [0, 1]: files hold bytes, which must be divided first."""
+    tensor = is_tensor(name, value)
+    if tensor.dtype == torch.uint8:
+        raise TypeError(f"expected `{name}` to be floating point, got torch.uint8; use `{name} / 255`")
+    return floating(name, tensor)
+
+
 def boolean(name: str, value: object) -> Tensor:
     tensor = is_tensor(name, value)
     if tensor.dtype != torch.bool:

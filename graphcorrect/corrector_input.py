@@ -42,7 +42,7 @@ def labeled_images(
         size = f" of {len(pair)}" if isinstance(pair, Sequence | Mapping) else ""
         raise TypeError(f"expected pairs of images and masks, got {type(pair).__name__}{size}")
     images, masks = pair
-    _checks.floating("images", images)
+    _checks.images("images", images)
     _checks.integral("masks", masks)
     _checks.ndim("images", images, (3, 4), "(B, 3, H, W) or (3, H, W)")
     _checks.channels_first("images", images)
@@ -75,7 +75,7 @@ def scores_of_images(
         ValueError: shapes, devices or ranges do not fit, or one is given as the other.
         TypeError: dtypes do not fit.
     """
-    _checks.floating("images", images)
+    _checks.images("images", images)
     _checks.ndim("images", images, (4,), "(B, 3, H, W)")
     _checks.channels_first("images", images)
     _checks.same_device("images", images, "the corrector", place)

@@ -62,7 +62,7 @@ def guided_upsample(
         torch.Size([2, 48, 80])
     """
     _checks.floating("soft_labels", soft_labels)
-    _checks.floating("images", images)
+    _checks.images("images", images)
     _checks.ndim("soft_labels", soft_labels, (4,), "(B, C, h, w)")
     _checks.ndim("images", images, (4,), "(B, 3, H, W)")
     _checks.channels_first("images", images)

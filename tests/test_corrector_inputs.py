@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_scenes import CLASSES, SIZE, Levels, fitted_corrector, scenes
 
-from graphcorrect import SegmentationCorrector
+from graphcorrect import SegmentationCorrector, guided_upsample
 
 IMAGES, LOGITS = torch.rand(2, 3, *SIZE), torch.randn(2, CLASSES, 9, 12)
 
@@ -172,3 +172,15 @@ def test_a_saved_corrector_is_given_no_other_settings(corrector, tmp_path):
     corrector.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="expected no `position`, as a saved corrector has its own"):
         SegmentationCorrector.from_pretrained(tmp_path, encoder=Levels(), position=2.0)
+
+
+def test_bytes_are_refused_with_the_division_that_they_need():
+    corrector = SegmentationCorrector(2, torch.nn.Conv2d(3, 4, 8, stride=8))
+    images, masks = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8), torch.randint(2, (2, 16, 16))
+    for call in (
+        lambda: corrector.fit(images, masks),
+        lambda: corrector.fit(images / 255, masks)(images, logits=torch.randn(2, 2, 4, 4)),
+        lambda: guided_upsample(torch.full((2, 2, 4, 4), 0.5), images),
+    ):
+        with pytest.raises(TypeError, match=r"use `images / 255`"):
+            call()
