@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
+from graphcorrect.files.class_names import MOST_CLASSES, Entries, entries_of, read_entries
+from graphcorrect.files.class_tables import Color
 from graphcorrect.files.faults import reading
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.text import few, load_yaml, read_text, repeated

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphcorrect.files._pictures import DEEP, Image, named, refuse_frames, upright
-from graphcorrect.files.class_names import Color
+from graphcorrect.files.class_tables import Color
 from graphcorrect.files.saving import write_atomically
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat")
