@@ -176,6 +176,8 @@ def test_a_label_map_is_read_as_it_was_written(tmp_path, name, colors):
         ),
         ("classes.csv", LabelMap(("road",)), "names that classes.csv can hold, got others"),
         ("data.yaml", LabelMap(("a", "b")), "write_dataset_yaml writes YAML"),
+        ("labelmap.xyz", LabelMap(("a", "b")), "a list of classes, .txt or .csv, got labelmap.xyz"),
+        ("labelmap", LabelMap(("a", "b")), "a list of classes, .txt or .csv, got labelmap"),
         ("data.JSON", LabelMap(("a", "b")), "a list of classes, .txt or .csv, got data.JSON"),
     ],
 )

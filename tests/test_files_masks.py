@@ -248,3 +248,19 @@ def test_paths_may_be_text(tmp_path):
     path, probabilities = str(tmp_path / "a.npy"), torch.full((2, 4, 6), 0.5)
     write_probabilities(path, probabilities)
     assert torch.equal(read_probabilities(path), probabilities)
+
+
+@pytest.mark.parametrize("form", ["pallete", "", "RGB"])
+def test_a_form_that_there_is_not_is_refused(tmp_path, form):
+    with pytest.raises(ValueError, match="expected `form` to be one of 'palette', 'grey', 'grey16', 'rgb', 'rgba'"):
+        write_mask(tmp_path / "mask.png", torch.tensor([[0, 1]]), 2, form=form)
+    assert not (tmp_path / "mask.png").exists()
+
+
+def test_a_form_beside_the_mask_that_gives_it_is_refused(tmp_path):
+    write_mask(tmp_path / "before.png", torch.tensor([[0, 1]]), 2, form="grey")
+    like = read_stored_mask(tmp_path / "before.png")
+    for form in ("grey", "palette"):
+        with pytest.raises(ValueError, match="expected no `form` with `like`"):
+            write_mask(tmp_path / "after.png", torch.tensor([[1, 1]]), 2, form=form, like=like)
+    assert not (tmp_path / "after.png").exists()

@@ -9,7 +9,7 @@ import functools
 import io
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from graphcorrect.files.saving import write_atomically
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat")
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # to write: what keeps every value
 Form = Literal["palette", "grey", "grey16", "rgb", "rgba"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class StoredMask(NamedTuple):
