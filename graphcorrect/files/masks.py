@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect.files.faults import reading
 from graphcorrect.files.label_maps import LabelMap, numbered
 from graphcorrect.files.stored_masks import FORMS, Form, StoredMask, read_stored_mask, voc_colors, write_stored_mask
 from graphcorrect.labels import IGNORE_INDEX
@@ -33,7 +34,8 @@ def read_mask(path: Path | str, classes: LabelMap | int) -> Tensor:
 
     Raises:
         UnreadableFile: it cannot be read; the message names it.
-        ValueError: an id or a color stands for nothing; the message names what, not the file.
+        FileFault: an id or a color stands for nothing; the message names the file, and what.
+        TypeError: `classes` is neither a label map nor a number.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -41,7 +43,12 @@ def read_mask(path: Path | str, classes: LabelMap | int) -> Tensor:
         >>> read_mask(folder / "a.png", 3)
         tensor([[  0,   2, 255]])
     """
-    return decode_mask(read_stored_mask(path), classes)
+    label_map = numbered(classes) if isinstance(classes, int) else classes
+    if not isinstance(label_map, LabelMap):  # no fault of the file
+        raise TypeError(f"expected `classes` to be a LabelMap or an int, got {type(classes).__name__}")
+    stored = read_stored_mask(path)
+    with reading(path):
+        return decode_mask(stored, label_map)
 
 
 def decode_mask(stored: StoredMask, classes: LabelMap | int) -> Tensor:
