@@ -77,6 +77,10 @@ def test_a_table_of_names_alone_has_a_header_too(tmp_path):
     assert read_label_map(tmp_path / "classes.csv").names == ("sky", "wall, brick")
     (tmp_path / "classes.txt").write_text("class name\nsky\n")  # which may be a class
     assert read_label_map(tmp_path / "classes.txt").names == ("class name", "sky")
+    (tmp_path / "classes.txt").write_text("label id\nsky\n")
+    assert read_label_map(tmp_path / "classes.txt").names == ("label id", "sky")
+    (tmp_path / "classes.txt").write_text("label id\nwall 1\nsky 0\n")
+    assert read_label_map(tmp_path / "classes.txt").names == ("sky", "wall")
 
 
 def test_black_is_no_class_in_cvats_list_unless_a_line_says_so(tmp_path):

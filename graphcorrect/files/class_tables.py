@@ -73,12 +73,15 @@ def of_table(lines: list[Line], path: Path) -> list[Entry] | None:
     for separator in (",", ";", "\t", "|", None):
         titles = [re.sub(r"[\W_]", "", cell.lower()) for cell in _cells(lines[0][1], separator)] if lines else []
         if _is_header([KIND_OF.get(title) for title in titles], separator, path):
-            return _entries(titles, lines[1:], separator, path)
+            # words with blanks between them may be a name, unless a line below has an id or a color
+            below = [cell for _, line in lines[1:] for cell in _cells(line, separator)]
+            if separator or any(WHOLE.match(cell) or HEX.match(cell) for cell in below):
+                return _entries(titles, lines[1:], separator, path)
     return None
 
 
 def _is_header(kinds: list[str | None], separator: str | None, path: Path) -> bool:
-    if separator is None and None in kinds:  # words with blanks between them may be a name
+    if separator is None and None in kinds:
         return False
     if len(kinds) == 1:
         return kinds == ["name"] and separator == "," and path.suffix.lower() == ".csv"
