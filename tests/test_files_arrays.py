@@ -72,9 +72,30 @@ def test_a_broken_file_is_named(tmp_path, ending, name):
     path = tmp_path / f"a{ending}"
     write_probabilities(path, some())
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(FileFault, match=words) as caught, reading(path):
+    with pytest.raises(FileFault, match=words) as caught:
         read_probabilities(path)
     assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(FileFault) as said, reading(path):  # as the command has it
+        read_probabilities(path)
+    assert str(said.value) == str(caught.value)
+
+
+def test_a_header_that_claims_more_than_there_is_memory_is_named(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (3, 1000000, 1000000)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(FileFault) as caught:
+        read_probabilities(tmp_path / "a.npy")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.npy'}: ")
+
+
+def test_what_holds_no_probabilities_is_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((3, 4, 5), 2.0))
+    with pytest.raises(FileFault, match="a.npy: expected probabilities, at least 0") as caught:
+        read_probabilities(tmp_path / "a.npy")
+    assert str(caught.value).count("a.npy") == 1
+    with pytest.raises(ValueError, match="expected `channels` to be one of 'first', 'last', got 'lats'"):
+        read_probabilities(tmp_path / "a.npy", channels="lats")
 
 
 def test_what_is_pickled_is_not_run(tmp_path):

@@ -103,6 +103,40 @@ def test_labels_come_back_from_a_task(export):
     assert found[0].labels.equal(LABELS)
 
 
+def region(kind, number=None, **value):
+    named = {} if number is None else {"id": number}
+    return {"type": kind, "original_width": 4, "original_height": 3, "value": value, **named}
+
+
+def test_regions_that_no_brush_has_painted_are_counted_in_one_warning(export):
+    brush = brush_results(LABELS, MAP)
+    polygon = region("polygonlabels", "p", points=[[0, 0], [50, 0], [50, 50]], polygonlabels=["car"])
+    boxes = [
+        region("rectangle", "r", x=1, y=2, width=3, height=4),
+        region("labels", "r", x=1, y=2, width=3, height=4, labels=["car"]),  # of the tags Rectangle and Labels
+        region("rectanglelabels", x=1, y=2, width=3, height=4, rectanglelabels=["car"]),
+    ]
+    said = [region("choices", choices=["day"]), {"type": "relation", "from_id": "a", "to_id": "b"}]
+    written = region("textarea", brush[0]["id"], x=1, y=2, text=["of the brush's region"])
+    path = export(task([*brush, polygon, *said, written]), task(boxes), task(said), task([polygon, *brush]))
+    expected = r"export\.json: expected regions of the brush, left out 4 of other kinds \(2 polygon, 2 rectangle\)"
+    with pytest.warns(UserWarning, match=expected) as caught:
+        found = read_brush_masks(path, MAP)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert [mask.labels.tolist() for mask in found] == [LABELS.tolist()] * 2
+
+
+def test_polygons_of_earlier_annotations_are_not_missed(export):
+    polygon = region("polygonlabels", "p", points=[[0, 0], [50, 0], [50, 50]], polygonlabels=["car"])
+    results = brush_results(LABELS, MAP)
+    both = {**task(results), "annotations": [{"result": [polygon]}, {"result": results}]}
+    assert len(read_brush_masks(export(both), MAP)) == 1  # warnings are errors
+    both["annotations"].reverse()  # now the last word, which no brush has
+    with pytest.warns(UserWarning, match=r"left out 1 of other kinds \(1 polygon\)"):
+        assert len(read_brush_masks(export(both), MAP)) == 1
+
+
 def test_files_of_the_server_are_called_by_the_path_in_the_query(export):
     results = brush_results(LABELS, MAP)
     addresses = [
@@ -151,7 +185,7 @@ def test_the_last_annotation_counts_and_predictions_where_there_is_none(export):
     path = export(
         task(one, annotations=[{"result": one}, {"result": other}, cancelled, {"result": []}]),
         task([], predictions=[{"result": other}]),
-        task([{"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["car"]}}]),
+        task([{"type": "choices", "value": {"choices": ["day"]}}]),
         task([], annotations=[]),
     )
     assert [mask.labels.tolist() for mask in read_brush_masks(path, MAP)] == [LABELS.flip(0).tolist()] * 2

@@ -48,6 +48,41 @@ def test_a_list_of_names_may_end_in_void(tmp_path, void):
     assert read_label_map(tmp_path / "classes.txt") == LabelMap(NAMES)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("hex.csv", "name,color\nsky,#ff0000\nwall,#00ff0a\n"),
+        ("hex.csv", "color,name\n#ff0000,sky\n#00ff0a,wall\n"),
+        ("hex.csv", "id;label;colour;note\n1;wall;#00ff0a;\n0;sky;#ff0000;blue\n"),
+        ("hex.txt", "sky #ff0000\nwall #00ff0a\n"),
+        ("hex.txt", "0,sky,#ff0000\n1,wall,#00ff0a\n"),
+        ("one_column.csv", 'name,color\nsky,"255,0,0"\nwall,(0 255 10)\n'),
+        ("loose.csv", "name,color\nsky,255,0,0\nwall,0,255,10\n"),
+        ("alpha.csv", "name,color\nsky,#ff0000ff\nwall,#00ff0aff\n"),
+        ("which.csv", "label,name,r,g,b\n1,wall,0,255,10\n0,sky,255,0,0\n"),
+        ("header.txt", "label:color_rgb:parts:actions\nsky:255, 0, 0::\nwall:0,255,10::\nvoid:0,0,0::\n"),
+    ],
+)
+def test_a_header_names_columns_and_no_class(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    found = read_label_map(tmp_path / name)
+    assert found.names[:2] == ("sky", "wall")
+    assert {color: label for color, label in found.colors.items() if label < 2} == {(255, 0, 0): 0, (0, 255, 10): 1}
+
+
+def test_a_table_of_names_alone_has_a_header_too(tmp_path):
+    (tmp_path / "classes.csv").write_text("name\nsky\nwall, brick\n")
+    assert read_label_map(tmp_path / "classes.csv").names == ("sky", "wall, brick")
+    (tmp_path / "classes.csv").write_text("id,name\n0,sky\n1,wall, brick\nvoid\n")
+    assert read_label_map(tmp_path / "classes.csv").names == ("sky", "wall, brick")
+    (tmp_path / "classes.txt").write_text("class name\nsky\n")  # which may be a class
+    assert read_label_map(tmp_path / "classes.txt").names == ("class name", "sky")
+    (tmp_path / "classes.txt").write_text("label id\nsky\n")
+    assert read_label_map(tmp_path / "classes.txt").names == ("label id", "sky")
+    (tmp_path / "classes.txt").write_text("label id\nwall 1\nsky 0\n")
+    assert read_label_map(tmp_path / "classes.txt").names == ("sky", "wall")
+
+
 def test_black_is_no_class_in_cvats_list_unless_a_line_says_so(tmp_path):
     (tmp_path / "labelmap.txt").write_text("road:128,64,128::\ncar:0,0,142::\n")
     assert read_label_map(tmp_path / "labelmap.txt").colors == {(128, 64, 128): 0, (0, 0, 142): 1, (0, 0, 0): 255}
@@ -85,6 +120,18 @@ def test_lightly_leaves_out_classes_and_ignores_what_it_does_not_name(tmp_path):
         ("classes.csv", "name,r,g,b\na,0,0,0\nb,0,0,0\n", "every color once"),
         ("classes.csv", "name,r,g,b\na,0,0,0\nb,0,0,256\n", "from 0 to 255"),
         ("labelmap.txt", "a:0,0,0::\nb:::\n", "a color for every class or for none, got none for b"),
+        ("classes.csv", "name,r,g,b\nroad,0.5,1.0,0\ncar,4,5,6\n", "line 2: expected a color of three whole numbers"),
+        ("classes.csv", "# ours\nname,r,g,b\nroad,4,5,6\ncar,4,5\n", "line 4: expected 4 columns (name, r, g, b)"),
+        ("classes.csv", "name,color\nroad,red\ncar,blue\n", "line 2: expected a color"),
+        ("classes.csv", "name;id\nroad;0\ncar;x\n", "line 3: expected a whole number as id, got 'car;x'"),
+        ("classes.csv", "id,r,g,b\n0,1,2,3\n1,2,3,4\n", "a column of names"),
+        ("classes.csv", "name,color\n", "at least two class names"),
+        ("classes.csv", "road,0.5,1.0,0\ncar,4,5,6\n", "line 1: expected a name and a color"),
+        ("labelmap.txt", "road:128,64::\ncar:0,0,142::\n", "line 1: expected CVAT's `name:red,green,blue::`"),
+        ("labelmap.txt", "car:0,0,142::\nroad:128,64,128\n", "line 2: expected CVAT's"),
+        ("labelmap.txt", "a:-1,0,0::", "line 1: expected CVAT's"),
+        ("labelmap.txt", "a:1,0,0::", "at least two class names, one a line, got ['a']"),
+        ("labelmap.txt", "a:#ff0000::\nb:#00ff00::\n", "line 1: expected CVAT's"),
         ("labelmap.txt", "", "is empty"),
         ("classes.txt", "one\n", "at least two class names"),
         ("data.yaml", "names: {0: a, 2: b}\n", "`names` from 0 to C - 1"),
@@ -133,6 +180,8 @@ def test_a_label_map_is_read_as_it_was_written(tmp_path, name, colors):
         ),
         ("classes.csv", LabelMap(("road",)), "names that classes.csv can hold, got others"),
         ("data.yaml", LabelMap(("a", "b")), "write_dataset_yaml writes YAML"),
+        ("labelmap.xyz", LabelMap(("a", "b")), "a list of classes, .txt or .csv, got labelmap.xyz"),
+        ("labelmap", LabelMap(("a", "b")), "a list of classes, .txt or .csv, got labelmap"),
         ("data.JSON", LabelMap(("a", "b")), "a list of classes, .txt or .csv, got data.JSON"),
     ],
 )

@@ -1,5 +1,7 @@
 """Masks in every form are read as they are meant and written as they were read; what is left open is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from graphcorrect.files import (
     LabelMap,
     StoredMask,
     UnreadableFile,
+    read_image,
     read_mask,
     read_probabilities,
     read_stored_mask,
     write_mask,
     write_probabilities,
 )
+from graphcorrect.files.faults import FileFault, reading
 from graphcorrect.files.masks import decode_mask, encode_like, encode_mask
 from graphcorrect.files.stored_masks import voc_colors
 
@@ -167,13 +171,43 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "run `git lfs pull`"),
+        (lambda path: path.write_text("<!DOCTYPE html><html>"), "is a web page"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_text("no picture"), "unreadable (cannot identify image file)"),
+        (lambda path: path.mkdir(), "unreadable (is a directory)"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_image, read_stored_mask, lambda path: read_mask(path, 3)])
+def test_what_is_no_picture_is_said_to_be_what_it_is(tmp_path, make, words, read):
+    make(tmp_path / "a.png")
+    with pytest.raises(UnreadableFile, match=re.escape(words)) as caught:
+        read(tmp_path / "a.png")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.png'}: unreadable (")
+    assert "the file)" not in str(caught.value)
+
+
+def test_classes_that_are_none_are_no_fault_of_the_file(tmp_path):
+    write_mask(tmp_path / "mask.png", torch.tensor([[0, 1]]), 2)
+    with pytest.raises(TypeError, match="expected `classes` to be a LabelMap or an int, got list"):
+        read_mask(tmp_path / "mask.png", ["road", "car"])
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_stands_for_nothing_is_refused(tmp_path, name):
     make, label_map, words = REFUSED[name]
     make(tmp_path / "mask.png")
     with pytest.raises(ValueError, match=words) as caught:
         read_mask(tmp_path / "mask.png", label_map)
-    assert not isinstance(caught.value, UnreadableFile) or "mask.png" in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'mask.png'}: ")
+    assert str(caught.value).count("mask.png") == 1
+    with pytest.raises(FileFault) as said, reading(tmp_path / "mask.png"):  # as the command has it
+        read_mask(tmp_path / "mask.png", label_map)
+    assert str(said.value).startswith(f"{tmp_path / 'mask.png'}: ")
+    assert str(said.value).count("mask.png") == 1
 
 
 @pytest.mark.parametrize(
@@ -248,3 +282,19 @@ def test_paths_may_be_text(tmp_path):
     path, probabilities = str(tmp_path / "a.npy"), torch.full((2, 4, 6), 0.5)
     write_probabilities(path, probabilities)
     assert torch.equal(read_probabilities(path), probabilities)
+
+
+@pytest.mark.parametrize("form", ["pallete", "", "RGB"])
+def test_a_form_that_there_is_not_is_refused(tmp_path, form):
+    with pytest.raises(ValueError, match="expected `form` to be one of 'palette', 'grey', 'grey16', 'rgb', 'rgba'"):
+        write_mask(tmp_path / "mask.png", torch.tensor([[0, 1]]), 2, form=form)
+    assert not (tmp_path / "mask.png").exists()
+
+
+def test_a_form_beside_the_mask_that_gives_it_is_refused(tmp_path):
+    write_mask(tmp_path / "before.png", torch.tensor([[0, 1]]), 2, form="grey")
+    like = read_stored_mask(tmp_path / "before.png")
+    for form in ("grey", "palette"):
+        with pytest.raises(ValueError, match="expected no `form` with `like`"):
+            write_mask(tmp_path / "after.png", torch.tensor([[1, 1]]), 2, form=form, like=like)
+    assert not (tmp_path / "after.png").exists()

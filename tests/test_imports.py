@@ -34,7 +34,8 @@ keys encoders _hub corrected_labels corrector_input corrector_state corrector
 losses._reduce losses.slg losses.clg losses.correction backends
 _missing pyg sklearn
 plot._drawing plot.edges plot.outcomes plot.histories plot.plane
-files.text files.faults files.saving files.results files.folders files.class_names
+files.text files.faults files.saving files.results files.folders files.class_tables
+files.class_names
 files.label_maps files._pictures files.images files.stored_masks files.masks
 files.arrays files.probabilities files.items files.checker files.brush files.label_studio
 files.archives files.pairs files.dataset_yaml files.datasets

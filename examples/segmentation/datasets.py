@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from graphcorrect.files.class_names import Color
+from graphcorrect.files.class_tables import Color
 from graphcorrect.files.faults import UnreadableFile
 from graphcorrect.files.images import read_image as read_image
 from graphcorrect.files.label_maps import LabelMap

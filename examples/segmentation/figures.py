@@ -15,7 +15,7 @@ matplotlib.use("Agg")  # a trainer has no screen
 import matplotlib.pyplot as plt
 
 from graphcorrect import plot
-from graphcorrect.files.class_names import Color
+from graphcorrect.files.class_tables import Color
 from graphcorrect.files.stored_masks import voc_colors
 from segmentation import cityscapes
 from segmentation.report import read_log

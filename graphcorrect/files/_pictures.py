@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ try:
 except ImportError as error:
     raise ImportError("pictures need Pillow: pip install pillow") from error
 
-from graphcorrect.files.faults import UnreadableFile
+from graphcorrect.files.faults import UnreadableFile, looks_like, words
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # PIL's modes of 16 bits
 ORIENTATION = 0x0112  # the entry of EXIF
@@ -43,8 +44,11 @@ def named(path: Path) -> Iterator[None]:
     except NotImplementedError as error:
         raise UnreadableFile(f"{path}: unreadable (MATLAB 7.3: save it with -v7, or as PNG)") from error
     except Exception as error:  # Pillow and SciPy have a type for every way in which a file can be wrong
-        words = " ".join(str(error).replace(repr(str(path)), "the file").split()) or type(error).__name__
-        raise UnreadableFile(f"{path}: unreadable ({words})") from error
+        said = words(error).replace(f" {str(path)!r}", "")
+        seen = looks_like(Path(path)) if os.path.isfile(path) else None
+        raise UnreadableFile(
+            f"{path}: unreadable ({f'{seen}: {said}' if seen == 'is empty' else seen or said})"
+        ) from error
 
 
 def refuse_frames(picture: Image.Image) -> None:

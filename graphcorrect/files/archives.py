@@ -11,7 +11,8 @@ from typing import IO
 
 from torch import Tensor
 
-from graphcorrect.files.class_names import MOST_CLASSES, Color
+from graphcorrect.files.class_names import MOST_CLASSES
+from graphcorrect.files.class_tables import Color
 from graphcorrect.files.faults import reading, refuse
 from graphcorrect.files.folders import is_hidden, is_junk
 from graphcorrect.files.label_maps import LabelMap, list_of_classes

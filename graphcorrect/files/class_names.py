@@ -14,18 +14,25 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from graphcorrect.files.text import encoding_of, lines_of, read_text, repeated
+from graphcorrect.files.class_tables import (
+    CVAT,
+    CVAT_HEADER,
+    IGNORED_IDS,
+    IGNORED_NAMES,
+    QUOTES,
+    Color,
+    Entry,
+    Line,
+    numbered_lines,
+    of_table,
+    refuse_broken,
+)
+from graphcorrect.files.text import encoding_of, read_text, repeated
 
 MOST_CLASSES = 255  # ids are of 8 bits, and 255 is the ignored one
-IGNORED_IDS = (255, -1)
-IGNORED_NAMES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "dontcare", "don't care"}
 NUMBER = re.compile(r"[+-]?\d{1,9}[.)]?\Z")
-CVAT = re.compile(r"(?P<name>[^:]*):(?P<color>\d{1,9},\d{1,9},\d{1,9}|):[^:]*:[^:]*\Z")
 SEPARATORS = (",", ";", "\t", ":", "=", "|", None)  # None: blanks
-QUOTES = " \"'"
-
-
-Color = tuple[int, int, int]
+HEX_CELL = re.compile(r"([,;\t|]|\s)\s*[\"']?#([0-9a-fA-F]{6})[\"']?\s*\Z")  # `road,#804080`
 
 
 class Row(NamedTuple):
@@ -34,19 +41,6 @@ class Row(NamedTuple):
     before: list[int]
     name: str
     behind: list[int]
-
-
-class Entry(NamedTuple):
-    """A class as its line has it; `number` and `color` where there is one."""
-
-    name: str
-    number: int | None = None
-    color: Color | None = None
-
-    @property
-    def is_ignored(self) -> bool:
-        """Whether the line stands for ignored pixels: by its id where it has one, else by its name."""
-        return self.name.lower() in IGNORED_NAMES if self.number is None else self.number in IGNORED_IDS
 
 
 class Entries(NamedTuple):
@@ -75,20 +69,19 @@ def read_entries(path: Path) -> Entries:
 
 def entries_of(text: str, path: Path) -> Entries:
     """The same of a text that stands in `path`, or shall."""
-    lines = [unicodedata.normalize("NFC", line) for line in lines_of(text)]
-    if len(lines) == 1:
-        lines = [part.strip() for part in re.split(r"[,;\t]", lines[0]) if part.strip()]
-    of_cvat = _of_cvat(lines)  # first: a class may be called 1 there
-    found = None if of_cvat else _with_ids(lines, path) or _with_ids(_but_ignored(lines), path)
-    notes: list[str] = []
-    if found is not None:
-        named = {entry.name for entry in found}
-        ignored = [Entry(line) for line in lines if line.lower() in IGNORED_NAMES and line not in named]
-        ignored += [entry for entry in found if entry.is_ignored]
+    lines = [(number, unicodedata.normalize("NFC", line)) for number, line in numbered_lines(text)]
+    if lines and lines[0][1].lower().startswith(CVAT_HEADER):
+        lines = lines[1:]
+    of_cvat = _of_cvat([line for _, line in lines])  # first: a class may be called 1 there
+    found = of_cvat or of_table(lines, path)
+    if found is None:
+        found = _without_header(lines, path)
+    ignored, notes = [], []
+    if any(entry.number is not None for entry in found):
+        ignored = [entry for entry in found if entry.is_ignored]
         classes = _by_id([entry for entry in found if not entry.is_ignored], path)
     else:
-        ignored = []
-        classes = of_cvat or _with_colors(lines) or [Entry(line.strip(QUOTES + ",;")) for line in lines]
+        classes = [*found]
         if len(classes) > 2 and classes[-1].is_ignored:
             last = classes[-1].name
             notes.append(f"{path}: {last!r}, the last line, is taken for ignored pixels (255), not for a class")
@@ -100,6 +93,31 @@ def entries_of(text: str, path: Path) -> Entries:
         if name.lower() in IGNORED_NAMES
     ]
     return Entries(classes, ignored, notes, bool(of_cvat))
+
+
+def _without_header(numbered: list[Line], path: Path) -> list[Entry]:
+    """Entries of lines that are alike, whatever separates ids, names and colors; of names alone where nothing else is.
+
+    A line without an id beside others that have one is there if it stands for ignored pixels.
+    """
+    lines = [line for _, line in numbered]
+    if len(lines) == 1:
+        refuse_broken(numbered, path)
+        lines = [part.strip() for part in re.split(r"[,;\t]", lines[0]) if part.strip()]
+    if all(map(HEX_CELL.search, lines)):
+        lines = [HEX_CELL.sub(_numbers_of, line) for line in lines]
+    found = _with_ids(lines, path)
+    if found is None and (found := _with_ids(_but_ignored(lines), path)):
+        found += [Entry(line) for line in lines if line.lower() in IGNORED_NAMES]
+    found = found or _with_colors(lines)
+    if found is None:
+        refuse_broken(numbered, path)
+    return found or [Entry(line.strip(QUOTES + ",;")) for line in lines]
+
+
+def _numbers_of(cell: re.Match[str]) -> str:
+    """The color #rrggbb at the end of a line as three numbers between separators of the line."""
+    return "".join(f"{cell[1]}{part}" for part in bytes.fromhex(cell[2]))
 
 
 def _with_ids(lines: list[str], path: Path) -> list[Entry] | None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graphcorrect.files.class_names import MOST_CLASSES, Color, Entries, entries_of, read_entries
+from graphcorrect.files.class_names import MOST_CLASSES, Entries, entries_of, read_entries
+from graphcorrect.files.class_tables import Color
 from graphcorrect.files.faults import reading
 from graphcorrect.files.saving import write_atomically
 from graphcorrect.files.text import few, load_yaml, read_text, repeated
@@ -195,7 +196,7 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
     Other `.txt` files get a line `id name` each, with the color behind it where there are colors.
 
     Raises:
-        ValueError: the form has no place for what the map holds; the message says what.
+        ValueError: the name has another ending, or the form no place for what the map holds; the message says what.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -206,8 +207,9 @@ def write_label_map(path: Path, label_map: LabelMap) -> None:
         1,car,0,0,142
     """
     path = Path(path)
-    if path.suffix.lower() in (".yaml", ".yml", ".json"):
-        raise ValueError(f"expected a list of classes, .txt or .csv, got {path.name}; write_dataset_yaml writes YAML")
+    if path.suffix.lower() not in (".txt", ".csv"):
+        hint = "; write_dataset_yaml writes YAML" if path.suffix.lower() in (".yaml", ".yml", ".json") else ""
+        raise ValueError(f"expected a list of classes, .txt or .csv, got {path.name}{hint}")
     if label_map.ids:
         raise ValueError("expected a label map without `ids`: a list of classes has no place for them; write a YAML")
     if repeated([*label_map.colors.values()]):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -21,6 +23,8 @@ from graphcorrect.files.text import read_text
 from graphcorrect.labels import IGNORE_INDEX
 
 KINDS = ("brushlabels", "labels")
+OTHERS = ("polygon", "rectangle", "ellipse", "keypoint", "bitmask", "vector", "brush")  # beginnings of `type`
+PLACES = {"points", "vertices", "x", "imageDataURL"}  # keys of a region of another kind
 LOCAL = "local-files"  # in addresses of a server's own files, whose path is in the query: /data/local-files/?d=PATH
 
 
@@ -51,7 +55,8 @@ def read_brush_masks(path: Path, label_map: LabelMap, *, background: str | None 
         label_map: names of the classes, as the labeling interface has them.
         background: the class of pixels that no region covers; None: they are ignored, 255.
 
-    Regions are painted in their order, so that later ones cover earlier ones.
+    Regions are painted in their order, so that later ones cover earlier ones. Polygons, boxes and other regions that
+    no brush has painted are left out; a `UserWarning` says how many there were, and of which kinds.
 
     Raises:
         FileFault: it is no such export; the message names it.
@@ -73,15 +78,22 @@ def read_brush_masks(path: Path, label_map: LabelMap, *, background: str | None 
         if not isinstance(tasks, list) or not all(isinstance(task, Mapping) for task in tasks):
             raise ValueError(f"got {type(tasks).__name__}, not a list of tasks")
     found, faults = [], []
+    left_out: Counter[str] = Counter()
     for number, task in enumerate(tasks):
         try:
             regions = _regions_of(task)
+            left_out.update(_others_of(task))
             if regions:
                 found.append(BrushMask(_name_of(task, number), paint(regions, label_map, rest), task))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             said = str(error) if isinstance(error, ValueError) else f"is not as it is exported ({words(error)})"
             faults.append(f"{path}, task {task.get('id', number)}: {said}")
     refuse(faults, "Label Studio's tasks have")
+    if left_out:
+        kinds = ", ".join(f"{many} {kind}" for kind, many in left_out.most_common())
+        warnings.warn(
+            f"{path}: expected regions of the brush, left out {left_out.total()} of other kinds ({kinds})", stacklevel=2
+        )
     return found
 
 
@@ -195,18 +207,58 @@ def write_brush_masks(
 
 def _regions_of(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The brush regions of the last annotation that has some; of a prediction where nobody has annotated."""
+    regions = [region for region in _last_with(_is_brush, task) if _is_brush(region)]
+    # of the tags Brush and Labels, the first has no label and the second the same id
+    labeled = {region.get("id") for region in regions if set(KINDS) & set(region["value"])}
+    return [each for each in regions if set(KINDS) & set(each["value"]) or each.get("id") not in labeled]
+
+
+def _others_of(task: Mapping[str, Any]) -> list[str]:
+    """The kinds of the regions that stand beside those of the brush, in their place, or in a later annotation."""
+    results = _last_with(_is_brush, task)
+    latest = _last_with(lambda region: _is_brush(region) or _is_other(region), task)
+    results += latest if latest != results else []
+    # what is said of a region, such as its label or a text, has its id and its place
+    kind_of = {region["id"]: "brush" for region in results if _is_brush(region) and "id" in region}
+    found = []
+    for kind, region in sorted(((_kind_of(each), each) for each in results if _is_other(each)), key=_is_unknown):
+        if "id" not in region or region["id"] not in kind_of:
+            found.append(kind)
+            kind_of.update({region["id"]: kind} if "id" in region else {})
+    return found
+
+
+def _last_with(is_wanted: Callable[[Mapping[str, Any]], bool], task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The results of the last annotation, or else prediction, that has such a region; none where none has."""
     made = task.get("annotations", task.get("completions")) or []
     for part in ([each for each in made if not each.get("was_cancelled")], _predictions_of(task)):
         for each in reversed(part):
-            regions = [
-                region
-                for region in each.get("result") or []
-                if isinstance(region.get("value"), Mapping) and "rle" in region["value"]
-            ]
-            if regions:  # of the tags Brush and Labels, the first has no label and the second the same id
-                labeled = {region.get("id") for region in regions if set(KINDS) & set(region["value"])}
-                return [each for each in regions if set(KINDS) & set(each["value"]) or each.get("id") not in labeled]
+            results = each.get("result") or []
+            if any(map(is_wanted, results)):
+                return [*results]
     return []
+
+
+def _is_brush(region: Mapping[str, Any]) -> bool:
+    return isinstance(region.get("value"), Mapping) and "rle" in region["value"]
+
+
+def _is_other(region: Mapping[str, Any]) -> bool:
+    """Whether a result has a place in the image that no brush has painted; a choice or a text has none."""
+    value = region.get("value")
+    return (
+        isinstance(value, Mapping)
+        and "rle" not in value
+        and bool({"points", "vertices", "x", "imageDataURL"} & {*value})
+    )
+
+
+def _kind_of(region: Mapping[str, Any]) -> str:
+    return next((kind for kind in OTHERS if str(region.get("type", "")).startswith(kind)), "unknown")
+
+
+def _is_unknown(found: tuple[str, Any]) -> bool:
+    return found[0] == "unknown"
 
 
 def _predictions_of(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect.files.faults import reading
 from graphcorrect.files.label_maps import LabelMap, numbered
-from graphcorrect.files.stored_masks import Form, StoredMask, read_stored_mask, voc_colors, write_stored_mask
+from graphcorrect.files.stored_masks import FORMS, Form, StoredMask, read_stored_mask, voc_colors, write_stored_mask
 from graphcorrect.labels import IGNORE_INDEX
 
 BLACK = (0, 0, 0)
@@ -33,7 +34,8 @@ def read_mask(path: Path | str, classes: LabelMap | int) -> Tensor:
 
     Raises:
         UnreadableFile: it cannot be read; the message names it.
-        ValueError: an id or a color stands for nothing; the message names what, not the file.
+        FileFault: an id or a color stands for nothing; the message names the file, and what.
+        TypeError: `classes` is neither a label map nor a number.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -41,7 +43,12 @@ def read_mask(path: Path | str, classes: LabelMap | int) -> Tensor:
         >>> read_mask(folder / "a.png", 3)
         tensor([[  0,   2, 255]])
     """
-    return decode_mask(read_stored_mask(path), classes)
+    label_map = numbered(classes) if isinstance(classes, int) else classes
+    if not isinstance(label_map, LabelMap):  # no fault of the file
+        raise TypeError(f"expected `classes` to be a LabelMap or an int, got {type(classes).__name__}")
+    stored = read_stored_mask(path)
+    with reading(path):
+        return decode_mask(stored, label_map)
 
 
 def decode_mask(stored: StoredMask, classes: LabelMap | int) -> Tensor:
@@ -70,7 +77,7 @@ def write_mask(
     labels: Tensor,
     classes: LabelMap | int,
     *,
-    form: Form = "palette",
+    form: Form | None = None,
     like: StoredMask | None = None,
 ) -> None:
     """Writes labels (H, W) in a form, or in that of another mask: the one that they are a correction of.
@@ -80,12 +87,12 @@ def write_mask(
         labels: integers in [0, C), 255 where there is none.
         classes: as in :func:`read_mask`, which reads the same labels from the file.
         form: "palette" has ids in the colors of the label map, or in VOC's; "grey" and "grey16" ids; "rgb" and "rgba"
-            colors.
+            colors. None: "palette", or the form of `like`, beside which it may not be given.
         like: gives the form instead. Pixels whose label is the one it has keep the value that it has, and others get
             the value that it has for their label, where it has one.
 
     Raises:
-        ValueError: the form has nothing for a label, or labels and `like` differ in size.
+        ValueError: `form` is another or has nothing for a label, or labels and `like` differ in size.
         TypeError: labels are not integers.
         OSError: it cannot be written.
 
@@ -98,11 +105,16 @@ def write_mask(
         >>> read_stored_mask(folder / "after.png").form
         'rgb'
     """
-    write_stored_mask(path, encode_mask(labels, classes, form) if like is None else encode_like(labels, classes, like))
+    if like is None:
+        write_stored_mask(path, encode_mask(labels, classes, "palette" if form is None else form))
+    else:
+        _checks.without_effect("`like`, which gives the form", form=form)
+        write_stored_mask(path, encode_like(labels, classes, like))
 
 
 def encode_mask(labels: Tensor, classes: LabelMap | int, form: Form) -> StoredMask:
     """A mask as it stands in a file of that form; see :func:`write_mask`."""
+    _checks.one_of("form", form, FORMS)
     label_map = numbered(classes) if isinstance(classes, int) else classes
     array = _checked(labels, label_map)
     table = {label: _value_of(label, label_map, form) for label in _used(array)}

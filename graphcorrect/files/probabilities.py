@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graphcorrect import _checks
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps, write_array
+from graphcorrect.files.faults import reading
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import read_mask
 from graphcorrect.labels import IGNORE_INDEX
@@ -47,7 +48,8 @@ def read_probabilities(path: Path | str, num_classes: int | None = None, channel
         channels: "first" or "last"; None: first, and what is plainly last is refused.
 
     Raises:
-        ValueError: the file holds something else; the message does not name the file.
+        FileFault: the file cannot be read, or holds something else; the message names it.
+        ValueError: `channels` is another.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -55,7 +57,14 @@ def read_probabilities(path: Path | str, num_classes: int | None = None, channel
         >>> read_probabilities(folder / "a.npz").shape
         torch.Size([2, 4, 6])
     """
-    probabilities = read_maps(path, channels)
+    if channels is not None:
+        _checks.one_of("channels", channels, ("first", "last"))
+    with reading(path):
+        return _probabilities_of(read_maps(path, channels), num_classes, channels)
+
+
+def _probabilities_of(probabilities: Tensor, num_classes: int | None, channels: str | None) -> Tensor:
+    """The same of what a file holds."""
     first, last = (_checks.are_probabilities(probabilities, dim) for dim in (0, -1))
     if channels is None and last and not first:
         raise ValueError(f"expected (classes, height, width), got classes last, {tuple(probabilities.shape)}; {LAST}")

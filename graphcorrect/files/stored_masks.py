@@ -9,18 +9,19 @@ import functools
 import io
 import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphcorrect.files._pictures import DEEP, Image, named, refuse_frames, upright
-from graphcorrect.files.class_names import Color
+from graphcorrect.files.class_tables import Color
 from graphcorrect.files.saving import write_atomically
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".mat")
 FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}  # to write: what keeps every value
 Form = Literal["palette", "grey", "grey16", "rgb", "rgba"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class StoredMask(NamedTuple):
