@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def check_apart(
 def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...], hint: str = "") -> None:
     """Refuse a folder with results of other settings, or with files of another origin under the names to be written."""
     path = out / FILE
+    there = [name for name in written if os.path.exists(out / name)]  # before the settings, which others write first
     if not is_ours(out):
-        there = [name for name in written if (out / name).exists()]
         if there:
             raise ValueError(
                 f"expected --out to be new or a folder of such results, got {out}, which holds {', '.join(there)} of "
