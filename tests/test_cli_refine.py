@@ -218,16 +218,17 @@ def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
         assert f"no {option[0]} beside --corrector, which has its own" in text
     code, text = answer(["refine", *map(str, [*arguments[:-6], "--out", photos / "o", "--corrector", photos])], capsys)
     assert code == 1
-    assert "expected a folder of SegmentationCorrector.save_pretrained" in text
-    assert "has no config.json" in text
+    assert "expected --corrector to be a folder of SegmentationCorrector.save_pretrained" in text
+    assert f"got '{photos}', which has no config.json" in text
 
 
-@pytest.mark.parametrize(("config", "reason"), [(None, "has no config.json"), ("{", "Expecting property name")])
+@pytest.mark.parametrize(("config", "reason"), [(None, "has no config.json"), ("{", "has a damaged config.json")])
 def test_why_a_folder_holds_no_corrector_is_said(tmp_path, config, reason):
     pytest.importorskip("huggingface_hub")
     if config is not None:
         (tmp_path / "config.json").write_text(config)
-    with pytest.raises(FileFault, match=f"save_pretrained, or a repository of the hub; {reason}"):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FileFault, match=rf"save_pretrained, or a repository of the hub, got '\S+', which {reason}"):
         correcting._saved_corrector(str(tmp_path), 3)
 
 
