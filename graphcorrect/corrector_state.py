@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from graphcorrect._hub import HubMixin, fault_of
+from graphcorrect._hub import WEIGHTS, HubMixin, fault_of
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.banks.presets import Preset, bank_of
 from graphcorrect.encoders import PREFIX, TimmEncoder
@@ -92,6 +93,15 @@ class CorrectorState(nn.Module, HubMixin):
             raise ValueError(
                 f"expected `encoder` to be that of the corrector in {name!r}, got another: {said}"
             ) from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """As the mixin does, which leaves a file that its owner alone may read."""
+        like = save_directory / f"{WEIGHTS}.partial"
+        like.touch()
+        mode = stat.S_IMODE(like.stat().st_mode)
+        like.unlink()
+        super()._save_pretrained(save_directory)
+        (save_directory / WEIGHTS).chmod(mode)
 
     def _new_bank(self, key_dim: int) -> AnchorBank:
         settings = {"ignore_index": self.ignore_index, **self._bank_settings}

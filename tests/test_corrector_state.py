@@ -1,6 +1,7 @@
 """What a corrector leaves in a state dict, in a folder and on the hub, and what comes back of it."""
 
 import copy
+import os
 import re
 from pathlib import Path
 
@@ -134,6 +135,18 @@ def test_another_encoder_than_the_saved_one_is_named(tmp_path):
     expected = f"expected `encoder` to be that of the corrector in '{tmp_path}', got another: size mismatch for key_enc"
     with pytest.raises(ValueError, match=re.escape(expected)):
         SegmentationCorrector.from_pretrained(tmp_path, encoder=nn.Conv2d(3, 5, 8, 8))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_all_files_of_a_saved_corrector_are_readable_as_the_umask_says(corrector, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    before = os.umask(0o027)
+    try:
+        corrector.save_pretrained(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()}
+    assert modes == dict.fromkeys(("README.md", "config.json", "model.safetensors"), 0o640)
 
 
 def test_an_encoder_of_timm_comes_back_without_its_weights_file(tmp_path):
