@@ -1,6 +1,7 @@
 """The one call refuses what it is given wrongly, by name, and takes what means the same."""
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -172,3 +173,17 @@ def test_a_saved_corrector_is_given_no_other_settings(corrector, tmp_path):
     corrector.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="expected no `position`, as a saved corrector has its own"):
         SegmentationCorrector.from_pretrained(tmp_path, encoder=Levels(), position=2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bank": {"strenght": 1}}, "`bank` of arguments of AnchorBank, got 'strenght'; did you mean 'strength'?"),
+        ({"refiner": {"rounds": 1}}, "`refiner` of arguments of DualGraphRefiner, got 'rounds'; did you mean 'num_rou"),
+        ({"bank": {"num_classes": 3}}, "`bank` of arguments of AnchorBank, got 'num_classes'; "),
+        ({"refiner": {0: 3}}, "got 0; it takes num_rounds, num_neighbors, "),
+    ],
+)
+def test_a_setting_of_bank_or_refiner_that_is_none_is_named(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SegmentationCorrector(CLASSES, Levels(), **options)
