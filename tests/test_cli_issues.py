@@ -202,6 +202,13 @@ def test_results_do_not_go_among_the_masks(folders, capsys):
     code, text = answer(options(folders, out="masks/x"), capsys)
     assert code == 1
     assert "--out outside --masks" in text
+    code, text = answer(options(folders, out="masks/.."), capsys)
+    assert code == 1
+    assert "--out outside --masks" in text  # whose masks would be written over
+    (folders / "masks").rename(folders / "given")
+    code, text = answer(["issues", "--masks", str(folders / "given"), *options(folders, out=".")[3:]], capsys)
+    assert code == 1
+    assert "which holds --masks, --probabilities\n" in text
     assert torch.is_grad_enabled()
 
 

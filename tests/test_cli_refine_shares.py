@@ -114,6 +114,20 @@ def test_a_command_that_was_refused_may_be_corrected(photos, capsys, wrong, mess
     assert "settings.json says rounds 2" in text
 
 
+def test_results_do_not_go_where_the_inputs_lie(photos, capsys):
+    """Unless they are there already."""
+    code, text = answer(options(photos, out="photos"), capsys)
+    assert code == 1
+    assert f"--out to be a folder of its own, got {photos / 'photos'}, which holds --images\n" in text
+    assert not (photos / "photos/settings.json").exists()
+    code, text = answer(options(photos, out="."), capsys)
+    assert code == 1
+    assert "which holds --labeled-masks, --images, --labeled-images\n" in text
+    results.begin(photos, {})
+    given = {"--images": photos / "photos/images"}
+    results.check_apart(photos, ("before",), searched=given, alone=True)
+
+
 def test_settings_that_began_while_images_were_read_are_not_mixed_with_others(photos, capsys, monkeypatch):
     from graphcorrect.cli import refine
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     """Check, judge, report."""
     searched = {"--masks": args.masks}
     others = {"--probabilities": args.probabilities, "--images": args.images, "--features": args.features}
-    results.check_apart(args.out, WRITTEN, searched=searched, others=others)
+    results.check_apart(args.out, WRITTEN, searched=searched, others=others, alone=True)
     args.device = find_device(args.device)
     names, args.label_map = classes_of(args.classes)
     items, faults = find_items(args.masks, MASK_ENDINGS, args.images, args.features)

@@ -52,7 +52,7 @@ def prepare(args: argparse.Namespace) -> None:
     searched = {"--predictions": args.predictions, "--labeled-masks": args.labeled_masks, "--truth": args.truth}
     others = {"--features": args.features, "--labeled-images": args.labeled_images}
     (searched if args.model is not None else others)["--images"] = args.images
-    results.check_apart(args.out, WRITTEN, searched=searched, others=others)
+    results.check_apart(args.out, WRITTEN, searched=searched, others=others, alone=True)
     args.device = find_device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
