@@ -44,9 +44,9 @@ an image at a time; both give a mask and scores, ours corrected labels too. By d
 every image; `n_jobs=1` starts none. Processor seconds are those of all processes: the machine was shared, and
 seconds of the clock vary.
 
-**Of 1,000 images cleanlab as it stands takes 68 times the processor time of `label_issues`, 16 times with images and 4.7
-times with features of 304 entries**; with `n_jobs=1` 1.8, 0.42 and 0.12 times. Its memory grows with the images, ours
-does not.
+**Of 1,000 images cleanlab as it stands takes 68 times the processor time of `label_issues`, 16 times with images and
+4.7 times with features of 304 entries**; with `n_jobs=1` 1.8, 0.42 and 0.12 times. Its memory grows with the images,
+ours does not.
 
 """
 

@@ -4,8 +4,10 @@ Each names the argument in backticks, what was expected and what came. Checks of
 nothing; ``finite`` and those after it read values, which on a GPU waits for the device.
 """
 
+import difflib
+import inspect
 import warnings
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 
 import torch
 from torch import Tensor
@@ -181,6 +183,18 @@ def image_size(name: str, size: object) -> None:
 def one_of(name: str, value: object, options: Sequence[str]) -> None:
     if value not in options:
         raise ValueError(f"expected `{name}` to be one of {', '.join(map(repr, options))}, got {value!r}")
+
+
+def arguments_of(name: str, given: object, build: Callable[..., object], but: Sequence[str] = ()) -> None:
+    """Refuses all but a mapping of what `build` takes by name, save those in `but`, which the caller gives himself."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"expected `{name}` to be a mapping of arguments, got {type(given).__name__}")
+    known = [each for each in inspect.signature(build).parameters if each not in but]
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}"
+            raise ValueError(f"expected `{name}` of arguments of {build.__name__}, got {key!r}; {hint}")
 
 
 def has_values(name: str, tensor: Tensor) -> None:

@@ -1,9 +1,34 @@
-"""The mixin of `huggingface_hub` for modules, or what says how to get it."""
+"""The mixin of `huggingface_hub` for modules, or what says how to get it; and why a folder holds no saved module."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def fault_of(folder: Path, key: str) -> str | None:
+    """Why nothing can be loaded from a folder of `save_pretrained`; None if the files are whole.
+
+    `key` is an entry that every configuration of this kind has.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            return f"has no {name}"
+    try:
+        if key not in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
+            return f"is of another kind: its {CONFIG} has no {key}"
+    except (ValueError, TypeError) as error:
+        return f"has a damaged {CONFIG} ({error})"
+    try:
+        with safetensors.safe_open(folder / WEIGHTS, "pt"):  # reads its list of tensors, and compares their sizes
+            return None
+    except safetensors.SafetensorError as error:
+        return f"has a damaged {WEIGHTS} ({error})"
+
+
 if TYPE_CHECKING:
+    import safetensors
 
     class HubMixin:
         """`save_pretrained`, `from_pretrained` and `push_to_hub`."""
@@ -17,6 +42,8 @@ if TYPE_CHECKING:
 
         @classmethod
         def from_pretrained(cls, name: str | Path, **kwargs: Any) -> Any: ...
+
+        def _save_pretrained(self, save_directory: Path) -> None: ...
 
         def save_pretrained(self, folder: str | Path, **kwargs: Any) -> str | None: ...
 

@@ -101,9 +101,9 @@ class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["
         self.guided = guided
         self.ignore_index = ignore_index
         self.validate_args = validate_args
-        for name, settings in {"bank": bank, "refiner": refiner}.items():
-            if not isinstance(settings, Mapping | None):
-                raise TypeError(f"expected `{name}` to be a mapping of arguments, got {type(settings).__name__}")
+        own = ("num_classes", "feature_dim")
+        _checks.arguments_of("bank", {} if bank is None else bank, AnchorBank, own)
+        _checks.arguments_of("refiner", {} if refiner is None else refiner, DualGraphRefiner, own)
         self._bank_settings = dict(bank or {})
         self._refiner_settings = dict(refiner or {})
         self.key_encoder = key_encoder(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from graphcorrect._hub import HubMixin
+from graphcorrect._hub import WEIGHTS, HubMixin, fault_of
 from graphcorrect.banks.anchors import AnchorBank
 from graphcorrect.banks.presets import Preset, bank_of
 from graphcorrect.encoders import PREFIX, TimmEncoder
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _CALIBRATED = ("strength", "eps", "balance", "temperature")  # of a bank, which `calibrate` may have chosen
 _SLOTS = {"bank_.features": 0.0, "bank_.priority": -torch.inf}  # (C, capacity, ...), and what is in an empty slot
+
+
+def _no_corrector(name: str | Path, fault: str) -> ValueError:
+    return ValueError(
+        "expected `name` to be a folder of SegmentationCorrector.save_pretrained, or a repository of the hub, got "
+        f"{str(name)!r}, which {fault}"
+    )
 
 
 class CorrectorState(nn.Module, HubMixin):
@@ -51,7 +59,8 @@ class CorrectorState(nn.Module, HubMixin):
             **options: `encoder`, where it is one of your own; `validate_args`; those of the hub, such as `revision`.
 
         Raises:
-            ValueError: there is no such folder, another setting is given, or an own encoder is not.
+            ValueError: there is no such folder, its files are damaged or of something else, another setting is given,
+                or an own encoder is not, or is another one.
         """
         saved = set(inspect.signature(cls).parameters) - cls._not_saved
         if given := sorted(saved & set(options)):
@@ -59,14 +68,40 @@ class CorrectorState(nn.Module, HubMixin):
         is_repository = isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
         if not is_repository and not Path(name).is_dir():  # which the hub would be asked for
             raise ValueError(f"expected `name` to be a folder, or a repository such as 'user/name', got {str(name)!r}")
+        if (
+            Path(name).is_dir()
+            and hasattr(super(), "_from_pretrained")
+            and (fault := fault_of(Path(name), "num_classes"))
+        ):
+            raise _no_corrector(name, fault)
         found: Self = super().from_pretrained(name, **options)
         return found
 
     @classmethod
     def _from_pretrained(cls, **settings: Any) -> Any:
+        name = settings["model_id"]
+        if "num_classes" not in settings:  # of which a repository says nothing
+            raise _no_corrector(name, "has no config.json of a corrector")
         if "encoder" not in settings:
             raise ValueError("expected `encoder`, as the saved corrector had one that is none of timm's, got none")
-        return super()._from_pretrained(**settings)
+        try:
+            return super()._from_pretrained(**settings)
+        except RuntimeError as error:  # of torch, which lists what does not fit
+            said = next((line.strip() for line in str(error).splitlines() if "key_encoder." in line), "")
+            if not said:
+                raise
+            raise ValueError(
+                f"expected `encoder` to be that of the corrector in {name!r}, got another: {said}"
+            ) from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """As the mixin does, which leaves a file that its owner alone may read."""
+        like = save_directory / f"{WEIGHTS}.partial"
+        like.touch()
+        mode = stat.S_IMODE(like.stat().st_mode)
+        like.unlink()
+        super()._save_pretrained(save_directory)
+        (save_directory / WEIGHTS).chmod(mode)
 
     def _new_bank(self, key_dim: int) -> AnchorBank:
         settings = {"ignore_index": self.ignore_index, **self._bank_settings}

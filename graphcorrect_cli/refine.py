@@ -121,6 +121,10 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
         parser.error("expected --features beside --labeled-features, got none")
     if (args.mean is None) != (args.std is None):
         parser.error("expected --mean and --std, got one of them")
+    for name, values in (("--mean", args.mean), ("--std", args.std)):
+        if values is not None and not all(-1 <= value <= 1 for value in values):
+            given = " ".join(f"{value:g}" for value in values)
+            parser.error(f"expected {name} of images in [0, 1], got {given}; divide by 255")
     if args.std is not None and min(args.std) <= 0:
         parser.error(f"expected --std above 0, got {min(args.std):g}")
     if args.labeled_masks is not None and args.features is not None and not by_encoder:

@@ -201,9 +201,9 @@ def fuzz_refiner_gradients(pick):
 
 def fuzz_refiner_images(pick):
     batch = pick(BATCH)
-    features, kind = draw_tensor(pick, batch, D, pick(range(3, 6)), pick(range(3, 6)))
-    size = pick(range(3, 7)), pick(range(3, 7))
-    logits, _ = draw_tensor(pick, batch, C, *size)
+    (height, width), size = (sorted((pick(range(3, last)), pick(range(3, last)))) for last in (6, 7))
+    features, kind = draw_tensor(pick, batch, D, height, width)
+    logits, _ = draw_tensor(pick, batch, C, *size)  # none that lies across the features
     mask = draw_mask(pick, batch, *size)
     refiner = draw_refiner(pick, max_nodes=pick([4096, 12, 4, 1]))
     arguments = {"features": features, "logits": logits, "mask": mask}

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,10 +179,36 @@ def test_a_wrong_option_is_named(folders, capsys, more, message):
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("timm:no_such_encoder", "error: expected --encoder to be an encoder of timm"),
+        ("small_models:failing", "expected 4 channels"),
+    ],
+)
+def test_a_command_that_was_refused_may_be_corrected(folders, capsys, monkeypatch, wrong, message):
+    pytest.importorskip("timm")
+    monkeypatch.chdir(Path(__file__).parent)
+    arguments = options(folders, "--images", folders / "images")
+    code, text = answer([*arguments, "--encoder", wrong], capsys)
+    assert code == 1
+    assert any(line.startswith("error: ") and message in line for line in text.replace("\r", "\n").splitlines()), text
+    assert not (folders / "out/settings.json").exists()
+    code, text = answer([*arguments, "--encoder", "small_models:Pooled"], capsys)
+    assert code == 0, text
+
+
 def test_results_do_not_go_among_the_masks(folders, capsys):
     code, text = answer(options(folders, out="masks/x"), capsys)
     assert code == 1
     assert "--out outside --masks" in text
+    code, text = answer(options(folders, out="masks/.."), capsys)
+    assert code == 1
+    assert "--out outside --masks" in text  # whose masks would be written over
+    (folders / "masks").rename(folders / "given")
+    code, text = answer(["issues", "--masks", str(folders / "given"), *options(folders, out=".")[3:]], capsys)
+    assert code == 1
+    assert "which holds --masks, --probabilities\n" in text
     assert torch.is_grad_enabled()
 
 

@@ -145,6 +145,9 @@ def test_weights_alone_are_no_model(photos, capsys):
         (None, ["--predictions", "."], "--predictions or --model, got both"),
         (None, ["--mean", "0", "0", "0"], "--mean and --std, got one"),
         (None, ["--mean", "0", "0", "0", "--std", "1", "0", "1"], "--std above 0"),
+        (None, ["--mean", *"123 116 103".split(), "--std", *"58 57 57".split()], "--mean of images in [0, 1], got 123"),
+        (None, ["--mean", *"0.4 0.4 0.4".split(), "--std", *"58 57 0.2".split()], "58 57 0.2; divide by 255"),
+        (None, ["--mean", "0", "nan", "0", "--std", "1", "1", "1"], "--mean of images in [0, 1], got 0 nan 0"),
         (None, ["--shard", "3/2"], "--shard as I/N with I from 1 to N"),
         (None, ["--shard", "half"], "--shard as I/N"),
         (None, ["--corrector", "x"], "--encoder or --corrector, got both"),
@@ -215,16 +218,17 @@ def test_a_saved_corrector_takes_the_place_of_labeled_images(photos, capsys):
         assert f"no {option[0]} beside --corrector, which has its own" in text
     code, text = answer(["refine", *map(str, [*arguments[:-6], "--out", photos / "o", "--corrector", photos])], capsys)
     assert code == 1
-    assert "expected a folder of SegmentationCorrector.save_pretrained" in text
-    assert "has no config.json" in text
+    assert "expected --corrector to be a folder of SegmentationCorrector.save_pretrained" in text
+    assert f"got '{photos}', which has no config.json" in text
 
 
-@pytest.mark.parametrize(("config", "reason"), [(None, "has no config.json"), ("{", "Expecting property name")])
+@pytest.mark.parametrize(("config", "reason"), [(None, "has no config.json"), ("{", "has a damaged config.json")])
 def test_why_a_folder_holds_no_corrector_is_said(tmp_path, config, reason):
     pytest.importorskip("huggingface_hub")
     if config is not None:
         (tmp_path / "config.json").write_text(config)
-    with pytest.raises(FileFault, match=f"save_pretrained, or a repository of the hub; {reason}"):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FileFault, match=rf"save_pretrained, or a repository of the hub, got '\S+', which {reason}"):
         correcting._saved_corrector(str(tmp_path), 3)
 
 

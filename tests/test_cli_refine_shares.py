@@ -89,6 +89,60 @@ def test_a_run_that_is_killed_goes_on(photos, capsys):
     assert files_of(photos / "whole") == files_of(photos / "out")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("timm:no_such_encoder", "error: expected --encoder to be an encoder of timm, got 'timm:no_such_encoder'"),
+        ("small_models:nowhere", "error: expected --encoder as a file or package.module:callable"),
+        ("small_models:failing", "expected 4 channels"),
+    ],
+)
+@pytest.mark.parametrize("shard", [(), ("--shard", "1/2")])
+def test_a_command_that_was_refused_may_be_corrected(photos, capsys, wrong, message, shard):
+    """With an encoder that is none, or fails on the first image: nothing is there that other settings could disturb."""
+    pytest.importorskip("timm")
+    arguments = options(photos, more=shard)
+    place = arguments.index("--encoder") + 1
+    code, text = answer([*arguments[:place], wrong, *arguments[place + 1 :]], capsys)
+    assert code == 1
+    assert any(line.startswith("error: ") and message in line for line in text.replace("\r", "\n").splitlines()), text
+    assert not list((photos / "out").iterdir())
+    code, text = answer(arguments, capsys)
+    assert code == 0, text
+    code, text = answer([*arguments, "--rounds", "1"], capsys)
+    assert code == 1
+    assert "settings.json says rounds 2" in text
+
+
+def test_results_do_not_go_where_the_inputs_lie(photos, capsys):
+    """Unless they are there already."""
+    code, text = answer(options(photos, out="photos"), capsys)
+    assert code == 1
+    assert f"--out to be a folder of its own, got {photos / 'photos'}, which holds --images\n" in text
+    assert not (photos / "photos/settings.json").exists()
+    code, text = answer(options(photos, out="."), capsys)
+    assert code == 1
+    assert "which holds --labeled-masks, --images, --labeled-images\n" in text
+    results.begin(photos, {})
+    given = {"--images": photos / "photos/images"}
+    results.check_apart(photos, ("before",), searched=given, alone=True)
+
+
+def test_settings_that_began_while_images_were_read_are_not_mixed_with_others(photos, capsys, monkeypatch):
+    from graphcorrect.cli import refine
+
+    def overtaken(*given):
+        results.begin(photos / "out", {"rounds": 5})
+        return first(*given)
+
+    first = refine.correction
+    monkeypatch.setattr(refine, "correction", overtaken)
+    code, text = answer(options(photos), capsys)
+    assert code == 1
+    assert "settings.json says " in text
+    assert not (photos / "out/masks").exists()
+
+
 def test_processes_share_every_item_once():
     from graphcorrect.cli.shares import share_of
 
@@ -114,3 +168,15 @@ def test_shares_that_begin_at_one_moment_do_not_stop_each_other(tmp_path, monkey
     monkeypatch.setattr(results, "write_atomically", full)
     with pytest.raises(OSError, match="disk full"):
         results.begin(tmp_path / "other", {"alpha": 0.2})
+
+
+def test_a_process_that_begins_while_folders_are_looked_for_is_no_stranger(tmp_path, monkeypatch):
+    def overtaken(out):
+        found = is_ours(out)
+        results.begin(out, {"alpha": 0.2})
+        (out / "masks").mkdir()
+        return found
+
+    is_ours = results.is_ours
+    monkeypatch.setattr(results, "is_ours", overtaken)
+    results.check_settings(tmp_path / "out", {"alpha": 0.2}, ("masks",))

@@ -1,6 +1,7 @@
 """The one call refuses what it is given wrongly, by name, and takes what means the same."""
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -184,3 +185,17 @@ def test_bytes_are_refused_with_the_division_that_they_need():
     ):
         with pytest.raises(TypeError, match=r"use `images / 255`"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bank": {"strenght": 1}}, "`bank` of arguments of AnchorBank, got 'strenght'; did you mean 'strength'?"),
+        ({"refiner": {"rounds": 1}}, "`refiner` of arguments of DualGraphRefiner, got 'rounds'; did you mean 'num_rou"),
+        ({"bank": {"num_classes": 3}}, "`bank` of arguments of AnchorBank, got 'num_classes'; "),
+        ({"refiner": {0: 3}}, "got 0; it takes num_rounds, num_neighbors, "),
+    ],
+)
+def test_a_setting_of_bank_or_refiner_that_is_none_is_named(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SegmentationCorrector(CLASSES, Levels(), **options)

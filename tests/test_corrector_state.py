@@ -1,6 +1,7 @@
 """What a corrector leaves in a state dict, in a folder and on the hub, and what comes back of it."""
 
 import copy
+import os
 import re
 from pathlib import Path
 
@@ -100,6 +101,52 @@ def test_a_folder_of_the_hub_comes_back(corrector, tmp_path):
     assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
     with pytest.raises(ValueError, match="expected `encoder`, as the saved corrector had one"):
         SegmentationCorrector.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("given", [{}, {"encoder": Levels()}])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("model.safetensors", None, "has no model.safetensors"),
+        ("config.json", b"{", "has a damaged config.json (Expecting"),
+        ("config.json", b"\xff", "has a damaged config.json ("),
+        ("config.json", b"3", "has a damaged config.json ("),
+        ("config.json", b'{"hidden": 3}', "is of another kind: its config.json has no num_classes"),
+        ("model.safetensors", b"", "has a damaged model.safetensors ("),
+        ("model.safetensors", 0.5, "has a damaged model.safetensors ("),
+    ],
+)
+def test_why_a_folder_holds_no_corrector_is_said(corrector, tmp_path, given, name, content, reason):
+    pytest.importorskip("huggingface_hub")
+    corrector.save_pretrained(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(whole[: int(content * len(whole))] if isinstance(content, float) else content)
+    with pytest.raises(ValueError, match=rf"save_pretrained, .* got '{tmp_path}', which {re.escape(reason)}"):
+        SegmentationCorrector.from_pretrained(tmp_path, **given)
+
+
+def test_another_encoder_than_the_saved_one_is_named(tmp_path):
+    pytest.importorskip("huggingface_hub")
+    SegmentationCorrector(CLASSES, nn.Conv2d(3, 4, 8, 8)).save_pretrained(tmp_path)
+    expected = f"expected `encoder` to be that of the corrector in '{tmp_path}', got another: size mismatch for key_enc"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        SegmentationCorrector.from_pretrained(tmp_path, encoder=nn.Conv2d(3, 5, 8, 8))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_all_files_of_a_saved_corrector_are_readable_as_the_umask_says(corrector, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    before = os.umask(0o027)
+    try:
+        corrector.save_pretrained(tmp_path / "saved")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "saved").iterdir()}
+    assert modes == dict.fromkeys(("README.md", "config.json", "model.safetensors"), 0o640)
 
 
 def test_an_encoder_of_timm_comes_back_without_its_weights_file(tmp_path):

@@ -121,14 +121,15 @@ def _refuse_empty(bank: AnchorBank | None, masks: Path) -> None:
 
 def _saved_corrector(name: str, num_classes: int) -> SegmentationCorrector:
     with reading(name, "a folder of SegmentationCorrector.save_pretrained, or a repository of the hub", folder=True):
-        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-            raise ValueError("has no config.json")
         try:
             corrector = SegmentationCorrector.from_pretrained(name)
         except ValueError as error:
-            if "`encoder`" not in str(error) or not (Path(name) / "config.json").is_file():
+            said = str(error).replace("`name`", "--corrector")
+            if "`encoder`, as the saved corrector" in said:
+                said = f"expected --corrector with an encoder of timm, got {name} with one of its own"
+            elif said == str(error):
                 raise
-            raise FileFault(f"expected --corrector with an encoder of timm, got {name} with one of its own") from error
+            raise FileFault(said) from error
     if corrector.bank_ is None:
         raise ValueError(f"expected --corrector with labeled images, got {name}, which was saved before `fit`")
     if corrector.num_classes != num_classes:

@@ -15,12 +15,12 @@ from graphcorrect.cli import changes
 from graphcorrect.cli.console import in_words
 from graphcorrect.cli.devices import find_device
 from graphcorrect.cli.masks import classes_of, corrected_png, png, read_written, refuse_if_many
-from graphcorrect.cli.models import open_encoder
+from graphcorrect.cli.models import open_encoder, options_named
 from graphcorrect.encoders import key_encoder
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS, read_maps
 from graphcorrect.files.checker import Checker
-from graphcorrect.files.faults import as_bytes, refuse
+from graphcorrect.files.faults import as_bytes, check_writable, refuse
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
@@ -33,7 +33,7 @@ from graphcorrect.labels import IGNORE_INDEX
 WRITTEN = ("masks", "issues")  # folders in --out
 NOT_SETTINGS = ("out", "report_images", "command", "version", "label_map", "device")
 MAGNIFICATIONS = (1.0, 2.0)  # at which an encoder looks at the images, as in docs/evidence.md
-BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
+BAR: dict[str, Any] = {"unit": "image", "ncols": 79, "delay": 0.1}  # none where the first step fails
 
 
 class Judged(NamedTuple):
@@ -45,11 +45,12 @@ class Judged(NamedTuple):
 
 
 @in_words(interrupted="interrupted; the same command begins again")
+@options_named(encoder="--encoder", weights="--encoder-weights")
 def run(args: argparse.Namespace) -> None:
     """Check, judge, report."""
     searched = {"--masks": args.masks}
     others = {"--probabilities": args.probabilities, "--images": args.images, "--features": args.features}
-    results.check_apart(args.out, WRITTEN, searched=searched, others=others)
+    results.check_apart(args.out, WRITTEN, searched=searched, others=others, alone=True)
     args.device = find_device(args.device)
     names, args.label_map = classes_of(args.classes)
     items, faults = find_items(args.masks, MASK_ENDINGS, args.images, args.features)
@@ -62,9 +63,8 @@ def run(args: argparse.Namespace) -> None:
     results.check_settings(args.out, settings, WRITTEN)
     features = features_of(args, items)
     num_classes = check(args, items, said.files, None if names is None else len(names), faults)
-    results.begin(args.out, settings)
-    results.clear(args.out, WRITTEN)
-    report(args, items, list(judge(args, items, said.files, num_classes, features)), names)
+    check_writable(args.out)
+    report(args, items, list(judge(args, items, said.files, num_classes, features, settings)), names)
 
 
 def check(
@@ -104,9 +104,14 @@ def features_of(args: argparse.Namespace, items: list[Item]) -> Any:
 
 
 def judge(
-    args: argparse.Namespace, items: list[Item], said: dict[str, Path], num_classes: int, features: Any
+    args: argparse.Namespace,
+    items: list[Item],
+    said: dict[str, Path],
+    num_classes: int,
+    features: Any,
+    settings: dict[str, Any],
 ) -> Iterator[Judged]:
-    """Writes the masks of each image as it is judged."""
+    """Writes the masks of each image as it is judged, and `settings` before the first: till then others may come."""
     classes = args.label_map or num_classes
     found = label_issues(
         each(items, lambda item: read_mask(item.labels, classes)),
@@ -116,16 +121,20 @@ def judge(
         error_rate=args.error_rate,
         caution=args.caution,
     )
-    for item, image in zip(tqdm(items, "judging", **BAR), found, strict=True):
-        issues, corrected = image.issues.cpu(), image.corrected.cpu()
-        given = torch.where(issues, read_mask(item.labels, classes), corrected)
-        known = given != IGNORE_INDEX
-        mask_file = corrected_png(corrected, args.label_map, item.labels)
-        write_atomically(args.out / "masks" / f"{item.name}.png", mask_file)
-        white = torch.where(issues, 255, 0)
-        write_atomically(args.out / "issues" / f"{item.name}.png", png(white, palette=False))
-        found_here = changes.count_changes(item.name, given, corrected, known)
-        yield Judged(image.image_score, int(issues.sum()), found_here)
+    with tqdm(items, "judging", **BAR) as shown:
+        for item, image in zip(shown, found, strict=True):
+            if item is items[0]:
+                results.begin(args.out, settings)
+                results.clear(args.out, WRITTEN)
+            issues, corrected = image.issues.cpu(), image.corrected.cpu()
+            given = torch.where(issues, read_mask(item.labels, classes), corrected)
+            known = given != IGNORE_INDEX
+            mask_file = corrected_png(corrected, args.label_map, item.labels)
+            write_atomically(args.out / "masks" / f"{item.name}.png", mask_file)
+            white = torch.where(issues, 255, 0)
+            write_atomically(args.out / "issues" / f"{item.name}.png", png(white, palette=False))
+            found_here = changes.count_changes(item.name, given, corrected, known)
+            yield Judged(image.image_score, int(issues.sum()), found_here)
 
 
 def _there(path: Path | None) -> Path:

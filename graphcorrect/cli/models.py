@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -9,7 +10,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,20 @@ def open_model(name: str, device: torch.device) -> Callable[[Tensor], Any]:
     if not callable(network):
         raise ValueError(f"expected --model {name} to return a network, got {type(network).__name__}")
     return network.eval().to(device) if isinstance(network, nn.Module) else network
+
+
+@contextlib.contextmanager
+def options_named(**options: str) -> Iterator[None]:
+    """Whatever is refused inside is said of options of the command instead of arguments: `encoder="--encoder"`."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        said = str(error)
+        for argument, option in options.items():
+            said = said.replace(f"`{argument}`", option)
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
 
 
 def open_encoder(name: str, device: torch.device) -> Any:

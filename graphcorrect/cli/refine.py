@@ -18,12 +18,12 @@ from graphcorrect.cli.console import in_words
 from graphcorrect.cli.correcting import Correction, correction, read_unit_image
 from graphcorrect.cli.devices import find_device
 from graphcorrect.cli.masks import classes_of, corrected_png, png, read_written, refuse_if_many
-from graphcorrect.cli.models import Model, identity, open_model
+from graphcorrect.cli.models import Model, identity, open_model, options_named
 from graphcorrect.cli.shares import Ranks, share_of
 from graphcorrect.files import results
 from graphcorrect.files.arrays import ARRAY_ENDINGS
 from graphcorrect.files.checker import Checker
-from graphcorrect.files.faults import as_bytes, reading, refuse
+from graphcorrect.files.faults import as_bytes, check_writable, reading, refuse
 from graphcorrect.files.folders import Folder
 from graphcorrect.files.images import IMAGE_ENDINGS, read_image
 from graphcorrect.files.items import MASK_ENDINGS, Item, find_items
@@ -36,7 +36,7 @@ from graphcorrect.labels import IGNORE_INDEX
 NOT_SETTINGS = "out device report_images command version share shard threads names label_map ranks".split()
 WRITTEN = ("masks", "records", "before")  # folders in --out
 MASK_CONFIDENCE = 0.9
-BAR: dict[str, Any] = {"unit": "image", "ncols": 79}
+BAR: dict[str, Any] = {"unit": "image", "ncols": 79, "delay": 0.1}  # none where the first step fails
 
 
 class Finished(NamedTuple):
@@ -52,7 +52,7 @@ def prepare(args: argparse.Namespace) -> None:
     searched = {"--predictions": args.predictions, "--labeled-masks": args.labeled_masks, "--truth": args.truth}
     others = {"--features": args.features, "--labeled-images": args.labeled_images}
     (searched if args.model is not None else others)["--images"] = args.images
-    results.check_apart(args.out, WRITTEN, searched=searched, others=others)
+    results.check_apart(args.out, WRITTEN, searched=searched, others=others, alone=True)
     args.device = find_device(args.device)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
@@ -74,21 +74,37 @@ def run(args: argparse.Namespace) -> None:
         finished = finished_among(args, items)
         waiting = [item for item in share_of_ranks(args, items) if item.name not in finished]
         num_classes, feature_dim = check(args, faults, waiting, labeled if waiting else [])
-        results.begin(args.out, settings)
+        check_writable(args.out)
         args.ranks.tell("checked", [num_classes, feature_dim])
     else:
         num_classes, feature_dim = args.ranks.ask("checked")
         finished = finished_among(args, share)
     waiting = [item for item in share if item.name not in finished]
     if waiting:
-        bar = {"disable": not args.ranks.is_first, **BAR}
-        correct_with = correction(args, num_classes, feature_dim, tqdm(labeled, "labeled images", **bar))
-        model = opened(args)
-        for item in tqdm(waiting, "correcting", **bar):
-            correct(args, item, num_classes, correct_with, model)
+        correct_all(args, waiting, labeled, (num_classes, feature_dim), settings)
     args.ranks.finish()
     if args.ranks.is_first:
         report(args, items)
+
+
+def correct_all(
+    args: argparse.Namespace, waiting: list[Item], labeled: list[Item], sizes: tuple[int, int], settings: dict[str, Any]
+) -> None:
+    """Correct what is not finished; `settings` are written with the first result: till then others may come."""
+    bar = {"disable": not args.ranks.is_first, **BAR}
+    named = {"encoder": "--encoder" if args.corrector is None else "--corrector", "weights": "--encoder-weights"}
+    with options_named(**named):
+        model = opened(args)
+        with tqdm(labeled, "labeled images", **bar) as shown:
+            correct_with = correction(args, *sizes, shown)
+        with tqdm(waiting, "correcting", **bar) as shown:
+            for item in shown:
+                files = correct(args, item, sizes[0], correct_with, model)
+                if item is waiting[0]:
+                    results.check_settings(args.out, settings, WRITTEN)  # other processes may have begun since
+                    results.begin(args.out, settings)
+                for path, content in files.items():
+                    write_atomically(path, content)
 
 
 def share_of_ranks(args: argparse.Namespace, items: list[Item]) -> list[Item]:
@@ -154,11 +170,12 @@ def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labe
     """Number of classes and of feature entries; one `ValueError` that lists every fault of every file."""
     count = None if args.names is None else len(args.names)
     checker = Checker(count, args.neighbors, args.max_nodes, args.channels, args.label_map)
-    for item in tqdm(waiting, "checking", disable=not waiting, **BAR):
-        if args.model is None:
-            faults += checker.faults_of_prediction(item, args.mask_confidence)
-        else:
-            faults += checker.faults_of_image(item)
+    with tqdm(waiting, "checking", disable=not waiting, **BAR) as shown:
+        for item in shown:
+            if args.model is None:
+                faults += checker.faults_of_prediction(item, args.mask_confidence)
+            else:
+                faults += checker.faults_of_image(item)
     if args.model is not None and waiting and not faults:
         checker.num_classes = classes_of_model(args, waiting[0], count)
     if checker.num_classes is not None:
@@ -198,8 +215,9 @@ def opened(args: argparse.Namespace) -> Model | None:
 @torch.no_grad()
 def correct(
     args: argparse.Namespace, item: Item, num_classes: int, correct_with: Correction, model: Model | None
-) -> None:
-    """Correct one prediction and write its mask, then its record, whose presence says that both are there."""
+) -> dict[Path, bytes]:
+    """The files of one prediction: its mask, and last its record, whose presence says that all are there."""
+    files = {}
     inputs = item.fingerprint()
     image = read_unit_image(item, args.device)
     if model is None:
@@ -217,11 +235,11 @@ def correct(
         after = correct_with(item, image, logits, None).argmax(1)
         before = full_size(logits.softmax(1), image.shape[-2], image.shape[-1]).argmax(1)[0].cpu()
         is_known = torch.ones_like(before, dtype=torch.bool)
-        write_atomically(args.out / "before" / f"{item.name}.png", png(before))
+        files[args.out / "before" / f"{item.name}.png"] = png(before)
     labels = torch.where(is_known, after[0].cpu(), IGNORE_INDEX)
     found = changes.count_changes(item.name, before, labels, is_known)
     mask_file = corrected_png(labels, args.label_map, item.labels)
-    write_atomically(mask_path(args.out, item.name), mask_file)
+    files[mask_path(args.out, item.name)] = mask_file
     record: dict[str, Any] = {
         "mask": hashlib.sha256(mask_file).hexdigest(),
         "pixels": found.pixels,
@@ -233,7 +251,7 @@ def correct(
     if item.truth is not None:
         outcome = scores.outcome_of(item.truth, before, labels, args.label_map or num_classes)
         record["truth"] = changes.as_rows(outcome)
-    write_atomically(record_path(args.out, item.name), json.dumps(record).encode())
+    return files | {record_path(args.out, item.name): json.dumps(record).encode()}
 
 
 def finished_among(args: argparse.Namespace, items: list[Item]) -> dict[str, Finished]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def check_apart(
     *,
     searched: dict[str, Path | None],
     others: dict[str, Path | None] | None = None,
+    alone: bool = False,
 ) -> None:
     """Refuse a folder of results that lies among the inputs, or the inputs in it: one would take the other's place.
 
@@ -33,22 +35,25 @@ def check_apart(
         written: folders that are made in it, such as `masks`.
         searched: folders by option of which every file is an input; None is left out.
         others: further folders of inputs.
+        alone: whether a new folder of results must hold no inputs elsewhere in it either.
     """
-    for option, folder in (searched | (others or {})).items():
-        if folder is None:
-            continue
+    given = {option: folder for option, folder in (searched | (others or {})).items() if folder is not None}
+    for option, folder in given.items():
         inside = option in searched and out.resolve().is_relative_to(folder.resolve())
         over = [name for name in written if folder.resolve().is_relative_to((out / name).resolve())]
         if inside or over:
             taken = f", whose {over[0]} would be written over" if over else ""
             raise ValueError(f"expected --out outside {option}, got {out}{taken}")
+    held = [option for option, folder in given.items() if folder.resolve().is_relative_to(out.resolve())]
+    if alone and held and not is_ours(out):
+        raise ValueError(f"expected --out to be a folder of its own, got {out}, which holds {', '.join(held)}")
 
 
 def check_settings(out: Path, settings: dict[str, Any], written: tuple[str, ...], hint: str = "") -> None:
     """Refuse a folder with results of other settings, or with files of another origin under the names to be written."""
     path = out / FILE
+    there = [name for name in written if os.path.exists(out / name)]  # before the settings, which others write first
     if not is_ours(out):
-        there = [name for name in written if (out / name).exists()]
         if there:
             raise ValueError(
                 f"expected --out to be new or a folder of such results, got {out}, which holds {', '.join(there)} of "

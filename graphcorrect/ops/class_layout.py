@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_refuses
+from graphcorrect.ops.values import is_traced
 
 # Z is multiplied as it is where it is narrow: more work than in blocks, in a third of the launches. A CPU has few
 # launches' worth to save, so that there all of Z has to be small too: of 500,000 entries a refiner's step takes up to a
@@ -15,7 +16,7 @@ from graphcorrect.ops._dispatch import Kernel, Operation, numba_refuses, triton_
 # a plain install runs, tests and counts what a GPU is sent.
 MAX_WIDTH = 1024  # entries of z_i
 MAX_ENTRIES_ON_CPU = 2**15  # of Z, where numba serves
-WITHOUT_NUMBA = 16  # times as many
+WITHOUT_NUMBA = 16  # times as many, also in compiled programs
 
 
 class ClassLayout(NamedTuple):
@@ -62,14 +63,10 @@ def class_layout(vectors: Tensor, labels: Tensor, num_classes: int) -> ClassLayo
         num_classes: C.
     """
     width = num_classes * vectors.shape[-1]
-    most = MAX_ENTRIES_ON_CPU * (1 if _numba_serves() else WITHOUT_NUMBA)
+    has_loops = not is_traced() and numba_refuses() is None  # a compiler cannot follow the question
+    most = MAX_ENTRIES_ON_CPU * (1 if has_loops else WITHOUT_NUMBA)
     is_low_rank = width <= MAX_WIDTH and (vectors.device.type != "cpu" or labels.numel() * width <= most)
     return ClassLayout(*_class_layout(vectors, labels, num_classes, is_low_rank or labels.numel() == 0))
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _numba_serves() -> bool:
-    return numba_refuses() is None
 
 
 def block_shape(num_graphs: int, num_nodes: int, num_classes: int) -> tuple[int, int]:
