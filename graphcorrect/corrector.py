@@ -17,7 +17,7 @@ from graphcorrect.banks.presets import Preset, index_of
 from graphcorrect.cells import aligned, enlarged, pad_to_cells, size_of
 from graphcorrect.corrected_labels import CorrectedLabels
 from graphcorrect.corrector_input import labeled_images, pairs_of, scores_of_images
-from graphcorrect.corrector_state import CorrectorState
+from graphcorrect.corrector_state import CARD, CorrectorState
 from graphcorrect.encoders import PREFIX, key_encoder
 from graphcorrect.guided import guided_upsample
 from graphcorrect.keys import Maps
@@ -27,7 +27,9 @@ from graphcorrect.refine import DualGraphRefiner
 MAGNIFICATIONS = (1.0, 2.0, 3.0)
 
 
-class SegmentationCorrector(CorrectorState, library_name="graphcorrect", tags=["image-segmentation"]):
+class SegmentationCorrector(
+    CorrectorState, library_name="graphcorrect", tags=["image-segmentation"], model_card_template=CARD
+):
     """Corrects the masks of any trained network by looking their pixels up among labeled ones. Nothing is trained.
 
     Three steps, each usable alone: an :class:`AnchorBank` of labeled pixels moves the probabilities, the two graphs of

@@ -23,6 +23,24 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+CARD = """---
+{{ card_data }}
+---
+
+# Corrector of segmentation masks
+
+Labeled pixels and settings of graphcorrect's `SegmentationCorrector`, which corrects the masks of any trained network:
+
+```python
+from graphcorrect import SegmentationCorrector
+
+corrector = SegmentationCorrector.from_pretrained("this folder or repository")  # encoder=yours, if it had its own
+corrected = corrector(images, logits=logits)  # images (B, 3, H, W) in [0, 1], logits (B, C, h, w)
+corrected.labels  # (B, H, W)
+```
+
+It holds features of the labeled images, and their labels. Say here what these were, and whether you may share them.
+"""
 _CALIBRATED = ("strength", "eps", "balance", "temperature")  # of a bank, which `calibrate` may have chosen
 _SLOTS = {"bank_.features": 0.0, "bank_.priority": -torch.inf}  # (C, capacity, ...), and what is in an empty slot
 

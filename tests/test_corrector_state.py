@@ -96,6 +96,9 @@ def test_a_folder_of_the_hub_comes_back(corrector, tmp_path):
     pytest.importorskip("huggingface_hub")
     images, logits = scenes(2)[0], torch.randn(2, CLASSES, 9, 12)
     corrector.save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved/README.md").read_text(encoding="utf-8")
+    assert "SegmentationCorrector.from_pretrained(" in card
+    assert "More Information Needed" not in card
     assert (tmp_path / "saved/model.safetensors").is_file()
     other = SegmentationCorrector.from_pretrained(tmp_path / "saved", encoder=Levels())
     assert torch.equal(other(images, logits=logits).probabilities, corrector(images, logits=logits).probabilities)
