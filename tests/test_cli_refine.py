@@ -232,6 +232,16 @@ def test_why_a_folder_holds_no_corrector_is_said(tmp_path, config, reason):
         correcting._saved_corrector(str(tmp_path), 3)
 
 
+def test_that_the_hub_is_asked_is_said_before_it_takes_its_time(monkeypatch, capsys):
+    def asked(name):
+        assert "--corrector some/where is no folder here: asking the Hugging Face Hub" in capsys.readouterr().out
+        raise ValueError(f"expected {name}, got none")
+
+    monkeypatch.setattr(SegmentationCorrector, "from_pretrained", asked)
+    with pytest.raises(FileFault, match="some/where"):
+        correcting._saved_corrector("some/where", 3)
+
+
 def test_a_class_that_no_labeled_mask_has_is_said(photos, capsys):
     for path in (photos / "labeled/masks").glob("*.png"):
         mask = np.array(Image.open(path))

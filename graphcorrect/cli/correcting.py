@@ -120,6 +120,8 @@ def _refuse_empty(bank: AnchorBank | None, masks: Path) -> None:
 
 
 def _saved_corrector(name: str, num_classes: int) -> SegmentationCorrector:
+    if not Path(name).is_dir():  # a mistake in a path, perhaps, and the hub takes its time to say so
+        print(f"--corrector {name} is no folder here: asking the Hugging Face Hub")
     with reading(name, "a folder of SegmentationCorrector.save_pretrained, or a repository of the hub", folder=True):
         try:
             corrector = SegmentationCorrector.from_pretrained(name)
