@@ -46,9 +46,8 @@ def named(path: Path) -> Iterator[None]:
     except Exception as error:  # Pillow and SciPy have a type for every way in which a file can be wrong
         said = words(error).replace(f" {str(path)!r}", "")
         seen = looks_like(Path(path)) if os.path.isfile(path) else None
-        raise UnreadableFile(
-            f"{path}: unreadable ({f'{seen}: {said}' if seen == 'is empty' else seen or said})"
-        ) from error
+        why = f"{seen}: {said}" if seen == "is empty" else seen or said
+        raise UnreadableFile(f"{path}: unreadable ({why})") from error
 
 
 def refuse_frames(picture: Image.Image) -> None:

@@ -246,11 +246,7 @@ def _is_brush(region: Mapping[str, Any]) -> bool:
 def _is_other(region: Mapping[str, Any]) -> bool:
     """Whether a result has a place in the image that no brush has painted; a choice or a text has none."""
     value = region.get("value")
-    return (
-        isinstance(value, Mapping)
-        and "rle" not in value
-        and bool({"points", "vertices", "x", "imageDataURL"} & {*value})
-    )
+    return isinstance(value, Mapping) and "rle" not in value and bool(PLACES & {*value})
 
 
 def _kind_of(region: Mapping[str, Any]) -> str:
