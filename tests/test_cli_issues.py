@@ -247,3 +247,12 @@ def test_colors_that_the_list_lacks_are_named(folders, capsys):
     assert text.count("expected the 3 colors of the label map, got 1 other(s)") == 2
     assert "masks/a.png" in text
     assert "masks/b.png" in text
+
+
+@pytest.mark.parametrize("odd", NAMES)
+def test_predictions_of_other_classes_than_most_are_the_faults(folders, capsys, odd):
+    np.save(folders / f"probabilities/{odd}.npy", np.full((2, *SIZE), 0.5))
+    code, text = answer(options(folders), capsys)
+    assert code == 1
+    assert "1 fault(s):" in text
+    assert f"{odd}.npy: has 2 classes, {len(NAMES) - 1} others have 3" in text

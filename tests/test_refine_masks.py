@@ -271,7 +271,7 @@ def test_every_fault_is_listed_before_any_work(folders):
         ),
         (
             lambda root: np.savez(root / "features/b.npz", np.zeros((2, 9, 12))),
-            "has 2 channels, the first feature map 18",
+            r"b.npz: has 2 channels, 2 others have 18",
         ),
         (lambda root: np.savez(root / "features/b.npz", np.zeros((18, 2, 3))), "6 cells, too few for 8 neighbors"),
         (lambda root: np.savez(root / "features/a.npz", np.full((18, 9, 12), np.nan)), "1944 NaN or Inf"),
@@ -287,6 +287,18 @@ def test_a_fault_is_named(folders, spoil, fault):
     spoil(folders)
     with pytest.raises(SystemExit, match=fault):
         refine_masks.run(command(folders, keys="features"))
+
+
+@pytest.mark.parametrize("odd", NAMES)
+def test_the_odd_file_is_the_fault_and_not_the_others(folders, odd):
+    np.save(folders / f"probabilities/{odd}.npy", np.full((4, 18, 24), 0.25))
+    np.savez(folders / f"features/{odd}.npz", np.zeros((2, 9, 12)))
+    with pytest.raises(SystemExit) as caught:
+        refine_masks.run(command(folders, keys="features", more=["--labeled-masks", str(folders / "truth")]))
+    message = str(caught.value)
+    assert "2 fault(s):" in message
+    assert f"probabilities/{odd}.npy: has 4 classes, 2 others have 3" in message
+    assert f"features/{odd}.npz: has 2 channels, 2 others have 18" in message
 
 
 def test_a_mask_in_colors_is_a_fault_and_a_hidden_file_is_none(folders):

@@ -72,17 +72,16 @@ def check(
 ) -> int:
     """The number of classes; one `ValueError` that lists every fault of every file."""
     checker = Checker(count, 0, channels=args.channels, label_map=args.label_map)
-    for item in tqdm(items, "checking", **BAR):
-        path = said[item.name]
-        found = checker.faults_of_prediction(Item(item.name, path, None, None), 1.0)
-        if not found:
-            found = checker.faults_of_labeled(item)
-            shape, size = checker.sizes[item.name], checker.labeled_sizes.get(item.name)
-            if size is not None and any(small > large for small, large in zip(shape, size, strict=True)):
-                found.append(f"{path}: is {shape}, larger than {item.labels.name}, {size} (height, width)")
-        faults += found
-    if not faults:
-        faults += checker.faults_of_all(void=True)
+    for item in tqdm(items, "checking predictions", **BAR):
+        faults += checker.faults_of_prediction(Item(item.name, said[item.name], None, None), 1.0)
+    for item in tqdm(items, "checking masks", **BAR):
+        if item.name not in checker.sizes:  # how many classes there are may not be known
+            continue
+        faults += checker.faults_of_labeled(item)
+        shape, size = checker.sizes[item.name], checker.labeled_sizes.get(item.name)
+        if size is not None and any(small > large for small, large in zip(shape, size, strict=True)):
+            faults.append(f"{said[item.name]}: is {shape}, larger than {item.labels.name}, {size} (height, width)")
+    faults += checker.faults_of_all(void=True)
     refuse_if_many(checker.num_classes, faults)
     refuse(faults, "the folders have")
     return checker.num_classes or 0

@@ -177,7 +177,7 @@ def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labe
             else:
                 faults += checker.faults_of_image(item)
     if args.model is not None and waiting and not faults:
-        checker.num_classes = classes_of_model(args, waiting[0], count)
+        checker.classes.given = classes_of_model(args, waiting[0], count)
     if checker.num_classes is not None:
         for item in labeled:
             faults += checker.faults_of_labeled(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 from graphcorrect.files.arrays import is_channels_last, read_maps
@@ -16,8 +17,33 @@ from graphcorrect.labels import IGNORE_INDEX
 from graphcorrect.nodes import grid_size
 
 
+class _Shared:
+    """A number that all files must have: the one that was given, or else the one that most of them have."""
+
+    def __init__(self, given: int | None = None) -> None:
+        self.given = given
+        self._found: dict[Path, int] = {}
+
+    @property
+    def number(self) -> int | None:
+        """None before the first file."""
+        counts = Counter(self._found.values()).most_common(1)
+        return counts[0][0] if self.given is None and counts else self.given
+
+    def add(self, path: Path, number: int) -> None:
+        self._found[path] = number
+
+    def faults(self, what: str) -> list[str]:
+        """The files that have another."""
+        number = self.number
+        alike = [path.name for path, found in self._found.items() if found == number]
+        of_others = f"{alike[0]} has {number}" if len(alike) == 1 else f"{len(alike)} others have {number}"
+        odd = {path: found for path, found in self._found.items() if found != number}
+        return [f"{path}: has {found} {what}, {of_others}" for path, found in odd.items()]
+
+
 class Checker:
-    """Reads every file once and lists its faults; what must be the same in all files is what the first one holds."""
+    """Reads every file once and lists its faults; what must be the same in all files is what most of them hold."""
 
     def __init__(
         self,
@@ -27,21 +53,31 @@ class Checker:
         channels: str | None = None,
         label_map: LabelMap | None = None,
     ) -> None:
-        self.num_classes, self.num_neighbors, self.channels = num_classes, num_neighbors, channels
+        self.num_neighbors, self.channels = num_neighbors, channels
         self.max_nodes, self.label_map = max_nodes, label_map
-        self.feature_dim: int | None = None
+        self.classes, self._features = _Shared(num_classes), _Shared()
         self.sizes: dict[str, tuple[int, ...]] = {}  # (height, width) of predictions and images, by name
         self.labeled_sizes: dict[str, tuple[int, int]] = {}  # of true masks, which may be of other images
         self._ids: dict[Path, set[int]] = {}  # that the masks of a folder hold
 
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes there are, as far as files were read."""
+        return self.classes.number
+
+    @property
+    def feature_dim(self) -> int | None:
+        """How many channels feature maps have, as far as files were read."""
+        return self._features.number
+
     def faults_of_prediction(self, item: Item, mask_confidence: float) -> list[str]:
         """Faults of a prediction and its image and features."""
-        classes = self.label_map or self.num_classes
+        classes = self.label_map or self.classes.given
         found, faults = tried(read_prediction, item.labels, classes, mask_confidence, self.channels)
         size = None
         if found is not None:
             probabilities, known = found
-            self.num_classes = len(probabilities)
+            self.classes.add(item.labels, len(probabilities))
             size = tuple(probabilities.shape[1:])
             self.sizes[item.name] = size
             if item.labels.suffix.lower() in MASK_ENDINGS:
@@ -75,11 +111,12 @@ class Checker:
         return faults + self._faults_of_keys(item, size)
 
     def faults_of_all(self, *, void: bool = False) -> list[str]:
-        """What no single file shows: masks of one object that hold 0 and 255 only, of which 255 stands for none.
+        """What no single file shows: numbers of classes or channels that differ from those of most files.
 
-        With `void` also masks that hold 255 only.
+        Also masks of one object that hold 0 and 255 only, of which 255 stands for none; with `void` those that hold 255
+        only.
         """
-        faults = []
+        faults = self.classes.faults("classes") + self._features.faults("channels")
         for folder, ids in self._ids.items():
             if ids == {0, IGNORE_INDEX}:
                 where = f"{IGNORE_INDEX} stands for no class; where it means a class, save that as 1"
@@ -106,17 +143,14 @@ class Checker:
             faults += found
             if features is not None:
                 shape = tuple(features.shape)
-                self.feature_dim = self.feature_dim or len(features)
                 maps.append(shape[1:])
                 if size is not None and self.channels is None and is_channels_last(shape, size):
                     faults.append(
                         f"{item.features}: is {shape}, with the proportions of {item.labels.name}, {size}, if the "
                         f"channels come last; {LAST}, --channels first takes them as they are"
                     )
-                elif len(features) != self.feature_dim:
-                    faults.append(
-                        f"{item.features}: has {len(features)} channels, the first feature map {self.feature_dim}"
-                    )
+                else:
+                    self._features.add(item.features, len(features))
         if maps:  # the graph is that of the coarsest map, pooled
             height, width = min(maps, key=math.prod)
             cells = math.prod(grid_size(height, width, self.max_nodes))
