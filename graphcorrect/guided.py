@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect.nodes import resize_maps
 from graphcorrect.ops.values import full_precision, reading_is_free, widen
 
 STEPS, RADIUS, COLOR_SCALE, DISTANCE_SCALE, OWN_SHARE = 2, 2, 0.07, 3.0, 0.2  # of images in [0, 1]
@@ -74,13 +75,13 @@ def guided_upsample(
     _checks.in_interval("distance_scale", distance_scale, 0.0, float("inf"), open_low=True, open_high=True)
     _checks.in_interval("own_share", own_share, 0.0, 1.0)
     _checks.not_transposed("soft_labels", soft_labels, "`images`", images)
-    size = images.shape[-2:]
+    size = (images.shape[-2], images.shape[-1])
     _checks.mask("mask", mask, (len(images), *size), "(an entry for each pixel of `images`)", "`images`", images)
     if mask is not None:
         images = torch.where(mask[:, None], images, 0.0)  # not even 0 * NaN may enter
     if soft_labels.shape[-2] > size[0] or soft_labels.shape[-1] > size[1]:
         raise ValueError(
-            f"expected `images` at least as large as `soft_labels`, {tuple(soft_labels.shape[-2:])}, got {tuple(size)}"
+            f"expected `images` at least as large as `soft_labels`, {tuple(soft_labels.shape[-2:])}, got {size}"
         )
     if validate_args or reading_is_free(soft_labels):
         _checks.on_simplex("soft_labels", soft_labels, 1)
@@ -88,6 +89,8 @@ def guided_upsample(
         _checks.unit_images("images", images)
     with full_precision(soft_labels):
         values = F.interpolate(widen(soft_labels), size=size, mode="bilinear")
+        if mask is not None:
+            values = torch.where(mask[:, None], resize_maps(widen(soft_labels), size, mask), values)
         if steps:
             weights = window_weights(widen(images).to(values.dtype), radius, color_scale, distance_scale)
             if mask is None:

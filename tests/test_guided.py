@@ -182,6 +182,18 @@ def test_values_that_are_masked_out_reach_nobody():
     torch.testing.assert_close(found[kept], expected[kept])
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_cells_that_are_masked_out_reach_nobody(steps):
+    """Nor do they where a map is interpolated."""
+    images, soft, mask = torch.rand(1, 3, 12, 18), torch.rand(1, 2, 4, 6).softmax(1), torch.ones(1, 12, 18).bool()
+    mask[..., 9:] = False
+    other = torch.where(torch.arange(6) < 3, soft, soft.flip(1))
+    first, second = (guided_upsample(each, images, mask=mask, steps=steps) for each in (soft, other))
+    torch.testing.assert_close(first[..., :9], second[..., :9])
+    torch.testing.assert_close(first[..., 9:], F.interpolate(soft, size=(12, 18), mode="bilinear")[..., 9:])
+    torch.testing.assert_close(first.sum(1), torch.ones(1, 12, 18))
+
+
 def test_a_pixel_that_meets_nobody_keeps_its_probabilities():
     mask = torch.zeros(1, 7, 7, dtype=torch.bool)
     mask[0, 3, 3] = True
