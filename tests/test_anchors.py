@@ -257,10 +257,12 @@ def test_a_row_of_zeros_stays_one():
     torch.testing.assert_close(corrected.sum(-1), torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0]))
 
 
-def test_zero_queries_get_a_finite_answer():
+def test_a_query_that_is_like_no_anchor_gets_no_answer():
+    """Its cosine with all is 0, and those that a search returns first say nothing of it."""
     bank, _, _ = filled_bank()
+    bank.num_neighbors = 3
     posterior = bank(torch.zeros(3, 5, dtype=torch.float64))
-    torch.testing.assert_close(posterior.sum(1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(posterior, torch.full((3, 4), 0.25, dtype=torch.float64))
 
 
 def test_logits_in_the_place_of_probabilities_are_refused():

@@ -82,7 +82,9 @@ class PackedAnchors:
         weight = (similarity / temperature).softmax(-1) * self.share.to(similarity.dtype)[index]
         votes = weight.new_zeros(len(weight), num_classes).scatter_add_(1, self.label[index], weight)
         total = votes.sum(-1, keepdim=True)
-        return torch.where(total > 0, votes / total, 1 / num_classes)
+        # Nearest at a cosine of exactly 0, as of a row of zeros, are whichever came first
+        is_like = (total > 0) & (similarity[:, :1] != 0)
+        return torch.where(is_like, votes / total, 1 / num_classes)
 
 
 def undecided(probabilities: Tensor, eps: float, strength: float) -> Tensor:
