@@ -101,6 +101,8 @@ def to_grid(
     if mask is not None:  # what is not finite outside it would be interpolated into it
         found = torch.where(pool_mask(mask, fine_size)[:, None], found, fine)
     start = resize_maps(found, size, mask)
+    if mask is not None:  # a finer cell within it may overlap one outside it, where nothing is to change
+        start = torch.where(pool_mask(mask, size)[:, None], start, coarse)
     return grid._replace(start=start, before=start, whole=_with_change(probabilities, fine, found))
 
 

@@ -32,6 +32,17 @@ def test_keys_are_not_averaged_for_graphs_of_fewer_nodes(anchors, masked):
     torch.testing.assert_close(out.soft_labels, expected)
 
 
+def test_cells_of_two_grids_that_overlap_at_the_edge_of_a_mask_change_nothing_inside(anchors):
+    """13 and 7 cells a side: some finer cells lie in two of the coarser ones."""
+    features, logits, mask = torch.randn(1, 4, 13, 13), torch.randn(1, 3, 26, 26), torch.zeros(1, 26, 26).bool()
+    mask[..., 4:20, 15:] = True
+    fine, coarse = (
+        DualGraphRefiner(3, 4, num_rounds=0, max_nodes=most)(features, logits, anchors=anchors, mask=mask)
+        for most in (169, 49)
+    )
+    torch.testing.assert_close(coarse.soft_labels, fine.soft_labels)
+
+
 def test_the_look_up_has_the_grid_of_the_keys_between_those_of_graphs_and_labels(anchors):
     features, keys, logits = torch.randn(1, 4, 4, 6), torch.randn(1, 4, 8, 12), torch.randn(1, 3, 16, 24)
     refiner = DualGraphRefiner(3, 4, num_rounds=0)
