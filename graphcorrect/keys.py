@@ -100,7 +100,14 @@ class KeyEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Keys of images (B, 3, H, W), in the dtype of the encoder's weights or wider."""
+        """Keys of images (B, 3, H, W), in the dtype of the encoder's weights or wider.
+
+        Raises:
+            TypeError: the images are not floating point.
+            ValueError: they have other dimensions, or channels that the encoder does not take.
+        """
+        _checks.images("images", images)
+        _checks.ndim("images", images, (4,), "(B, 3, H, W)")
         height, width = images.shape[-2:]
         weight = next(self.parameters(), None)
         images = widen(images) if weight is None else images.to(weight.dtype)

@@ -78,3 +78,11 @@ def test_settings_that_are_no_lists_are_named():
     for name in ("magnifications", "levels"):
         with pytest.raises(TypeError, match=f"expected `{name}` to be a list"):
             KeyEncoder(torch.nn.Conv2d(3, 8, 8), **{name: 2})
+
+
+def test_images_of_bytes_or_without_a_batch_are_refused():
+    encoder, images = KeyEncoder(torch.nn.Conv2d(3, 8, 8, stride=8)), torch.randint(256, (1, 3, 32, 48)).byte()
+    with pytest.raises(TypeError, match="`images` to be floating point, got torch.uint8; use `images / 255`"):
+        encoder(images)
+    with pytest.raises(ValueError, match=r"`images` of shape \(B, 3, H, W\), got \(3, 32, 48\)"):
+        encoder(images[0] / 255)
