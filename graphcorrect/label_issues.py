@@ -164,8 +164,9 @@ class LabelIssues:
         """Scores and corrects one image."""
         labels = item.labels.long()
         evidence = None if self._others is None else self._others.posterior(item)
-        found = posterior(item, evidence, self._trust)  # (C, H, W)
-        is_labeled = labels != self._sources.ignore_index
+        is_labeled = labels != self._sources.ignore_index  # which may be the number of a class
+        known = item._replace(labels=labels.where(is_labeled, -1))
+        found = posterior(known, evidence, self._trust)  # (C, H, W)
         scores = found.gather(0, labels.where(is_labeled, 0)[None])[0].where(is_labeled, 1.0).float()
         best = found.max(0)
         is_other = is_labeled & (best.indices != labels)

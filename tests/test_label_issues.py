@@ -330,6 +330,12 @@ def test_settings_out_of_range_are_refused(setting, value):
         label_issues(labels, probabilities, **{setting: value})
 
 
+def test_a_class_that_is_ignored_is_no_opinion_of_the_pixels_around():
+    labels, probabilities, _, _ = scene()
+    found = [label_issues(labels.masked_fill(labels == 1, n), probabilities, ignore_index=n) for n in (255, 1)]
+    assert torch.equal(found[0].pixel_scores, found[1].pixel_scores)
+
+
 def test_scores_are_float32_whatever_the_probabilities():
     (found,) = label_issues(torch.zeros(1, 4, 4).long(), torch.full((1, 2, 4, 4), 0.5, dtype=torch.float64))
     assert found.pixel_scores.dtype == torch.float32
