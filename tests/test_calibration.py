@@ -157,6 +157,7 @@ def test_maps_meet_keys_of_another_resolution():
         ({"folds": 3}, "`folds` of at most 2"),
         ({"labels": [torch.full((4,), 255)] * 2}, "a label that is not ignored"),
         ({"labels": [torch.full((4,), 7)] * 2}, "`labels`"),
+        ({"labels": [torch.full((4,), 255), torch.zeros(4).long()], "folds": 2}, "not ignored in two of the `folds`"),
         ({"keys": [torch.ones(4, 5)] * 2}, "`keys` with 3 entries"),
         ({"probabilities": [torch.ones(4, 3)] * 2}, "`probabilities`"),
         ({"strengths": [-1.0]}, "`strengths`"),

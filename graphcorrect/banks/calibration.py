@@ -177,6 +177,8 @@ def _refill(bank: AnchorBank, images: list[_Nodes]) -> None:
     bank.priority.fill_(-torch.inf)
     for image in images:
         bank.update(image.keys, image.labels)
+    if not bank.counts.any():
+        raise ValueError("expected `labels` that are not ignored in two of the `folds` at least, got none beside one")
 
 
 def _outcomes(bank: AnchorBank, image: _Nodes, grid: Sequence[Settings]) -> Tensor:
