@@ -193,6 +193,7 @@ class SegmentationCorrector(
             images, probabilities, logits, None, None, self.num_classes, self._place, self.validate_args
         )
         _, masks = labeled_images((images, masks), self.num_classes, self.ignore_index, self._place, self.validate_args)
+        _checks.not_empty("images", images, "image")
         keys = [self.key_encoder(image[None])[0] for image in images]
         grid = size_of(keys[0])  # of images of one size
         labels = pad_to_cells(masks, grid, self.ignore_index)

@@ -57,6 +57,8 @@ def test_held_out_images_choose_how_far_anchors_move_a_probability(corrector):
     assert twin.bank_.eps == expected.settings.eps
     with pytest.raises(ValueError, match="expected `masks`"):
         corrector.calibrate(images, masks[:, 1:], logits=logits)
+    with pytest.raises(ValueError, match="expected `images` with at least one image, got none"):
+        corrector.calibrate(images[:0], masks[:0], logits=logits[:0])
     with pytest.raises(RuntimeError, match="call fit first"):
         SegmentationCorrector(CLASSES, Levels()).calibrate(images, masks, logits=logits)
 
