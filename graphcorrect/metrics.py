@@ -141,7 +141,7 @@ def correction_counts(
         >>> counts.fixed, counts.broken
         (1, 1)
     """
-    for name, tensor in (("before", before), ("after", after), ("labels", labels)):
+    for name, tensor in (("labels", labels), ("before", before), ("after", after)):
         _checks.integral(name, tensor)
         _checks.shape(name, tensor, labels.shape, "(that of `labels`)")
         _checks.has_values(name, tensor)

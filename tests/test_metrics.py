@@ -129,3 +129,5 @@ def test_a_truth_of_no_class_is_refused_rather_than_counted():
     with pytest.raises(ValueError, match=r"`labels`.*got the values -1"):
         metrics.correction_counts(labels, labels, labels)
     assert metrics.correction_counts(labels, labels, labels, ignore_index=-1).total == 3
+    with pytest.raises(TypeError, match="`labels` to be a torch.Tensor, got list"):
+        metrics.correction_counts(labels, labels, labels.tolist())
