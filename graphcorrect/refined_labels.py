@@ -16,7 +16,7 @@ class RefinedLabels(NamedTuple):
     Attributes:
         probabilities: num_rounds + 1 tensors shaped like the logits; the first is their softmax. Without rounds but
             with anchors there are two, the second corrected by these alone.
-        features: num_rounds + 1 tensors shaped like the features, or (B, D, h, w) on the grid where the node budget
+        features: as many tensors shaped like the features, or (B, D, h, w) on the grid where the node budget
             applied; the first is the input (pooled to that grid).
         label_rounds: "all" averages the rounds after the input for the labels, Eq. (15); "last" takes the last one.
 
