@@ -45,7 +45,7 @@ def confusion_matrix(
         (C, C) int64; row: true class, column: predicted class.
 
     Raises:
-        ValueError: shapes differ, or a label or prediction is outside the classes.
+        ValueError: shapes or devices differ, or a label or prediction is outside the classes.
         TypeError: not integers.
 
     Example:
@@ -56,6 +56,7 @@ def confusion_matrix(
     predictions = _checks.class_labels("predictions", predictions)
     labels = _checks.class_labels("labels", labels)
     _checks.shape("predictions", predictions, labels.shape, "(that of `labels`)")
+    _checks.same_device("predictions", predictions, "`labels`", labels)
     _checks.ignored_label(ignore_index, num_classes)
     _checks.labels_in_range("labels", labels, num_classes, ignore_index)
     counted = labels != ignore_index
@@ -132,7 +133,7 @@ def correction_counts(
         ignore_index: label left out.
 
     Raises:
-        ValueError: shapes differ, or a label of the truth is negative and not `ignore_index`.
+        ValueError: shapes or devices differ, or a label of the truth is negative and not `ignore_index`.
         TypeError: not integers.
 
     Example:
@@ -144,6 +145,7 @@ def correction_counts(
     for name, tensor in (("labels", labels), ("before", before), ("after", after)):
         _checks.integral(name, tensor)
         _checks.shape(name, tensor, labels.shape, "(that of `labels`)")
+        _checks.same_device(name, tensor, "`labels`", labels)
         _checks.has_values(name, tensor)
     _checks.ignored_label(ignore_index, 0)
     before, after, labels = before.long(), after.long(), labels.long()

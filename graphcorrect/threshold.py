@@ -81,7 +81,7 @@ class DynamicThreshold(LastingBuffers):
             (C,) in [0, sigma], float32 or better.
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: shapes do not fit, or (`accumulate`) devices.
             TypeError: dtypes do not fit.
         """
         if self.accumulate:
@@ -107,6 +107,8 @@ class DynamicThreshold(LastingBuffers):
         """The dimension of the classes, of what is checked to have as many."""
         _checks.floating("probabilities", probabilities)
         _checks.at_least_2d("probabilities", probabilities, "(..., N, C) or (B, C, H, W)")
+        if self.accumulate:
+            _checks.same_device("probabilities", probabilities, "`counts`", self.counts)
         class_dim = 1 if probabilities.ndim == 4 else probabilities.ndim - 1
         _checks.size("probabilities", probabilities, class_dim, self.num_classes, "classes")
         shape = (*probabilities.shape[:class_dim], *probabilities.shape[class_dim + 1 :])

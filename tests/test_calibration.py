@@ -160,6 +160,7 @@ def test_maps_meet_keys_of_another_resolution():
         ({"labels": [torch.full((4,), 255), torch.zeros(4).long()], "folds": 2}, "not ignored in two of the `folds`"),
         ({"keys": [torch.ones(4, 5)] * 2}, "`keys` with 3 entries"),
         ({"probabilities": [torch.ones(4, 3)] * 2}, "`probabilities`"),
+        ({"probabilities": [torch.ones(4, 2, device="meta")] * 2}, "`probabilities` on the device of `keys`, cpu"),
         ({"strengths": [-1.0]}, "`strengths`"),
         ({"eps": [2.0]}, "`eps`"),
         ({"eps": [0.0]}, "`eps`"),

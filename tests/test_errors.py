@@ -133,6 +133,24 @@ VALUE_ERRORS = {
     "logits on another device": (lambda: refiner()(X, Z.to("meta")), "logits", "cpu", "meta"),
     "values on another device": (lambda: KNNAffinity(3)(X) @ Z.to("meta"), "values", "cpu", "meta"),
     "keys on another device": (lambda: knn(X, X.to("meta"), 2), "keys", "cpu", "meta"),
+    "labels on another device": (
+        lambda: ClassConsistencyGraph()(P, Y.to("meta")),
+        "pseudo_labels",
+        "device of `probabilities`, cpu",
+        "meta",
+    ),
+    "a threshold's counts on another device": (
+        lambda: DynamicThreshold(3, accumulate=True)(P.to("meta")),
+        "probabilities",
+        "device of `counts`, cpu",
+        "meta",
+    ),
+    "predictions on another device": (
+        lambda: metrics.confusion_matrix(Y.to("meta"), Y, 3),
+        "predictions",
+        "device of `labels`, cpu",
+        "meta",
+    ),
     "probabilities of no class": (
         lambda: ClassConsistencyGraph()(P[..., :0]),
         "probabilities",

@@ -95,7 +95,8 @@ def calibrate(
         The choice and what it is worth.
 
     Raises:
-        ValueError: numbers of images differ, shapes do not fit, a setting is out of range, or no image has a label.
+        ValueError: numbers of images differ, shapes or devices do not fit, a setting is out of range, or no
+            image has a label.
         RuntimeError: the bank is empty, and `folds` is None.
 
     Cost: a look-up for each image, and with `folds` as many updates of each image less one.
@@ -160,6 +161,7 @@ def _check_lengths(
 def _nodes(bank: AnchorBank, keys: Tensor, labels: Tensor, probabilities: Tensor) -> _Nodes:
     bank.check_keys("keys", keys if keys.ndim == 2 else keys[None])
     _checks.floating("probabilities", probabilities)
+    _checks.same_device("probabilities", probabilities, "`keys`", keys)
     features, given = (keys, labels) if keys.ndim == 2 else (keys[None], labels[None])
     rows, truth = labeled_nodes(features, given, bank.num_classes, ignore_index=bank.ignore_index)
     if keys.ndim == 3:

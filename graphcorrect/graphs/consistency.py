@@ -58,7 +58,7 @@ class ClassConsistencyGraph(nn.Module):
             for half precision).
 
         Raises:
-            ValueError: shapes do not fit, or `probabilities` are images.
+            ValueError: shapes or devices do not fit, or `probabilities` are images.
             TypeError: dtypes do not fit.
         """
         _checks.floating("probabilities", probabilities)
@@ -74,6 +74,7 @@ class ClassConsistencyGraph(nn.Module):
         else:
             _checks.integral("pseudo_labels", pseudo_labels)
             _checks.shape("pseudo_labels", pseudo_labels, probabilities.shape[:-1], "(one for each node)")
+            _checks.same_device("pseudo_labels", pseudo_labels, "`probabilities`", probabilities)
             labels = pseudo_labels.long()  # one that is no class (an ignored one) joins nobody
         of_node = probabilities.shape[:-1], "(one entry for each node)"
         _checks.mask("mask", mask, *of_node, "`probabilities`", probabilities)
