@@ -171,3 +171,12 @@ def test_rounding_that_makes_an_edge_of_a_right_angle_gives_no_infinite_slope():
     graph = KNNAffinity(20, gamma=0.5, differentiable=True)(features)
     (graph @ torch.eye(27)).square().sum().backward()
     assert features.grad.isfinite().all()
+
+
+def test_a_masked_node_that_is_not_finite_spoils_no_gradient():
+    features, mask = random_features(14, 4), torch.arange(14) != 5
+    features[5] = torch.nan
+    features.requires_grad_()
+    (KNNAffinity(3, differentiable=True)(features, mask=mask) @ random_features(14, 2, seed=2)).sum().backward()
+    assert features.grad.isfinite().all()
+    assert features.grad[5].count_nonzero() == 0

@@ -211,3 +211,16 @@ def test_what_a_node_of_no_class_holds_reaches_nobody(num_nodes, left_out):
     torch.testing.assert_close(found[others], expected[others])
     found[others].sum().backward()
     assert values.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("left_out", ["mask", "pseudo_labels"])
+def test_a_node_left_out_that_is_not_finite_spoils_no_gradient(similarity, left_out):
+    p, mask = random_probabilities(14, 3), torch.arange(14) != 5
+    chosen = {"mask": mask} if left_out == "mask" else {"pseudo_labels": p.argmax(-1).masked_fill(~mask, 255)}
+    p[5] = torch.nan
+    p.requires_grad_()
+    graph = ClassConsistencyGraph(similarity=similarity, differentiable=True)(p, **chosen)
+    (graph @ random_features(14, 2)).sum().backward()
+    assert p.grad.isfinite().all()
+    assert p.grad[5].count_nonzero() == 0

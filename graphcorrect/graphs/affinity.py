@@ -101,7 +101,7 @@ class KNNAffinity(nn.Module):
         )
         weight, index, edges = keep_edges(similarity, index, mask)
         if self.differentiable:
-            cosine = _cosine_of_edges(wide, index)
+            cosine = _cosine_of_edges(wide, index, mask)
             weight = torch.where((weight > 0) & (cosine > 0), cosine, 0.0)  # the search may have rounded a 0 up
         if self.gamma != 1.0:
             is_edge = weight > 0
@@ -112,9 +112,9 @@ class KNNAffinity(nn.Module):
     extra_repr = printed("num_neighbors gamma self_loops backend differentiable")
 
 
-def _cosine_of_edges(features: Tensor, index: Tensor) -> Tensor:
+def _cosine_of_edges(features: Tensor, index: Tensor, mask: Tensor | None) -> Tensor:
     """cos(x_i, x_j) over the edges (..., N, k), with gradient; a neighbor at a time, so that no (N, k, D) is kept."""
     with full_precision(features):
-        rows = unit_rows(features)
+        rows = unit_rows(features, mask)
         columns = [(rows * rows.gather(-2, column[..., None].expand_as(rows))).sum(-1) for column in index.unbind(-1)]
         return torch.stack(columns, -1)

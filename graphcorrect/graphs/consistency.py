@@ -81,10 +81,10 @@ class ClassConsistencyGraph(nn.Module):
         if mask is not None:
             labels = torch.where(mask, labels, num_classes)
         with full_precision(vectors):
-            if self.similarity == "cosine":
-                vectors = unit_rows(vectors)
             may_stand_alone = mask is not None or pseudo_labels is not None
             outside = (labels < 0) | (labels >= num_classes) if may_stand_alone else None
+            if self.similarity == "cosine":
+                vectors = unit_rows(vectors, None if outside is None else ~outside)
             return ClassBlockOperator(vectors, labels, num_classes, _outside=outside).normalized()
 
     extra_repr = printed("similarity differentiable")
