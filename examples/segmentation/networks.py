@@ -186,9 +186,15 @@ def _body(settings: Network) -> tuple[nn.Module, nn.Module, int, int, int]:
         ) from error
 
 
+def cell_of(maps: Tensor, size: tuple[int, int]) -> int:
+    """How many pixels wide the cells of maps (B, C, h, w) of images (H, W) are: a power of two, as all strides are."""
+    widest = max(-(-side // cells) for side, cells in zip(size, maps.shape[-2:], strict=True))
+    return 1 << (widest - 1).bit_length()
+
+
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps at a stride of 4 or 8, (B, C, h, w), to the pixels of an image, (B, C, H, W), cell centers kept in place."""
-    factor = max(1, -(-size[0] // maps.shape[-2]))
+    """Maps (B, C, h, w) to the pixels of their images, (B, C, H, W), cell centers kept in place."""
+    factor = cell_of(maps, size)
     if factor == 1:
         return maps
     # The last cell may hang over the edge of the image: enlarge by the whole factor, then cut.
