@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from graphcorrect import DualGraphRefiner, RefinedLabels, guided_upsample
 from segmentation.keys import LabeledPixels
-from segmentation.networks import NetworkOutput, SegmentationNetwork, upsample
+from segmentation.networks import NetworkOutput, SegmentationNetwork, overhang, upsample
 
 
 class SegmentationModel(nn.Module):
@@ -84,4 +84,5 @@ def _mask_of(inside: Tensor | None, output: NetworkOutput) -> Tensor | None:
     if inside is None:
         return None
     size = output.logits.shape[-2:]
-    return F.interpolate(inside[:, None].float(), size=size, mode="nearest-exact")[:, 0] > 0
+    whole = F.pad(inside[:, None].float(), overhang(size, inside.shape[-2:]), mode="replicate")
+    return F.interpolate(whole, size=size, mode="nearest-exact")[:, 0] > 0

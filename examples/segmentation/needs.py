@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
+
 from graphcorrect.files.text import few
 from graphcorrect.labels import pool_labels
 from segmentation.checking import Survey
 from segmentation.datasets import IGNORE_INDEX, SegmentationData, read_labels
 from segmentation.method import parse
+from segmentation.networks import overhang
 from segmentation.recipe import Recipe
 
 KEY_STRIDE = 4  # of the keys of anchors
@@ -29,8 +32,9 @@ def _has_anchors(recipe: Recipe, data: SegmentationData, survey: Survey) -> bool
     Asked here because only one process looks at the files.
     """
     for sample, seen in survey.found["labeled"]:
-        height, width = (-(-side // KEY_STRIDE) for side in recipe.data.resize or seen.size)
-        labels = read_labels(sample)[None].long()
-        if (pool_labels(labels, (height, width), len(data.class_names)) != IGNORE_INDEX).any():
+        size = recipe.data.resize or seen.size
+        grid, labels = tuple(-(-side // KEY_STRIDE) for side in size), read_labels(sample)[None].long()
+        labels = F.pad(labels, overhang(grid, size, labels.shape[-2:]), value=IGNORE_INDEX)
+        if (pool_labels(labels, grid, len(data.class_names)) != IGNORE_INDEX).any():
             return True
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,15 +187,28 @@ def _body(settings: Network) -> tuple[nn.Module, nn.Module, int, int, int]:
         ) from error
 
 
-def cell_of(maps: Tensor, size: tuple[int, int]) -> int:
-    """How many pixels wide the cells of maps (B, C, h, w) of images (H, W) are: a power of two, as all strides are."""
-    widest = max(-(-side // cells) for side, cells in zip(size, maps.shape[-2:], strict=True))
+Size = tuple[int, int]
+
+
+def cell_of(grid: Size, size: Size) -> int:
+    """How many pixels wide the cells of a grid (h, w) of images (H, W) are: a power of two, as all strides are."""
+    widest = max(-(-side // cells) for side, cells in zip(size, grid, strict=True))
     return 1 << (widest - 1).bit_length()
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def overhang(grid: Size, size: Size, of: Size | None = None) -> Sequence[int]:
+    """What `F.pad` adds to images (H, W), or to their labels of size `of`, where the last cells hang over the edge.
+
+    An even division of the sides then makes the cells of the grid; without it labels would lie beside what saw them.
+    """
+    cell, parts = cell_of(grid, size), zip(of or size, grid, size, strict=True)
+    rows, columns = (round(labels * cells * cell / side) - labels for labels, cells, side in parts)
+    return 0, columns, 0, rows
+
+
+def upsample(maps: Tensor, size: Size) -> Tensor:
     """Maps (B, C, h, w) to the pixels of their images, (B, C, H, W), cell centers kept in place."""
-    factor = cell_of(maps, size)
+    factor = cell_of(maps.shape[-2:], size)
     if factor == 1:
         return maps
     # The last cell may hang over the edge of the image: enlarge by the whole factor, then cut.

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphcorrect import EMATeacher, LabelCorrectionLoss, PrototypeBank, RefinedLabels
@@ -31,7 +32,7 @@ from segmentation.keys import LabeledPixels
 from segmentation.losses import cross_entropy, dice, mean_count, wide
 from segmentation.method import Method
 from segmentation.model import corrected_probabilities
-from segmentation.networks import upsample
+from segmentation.networks import overhang, upsample
 from segmentation.recipe import Recipe
 from segmentation.transforms import kept_channels, mix, strong_view
 
@@ -117,7 +118,9 @@ def update_anchors(
 ) -> None:
     """Show labeled images (B, 3, H, W) with labels (B, H, W) to the anchors, if need be as a teacher sees them."""
     output = None if anchors.has_key_encoder else model(images)[0]
-    anchors.update(anchors.keys(images, output, places), labels)
+    keys = anchors.keys(images, output, places)
+    padding = overhang(keys.shape[-2:], images.shape[-2:], labels.shape[-2:])
+    anchors.update(keys, F.pad(labels, padding, value=IGNORE_INDEX))
 
 
 def streams_of(
@@ -210,6 +213,8 @@ def _unlabeled_loss(method: Method, logits: Tensor, stream: Stream, recipe: Reci
 
 def _graph_losses(correction: LabelCorrectionLoss, refined: RefinedLabels, labels: Tensor, banks: Banks) -> Tensor:
     """Eq. (17) with prototypes, Eqs. (13), (14), which see these features first."""
+    padding = overhang(refined.probabilities[0].shape[-2:], labels.shape[-2:])
+    labels = F.pad(labels, padding, value=IGNORE_INDEX)
     known = {}
     if banks.prototypes is not None:
         for number, features in enumerate(refined.features[1:]):
