@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from graphcorrect import RefinedLabels
 from graphcorrect.labels import labels_of_nodes
 
+deployment = pytest.importorskip("segmentation.deployment")
 models = pytest.importorskip("segmentation.model")
 networks = pytest.importorskip("segmentation.networks")
 teaching = pytest.importorskip("segmentation.teaching")
@@ -51,3 +52,11 @@ def test_a_cell_takes_part_where_its_middle_is_no_padding():
     assert models._mask_of(inside, output)[0, 0].tolist() == [True] * 15 + [False] * 2
     inside = (torch.arange(65) < 63).expand(1, 33, 65)
     assert models._mask_of(inside, output)[0, 0].tolist() == [True] * 16 + [False]
+
+
+def test_an_answer_that_is_averaged_over_cells_stays_in_its_place():
+    said = torch.arange(65).expand(1, 2, 33, 65) / 100 + 0.1
+    output = networks.NetworkOutput(torch.zeros(1, 2, 9, 17), torch.zeros(1, 2, 9, 17), None)
+    back = networks.upsample(deployment.saying(output, said).logits.exp(), (33, 65))
+    # Edges are flattened, by a cell
+    torch.testing.assert_close(back[..., 8:56], said[..., 8:56], atol=1e-3, rtol=0)

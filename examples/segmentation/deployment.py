@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmentation import evaluation
-from segmentation.networks import NetworkOutput
+from segmentation.networks import NetworkOutput, overhang
 
 if TYPE_CHECKING:
     from segmentation.model import SegmentationModel
@@ -59,6 +59,7 @@ def saying(output: NetworkOutput, probabilities: Tensor) -> NetworkOutput:
     """An answer with other probabilities, (B, C, H, W), averaged over its cells."""
     size = output.logits.shape[-2:]
     if probabilities.shape[-2:] != size:
+        probabilities = F.pad(probabilities, overhang(size, probabilities.shape[-2:]), mode="replicate")
         probabilities = F.interpolate(probabilities, size=size, mode="bilinear", antialias=True)
     return output._replace(logits=probabilities.clamp_min(1e-8).log().to(output.logits.dtype))
 
