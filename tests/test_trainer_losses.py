@@ -95,3 +95,9 @@ def test_dice_may_stand_alone_for_unlabeled_pixels():
     torch.testing.assert_close(found, 2 * losses.dice(logits, one.labels))
     both = unlabeled_loss("self_training", one, logits, loss__dice=2)
     torch.testing.assert_close(both, found + losses.cross_entropy(logits, one.labels))
+
+
+def test_the_cross_entropy_of_unlabeled_pixels_weighs_what_it_is_told_to_without_dice_too():
+    one, logits = stream()
+    found = unlabeled_loss("self_training", one, logits, loss__dice=0, loss__unlabeled_cross_entropy=0.5)
+    torch.testing.assert_close(found, losses.cross_entropy(logits, one.labels) / 2)

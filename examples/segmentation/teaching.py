@@ -202,12 +202,9 @@ def _unlabeled_loss(method: Method, logits: Tensor, stream: Stream, recipe: Reci
     if settings.labels == "soft":
         # Where most of a thin class goes to its neighbors, a student of labels loses it; probabilities keep its share.
         targets = stream.probabilities
-    loss = cross_entropy(logits, stream.labels, weight, targets=targets)
-    if settings.dice > 0:
-        loss = settings.unlabeled_cross_entropy * loss
-        if settings.unlabeled_dice > 0:
-            overlap = dice(logits, stream.labels, weight, targets=targets)
-            loss = loss + settings.dice * settings.unlabeled_dice * overlap
+    loss = settings.unlabeled_cross_entropy * cross_entropy(logits, stream.labels, weight, targets=targets)
+    if settings.dice * settings.unlabeled_dice > 0:
+        loss = loss + settings.dice * settings.unlabeled_dice * dice(logits, stream.labels, weight, targets=targets)
     return loss
 
 
