@@ -197,12 +197,13 @@ def test_a_bank_of_all_labeled_images_forgets_none_of_them(monkeypatch):
     assert bank.decay == 0.99
 
 
-def test_anchors_forget_once_a_step_however_many_parts_it_has():
+def test_banks_forget_once_a_step_however_many_parts_it_has():
     network = SimpleNamespace(middle_dim=8)
     for parts in (1, 2):
         recipe = tiny(methods=("mllc+anchors",), schedule__accumulate=parts, schedule__labeled_batch=4)
         recipe.anchors.keys = "trained"
         assert state.new_anchors(recipe, 3, network).decay ** parts == pytest.approx(recipe.anchors.decay)
+        assert state.new_prototypes(recipe, 3).momentum ** parts == pytest.approx(recipe.loss.prototype_momentum)
 
 
 def test_a_round_asks_anchors_of_the_strength_that_is_left_of_them(monkeypatch):

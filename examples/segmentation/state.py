@@ -128,8 +128,13 @@ def new_prototypes(recipe: Recipe, num_classes: int) -> PrototypeBank | None:
         num_classes,
         recipe.network.feature_dim,
         num_rounds=recipe.refiner.rounds,
-        momentum=recipe.loss.prototype_momentum,
+        momentum=_of_a_part(recipe.loss.prototype_momentum, recipe),
     )
+
+
+def _of_a_part(kept: float, recipe: Recipe) -> float:
+    """What one part of a step keeps of a bank for the whole step to keep a share: each part is an update."""
+    return float(kept ** (1 / recipe.schedule.accumulate))
 
 
 def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) -> LabeledPixels | None:
@@ -162,7 +167,7 @@ def new_anchors(recipe: Recipe, num_classes: int, network: SegmentationNetwork) 
         strength=settings.strength,
         eps=settings.eps,
         balance=settings.balance,
-        decay=settings.decay ** (1 / recipe.schedule.accumulate),  # each part of a step is an update
+        decay=_of_a_part(settings.decay, recipe),
         quota_per_image=settings.quota,
         key_dim=settings.key_dim,
         skip_certain=settings.skip_certain,
