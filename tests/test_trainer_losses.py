@@ -7,6 +7,7 @@ from trainer_data import tiny
 
 losses = pytest.importorskip("segmentation.losses")
 methods = pytest.importorskip("segmentation.method")
+models = pytest.importorskip("segmentation.model")
 teaching = pytest.importorskip("segmentation.teaching")
 
 
@@ -101,3 +102,15 @@ def test_the_cross_entropy_of_unlabeled_pixels_weighs_what_it_is_told_to_without
     one, logits = stream()
     found = unlabeled_loss("self_training", one, logits, loss__dice=0, loss__unlabeled_cross_entropy=0.5)
     torch.testing.assert_close(found, losses.cross_entropy(logits, one.labels) / 2)
+
+
+def test_the_confidence_of_a_teacher_is_that_of_real_pixels():
+    logits = torch.zeros(1, 2, 4, 4)
+    logits[..., 2:] = torch.tensor([20.0, 0.0])[:, None, None]  # of what a view was padded by the teacher is sure
+    inside = (torch.arange(4) < 2).expand(1, 4, 4)
+    answer = models.NetworkOutput(logits, logits, None)
+    found = teaching.pseudo_label(
+        methods.parse("fixmatch"), lambda images: (answer, None), torch.zeros(1, 3, 4, 4), inside, None
+    )
+    assert float(found.confidence) == 0.5
+    assert float(found.changed) == 0

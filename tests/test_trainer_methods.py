@@ -82,7 +82,7 @@ def pseudo(images, classes=4):
     torch.manual_seed(0)
     probabilities = torch.rand(len(images), classes, *images.shape[-2:]).softmax(1)
     labels = probabilities.argmax(1)
-    return teaching.PseudoLabels(labels, probabilities, torch.ones_like(labels, dtype=torch.bool), torch.zeros(()))
+    return teaching.PseudoLabels(labels, probabilities, torch.ones_like(labels, dtype=torch.bool), *torch.zeros(2))
 
 
 def test_unimatch_has_two_strong_views_and_one_of_dropped_channels():

@@ -224,7 +224,7 @@ def losses_of(
         state.model.refiner.threshold.counts.copy_(state.teacher.module.refiner.threshold.counts)
     streams = streams_of(method, weak_images, draws, pseudo, recipe, state.model.network.widths)
     losses = training_loss(method, student, (images, labels), streams, state.banks, recipe, correction)
-    return losses, {"confidence": pseudo.probabilities.amax(1).mean(), "changed": pseudo.changed}
+    return losses, {"confidence": pseudo.confidence, "changed": pseudo.changed}
 
 
 def on_device(views: Views, run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -52,6 +52,7 @@ class PseudoLabels(NamedTuple):
     probabilities: Tensor  # (B, C, H, W)
     kept: Tensor  # (B, H, W) bool: the label is still the teacher's own
     changed: Tensor  # share of the pixels whose label the correction changed, a scalar
+    confidence: Tensor  # the mean over the pixels, a scalar
 
 
 class Stream(NamedTuple):
@@ -108,8 +109,8 @@ def pseudo_label(
         refiner.eval()
     labels = after.argmax(1)
     kept = labels == before.argmax(1)
-    changed = (inside & ~kept).sum() / mean_count(inside)
-    return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), after, kept, changed)
+    changed, confidence = ((inside * each).sum() / mean_count(inside) for each in (~kept, after.amax(1)))
+    return PseudoLabels(labels.masked_fill(~inside, IGNORE_INDEX), after, kept, changed, confidence)
 
 
 @torch.no_grad()
