@@ -4,6 +4,7 @@ import copy
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from trainer_data import tiny, write_voc
 from graphcorrect import DualGraphRefiner
 
 checkpoint = pytest.importorskip("segmentation.checkpoint")
+datasets = pytest.importorskip("segmentation.datasets")
 engine = pytest.importorskip("segmentation.engine")
 methods = pytest.importorskip("segmentation.method")
 models = pytest.importorskip("segmentation.model")
@@ -274,3 +276,16 @@ def test_thresholds_that_count_over_training_do_so_where_no_graph_learns_too(tmp
     saved = checkpoint.load(tmp_path / "out/self_training+graphs/last.pt")
     for part in ("model", "teacher"):
         assert int(saved[part]["refiner.threshold.counts"].sum()) == 2 * 2 * 8 * 8
+
+
+def test_a_round_without_correction_learns_the_labels_that_are_judged(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    answer, images = models.NetworkOutput(3 * torch.randn(1, 5, 8, 8), None, None), torch.zeros(1, 3, 32, 32)
+    teacher = torch.nn.Identity()
+    teacher.forward, teacher.module = lambda _: (answer, None), SimpleNamespace(refiner=torch.nn.Identity())
+    monkeypatch.setattr(rounds.evaluation, "read_one", lambda *_: images)
+    monkeypatch.setattr(rounds, "labeled_by_round", lambda *_: [datasets.Sample(tmp_path / "a", tmp_path / "a.png")])
+    run = SimpleNamespace(rank=0, ranks=1, recipe=tiny(), device=torch.device("cpu"))
+    rounds.label_all(run, methods.parse("rounds"), 0, SimpleNamespace(teacher=teacher), None, correct=False)
+    judged = rounds.evaluation.plain_labels(answer, images, torch.zeros(1, 32, 32))
+    assert torch.equal(datasets.read_mask(tmp_path / "a.png").long()[None], judged)

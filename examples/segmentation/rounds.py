@@ -48,7 +48,7 @@ def label_all(
             guided = run.recipe.refiner.guided
             said = corrected_probabilities(method.correct, refiner, output, images, anchors=anchors, guided=guided)
         else:
-            said = upsample(output.logits, images.shape[-2:])
+            said = upsample(output.logits.softmax(1), images.shape[-2:])
         write_stored_mask(sample.mask, StoredMask(said.argmax(1)[0].to(torch.uint8).cpu().numpy()))
     processes.barrier()
 
