@@ -86,12 +86,13 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
     for path, other in zip(given.beside, others, strict=True):
         if other.class_names != trained.class_names:
             raise ValueError(f"expected --beside with the classes of {given.checkpoint}, got {path} with others")
-    settings = trained.recipe.evaluation
-    settings.mode, settings.flip = given.mode or settings.mode, given.flip or settings.flip
-    settings.scales = tuple(given.scales or settings.scales)
+    for each in (*others, trained):
+        settings = each.recipe.evaluation
+        settings.mode, settings.flip = given.mode or settings.mode, given.flip or settings.flip
+        settings.scales = tuple(given.scales or settings.scales)
+        settings.window = tuple(given.window) if given.window else settings.window
     if given.window and settings.mode != "sliding":
         raise ValueError(f"expected --mode sliding beside --window, got {settings.mode}")
-    settings.window = tuple(given.window) if given.window else settings.window
     out = given.out or given.checkpoint.parent / "evaluation"
     asked = results.plain(
         {"checkpoint": given.checkpoint, "network": given.network, "data": given.data, "images": given.images}

@@ -162,3 +162,18 @@ def test_the_command_takes_the_network_of_a_checkpoint(run):
     with torch.no_grad():
         expected = model(images)[0].logits
     assert torch.equal(models.Model(trained.Logits(str(checkpoint)).eval())(images), expected)
+
+
+@pytest.mark.slow
+def test_checkpoints_that_are_drawn_beside_are_looked_at_in_the_same_way(run, tmp_path, monkeypatch):
+    asked, original = [], evaluation.predict
+
+    def predict(model, images, settings, crop):
+        asked.append((settings.mode, settings.scales, settings.flip))
+        return original(model, images, settings, crop)
+
+    monkeypatch.setattr(evaluation, "predict", predict)
+    given = [str(run[0] / "run/mllc/last.pt"), "--beside", str(run[0] / "run/supervised/last.pt"), "--pictures", "1"]
+    given += ["--out", str(tmp_path / "out"), "--mode", "whole", "--scales", "1", "2", "--flip", "--no-masks"]
+    evaluate.main(evaluate.parse(given))
+    assert set(asked) == {("whole", (1.0, 2.0), True)}
