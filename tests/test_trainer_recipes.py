@@ -203,3 +203,13 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_lists(tmp_path):
     began = recipe.load("acdc_3", {"data.folder": str(folder)})
     command.write_recipe(began, tmp_path)
     assert command.resumed(tmp_path, {"data.labeled": "labeled_3cases.txt"}).data == began.data
+
+
+def test_a_part_of_a_step_brings_a_part_of_its_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command.speed, "_seconds_of", lambda batches: [1.0, 1.0])
+    small = [f"{key}={list(value) if isinstance(value, tuple) else value}" for key, value in TINY.items()]
+    given = ["--measure", "1", "--out", str(tmp_path), "--method", "supervised", "--set", *small]
+    given += ["data.labeled=4", "schedule.labeled_batch=4", "schedule.unlabeled_batch=4", "schedule.accumulate=2"]
+    folder = write_voc(tmp_path / "voc", size=(32, 32))
+    command.work(train_voc.parse([*given, "--data", str(folder)]))
+    assert json.loads(capsys.readouterr().out)["loader_images_per_second"] == 4

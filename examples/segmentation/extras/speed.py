@@ -66,7 +66,8 @@ def measure(recipe: Recipe, out: Path, steps: int) -> dict[str, Any]:
         "images_per_second": {name: images[name] / taken for name, taken in seconds.items()},
         "share_of_correction": {name: 1 - seconds[without] / seconds[name] for name, without in pairs.items()},
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "loader_images_per_second": (schedule.labeled_batch + schedule.unlabeled_batch) / statistics.median(loading),
+        "loader_images_per_second": (schedule.labeled_batch + schedule.unlabeled_batch)
+        / (schedule.accumulate * statistics.median(loading)),
         "workers": recipe.running.workers,
         "samples": samples,
     }
