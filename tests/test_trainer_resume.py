@@ -172,6 +172,9 @@ def test_a_log_is_cut_to_what_the_checkpoint_knows(tmp_path):
     log = report.Log(tmp_path / "log.jsonl", keep=kept)
     log.write(method="mllc", step=2, loss=0.25)
     assert [entry["loss"] for entry in report.read_log(tmp_path / "log.jsonl")] == [None, 0.25]
+    log = report.Log(tmp_path / "lost.jsonl", keep=kept)  # deleted, or not copied along
+    log.write(method="mllc", step=2, loss=0.25)
+    assert [entry["loss"] for entry in report.read_log(tmp_path / "lost.jsonl")] == [0.25]
 
 
 class Taken:

@@ -34,7 +34,7 @@ class Log:
         self.path, self.tensorboard, self.cut, self.writers = path, tensorboard, cut, {}
         if path is not None:
             with path.open("ab") as file:
-                file.truncate(keep)
+                file.truncate(min(keep, file.tell()))  # a longer one would be filled with zeros
 
     def write(self, **entry: Any) -> None:
         """Write one line; numbers also go to TensorBoard."""
