@@ -139,6 +139,15 @@ def test_hue_keeps_luma_and_turns_back():
     torch.testing.assert_close(whole[0], torch.eye(3), atol=1e-5, rtol=0)
 
 
+def test_a_broad_blur_is_as_broad_as_it_is_drawn():
+    image = torch.zeros(1, 3, 101, 101)
+    image[..., 50] = 0.5
+    drawn = torch.zeros(1, len(transforms.DRAWN))
+    drawn[:, :3], drawn[:, transforms.DRAWN.index("sigma")] = 1, 8
+    out, offsets = transforms.strong_view(image, drawn, blur=8.0)[0, 0, 50], torch.arange(-50, 51.0)
+    assert float((out * offsets**2).sum() / out.sum()) ** 0.5 == pytest.approx(8, rel=0.15)
+
+
 def test_blur_is_a_gaussian():
     image = torch.zeros(1, 3, 21, 21)
     image[:, :, 10, 10] = 1

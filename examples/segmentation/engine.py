@@ -208,7 +208,8 @@ def losses_of(
         return training_loss(method, student, (images, labels), [], state.banks, recipe), {}
     weak_images, blank, draws, weak_places = on_device(weak, run)
     if method.teaching == "rounds":  # the labels are those of the round's teacher
-        mixed = mix(strong_view(weak_images, draws[:, 0]), draws[:, 0], blank, kind=recipe.views.mix)
+        strong = strong_view(weak_images, draws[:, 0], recipe.views.blur)
+        mixed = mix(strong, draws[:, 0], blank, kind=recipe.views.mix)
         return training_loss(method, student, (images, labels), [Stream(*mixed)], state.banks, recipe), {}
     share = run.share_of_correction(state.step) if method.correct else 0.0
     if share > 0 and method.uses_anchors:

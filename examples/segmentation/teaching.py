@@ -140,7 +140,7 @@ def streams_of(
     held = (pseudo.probabilities,) + ((pseudo.kept,) if recipe.loss.labels == "agree" else ())
     streams = []
     for view in views:
-        strong = strong_view(weak, draws[:, view])
+        strong = strong_view(weak, draws[:, view], recipe.views.blur)
         mixed = mix(strong, draws[:, view], pseudo.labels, *held, kind=recipe.views.mix)
         streams.append(Stream(*mixed, share=0.5 / len(views) if len(views) > 1 else 1.0))
     if method.teaching == "unimatch":

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional
 
 IGNORE_INDEX = 255
 GREY = 127  # what a view pads images with
-BLUR_RADIUS = 4  # a kernel of 9
+BLUR_RADIUS = 4  # at least: a kernel of 9
 
 # What the row of numbers holds, one after the other.
 DRAWN = (
@@ -151,8 +151,11 @@ def kept_channels(draws: Tensor, widths: Sequence[int], share: float = 0.5) -> l
     return list(torch.stack(rows).split(list(widths), 1))
 
 
-def strong_view(images: Tensor, draws: Tensor) -> Tensor:
-    """Colors and sharpness of a batch as drawn, (B, 3, h, w) in [0, 1] and (B, len(DRAWN)); no pixel moves."""
+def strong_view(images: Tensor, draws: Tensor, blur: float = 2.0) -> Tensor:
+    """Colors and sharpness of a batch as drawn, (B, 3, h, w) in [0, 1] and (B, len(DRAWN)); no pixel moves.
+
+    `blur` is the largest sigma that may have been drawn.
+    """
     given = {name: draws[:, number].to(images.dtype) for number, name in enumerate(DRAWN)}
     images = (images * _each(given["brightness"])).clamp(0, 1)
     mean = _luma(images).mean((2, 3), keepdim=True)
@@ -160,7 +163,8 @@ def strong_view(images: Tensor, draws: Tensor) -> Tensor:
     images = _blend(images, _luma(images), given["saturation"])
     images = (_hue_rotation(given["hue"]) @ images.flatten(2)).view_as(images).clamp(0, 1)
     images = torch.where(_each(given["grey"]) > 0, _luma(images), images)
-    return torch.where(_each(given["sigma"]) > 0, _blurred(images, given["sigma"]), images).clamp(0, 1)
+    blurred = _blurred(images, given["sigma"], max(BLUR_RADIUS, math.ceil(2 * blur)))
+    return torch.where(_each(given["sigma"]) > 0, blurred, images).clamp(0, 1)
 
 
 def mix(images: Tensor, draws: Tensor, labels: Tensor, *maps: Tensor, kind: str = "cutmix") -> tuple[Tensor, ...]:
@@ -237,12 +241,12 @@ def _hue_rotation(turn: Tensor) -> Tensor:
     return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
 
 
-def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
+def _blurred(images: Tensor, sigma: Tensor, radius: int = BLUR_RADIUS) -> Tensor:
     """Gaussian blur with a sigma an image, as two passes of a grouped convolution over the whole batch."""
-    offsets = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=images.device, dtype=images.dtype)
+    offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (offsets / sigma.clamp_min(0.05)[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]  # (3B, 1, 9)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)[:, None]  # (3B, 1, 2 radius + 1)
     maps = images.reshape(1, -1, *images.shape[-2:])
-    maps = F.pad(maps, [BLUR_RADIUS] * 4, mode="replicate")
+    maps = F.pad(maps, [radius] * 4, mode="replicate")
     maps = F.conv2d(maps, kernel[:, :, None, :], groups=len(kernel))
     return F.conv2d(maps, kernel[:, :, :, None], groups=len(kernel)).view_as(images)
