@@ -181,6 +181,20 @@ def test_what_is_no_checkpoint_to_go_on_from_is_named(tmp_path):
         engine.run(small(tmp_path), tmp_path, resume=True)
 
 
+def test_a_run_that_is_killed_at_once_is_not_taken_for_the_one_before(tmp_path, monkeypatch):
+    folder, out = write_voc(tmp_path / "voc"), tmp_path / "run"
+    out.mkdir()
+    (out / "results.json").write_text('{"methods": {"supervised": {}}}')
+
+    def killed(*_):
+        raise Killed
+
+    monkeypatch.setattr(engine, "train", killed)
+    for resume in (False, True):
+        with pytest.raises(Killed):
+            engine.run(small(folder), out, resume=resume)
+
+
 # --- a warm-up of another run
 
 

@@ -58,6 +58,8 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, methods: tuple[str, 
     data, crop, began_with = prepare(recipe, out, saved, resume=resume, rank=rank)
     if rank == 0:
         processes.barrier()
+    if saved is None and rank == 0:
+        (out / "results.json").unlink(missing_ok=True)  # of another run, which this one would be taken for
     progress = Progress(**saved["progress"]) if saved else Progress()
     tensorboard = out / "tensorboard" if recipe.running.tensorboard else None
     keep, cut = (saved["log_bytes"], (progress.phase, saved["state"]["step"])) if saved else (0, None)
