@@ -27,10 +27,6 @@ def join(device: str) -> torch.device:
     Once: a second group would find the first one's keys in the store that torchrun keeps, and hang.
     """
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and several and torch.cuda.is_available():
-        device = f"cuda:{os.environ['LOCAL_RANK']}"  # before it is tried: not every process on the first one
     found = find_device(device, "`running.device` (--device)")
     if several and not dist.is_initialized():
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
