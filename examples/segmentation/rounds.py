@@ -14,8 +14,6 @@ from segmentation import checkpoint, evaluation, processes
 from segmentation.datasets import Sample
 from segmentation.keys import LabeledPixels
 from segmentation.method import Method
-from segmentation.model import corrected_probabilities
-from segmentation.networks import upsample
 from segmentation.running import Run
 from segmentation.state import State
 
@@ -39,17 +37,16 @@ def label_all(
 
     Every process labels its share; all wait until the last one is done.
     """
-    refiner = evaluation.on_its_own(state.teacher.module.refiner)
+    corrector = evaluation.Corrector(method.correct, evaluation.on_its_own(state.teacher.module.refiner), anchors)
     samples = labeled_by_round(run, method, number)
     for sample in samples[run.rank :: run.ranks]:
         images = evaluation.read_one(sample.image, run.recipe, run.device)
         output, _ = state.teacher(images)
         if correct:
-            guided = run.recipe.refiner.guided
-            said = corrected_probabilities(method.correct, refiner, output, images, anchors=anchors, guided=guided)
+            labels = corrector.labels(output, images, images, guided=run.recipe.refiner.guided)
         else:
-            said = upsample(output.logits.softmax(1), images.shape[-2:])
-        write_stored_mask(sample.mask, StoredMask(said.argmax(1)[0].to(torch.uint8).cpu().numpy()))
+            labels = evaluation.plain_labels(output, images, images)
+        write_stored_mask(sample.mask, StoredMask(labels[0].to(torch.uint8).cpu().numpy()))
     processes.barrier()
 
 
