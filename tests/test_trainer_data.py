@@ -203,7 +203,7 @@ def test_an_id_of_37_is_found_in_cityscapes(tmp_path, kind):
     labels[3, 4] = 37
     mask = mask.with_name(mask.name.replace("labelIds", kind))
     Image.fromarray(labels).save(mask)
-    faults = checking.faults_of(datasets.Sample(image, mask), 19, needs_mask=True)
+    faults = checking.look_at(datasets.Sample(image, mask), 19, needs_mask=True).faults
     assert faults == [f"{mask}: ids [37], expected 0 to {33 if kind == 'labelIds' else 18} or 255"]
 
 

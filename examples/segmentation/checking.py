@@ -104,11 +104,6 @@ def _roles(data: SegmentationData) -> list[str]:
     return faults + [f"no {role} images" for role in ("labeled", "unlabeled", "test") if not paths[role]]
 
 
-def faults_of(sample: Sample, num_classes: int, *, needs_mask: bool) -> list[str]:
-    """What is wrong with one image and its mask, a line each."""
-    return look_at(sample, num_classes, needs_mask=needs_mask).faults
-
-
 def look_at(sample: Sample, num_classes: int, *, needs_mask: bool) -> Found:
     """Read one image and its mask."""
     faults, picture, size, sums = [], None, None, {}
