@@ -127,11 +127,10 @@ def train(phase: str, method: Method, state: State, run: Run, saved: dict[str, A
             bar.update()
             if is_logged or is_kept or is_read_for_free:
                 means = processes.mean_over_ranks(parts)
-            if is_logged:
-                shown = {name: round(value, 7) for name, value in means.items()}
-                run.log.write(method=phase, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **shown)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
-            if is_logged or is_kept or is_read_for_free:
+                if is_logged:
+                    shown = {name: round(value, 7) for name, value in means.items()}
+                    run.log.write(method=phase, step=state.step, lr=state.optimizer.param_groups[0]["lr"], **shown)
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
                 expect_finite(phase, means, state, run, weights=is_kept)
             if is_kept:
                 run.progress.seconds += time.perf_counter() - started
