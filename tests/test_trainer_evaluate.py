@@ -177,3 +177,11 @@ def test_checkpoints_that_are_drawn_beside_are_looked_at_in_the_same_way(run, tm
     given += ["--out", str(tmp_path / "out"), "--mode", "whole", "--scales", "1", "2", "--flip", "--no-masks"]
     evaluate.main(evaluate.parse(given))
     assert set(asked) == {("whole", (1.0, 2.0), True)}
+
+
+def test_a_batch_of_images_that_are_enlarged_holds_no_more_pixels(monkeypatch):
+    item = torch.zeros(3, 64, 64, dtype=torch.uint8), torch.zeros(16, 16, dtype=torch.uint8)
+    monkeypatch.setattr(evaluation, "WholeImages", lambda samples, _: [item for _ in samples])
+    monkeypatch.setattr(evaluation, "PIXELS", 4 * 64 * 64)
+    found = evaluation.batches([None] * 6, tiny(data__resize=(64, 64)), torch.device("cpu"))
+    assert [len(images) for images, _ in found] == [4, 2]

@@ -50,7 +50,7 @@ def batches(
     workers = recipe.running.workers
     group: list[tuple[Tensor, Tensor]] = []
     for item in DataLoader(images, batch_size=None, num_workers=workers, generator=torch.Generator()):
-        most = max(1, min(limit, PIXELS // item[1].numel()))
+        most = max(1, min(limit, PIXELS // max(item[0][0].numel(), item[1].numel())))
         if group and (len(group) >= most or _shapes(item) != _shapes(group[0])):
             yield _stack(group, recipe, device)
             group = []
