@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from graphcorrect import _checks
+from graphcorrect.banks._choice import NONE, Calibration, Settings, choose, counts_of
 from graphcorrect.banks.anchors import AnchorBank
-from graphcorrect.banks.calibration import Calibration, calibrate
+from graphcorrect.banks.calibration import calibrate
 from graphcorrect.banks.presets import Preset, index_of
-from graphcorrect.cells import aligned, enlarged, pad_to_cells, size_of
+from graphcorrect.cells import aligned, enlarged, full_size, pad_to_cells, size_of
 from graphcorrect.corrected_labels import CorrectedLabels
-from graphcorrect.corrector_input import labeled_images, pairs_of, scores_of_images
+from graphcorrect.corrector_input import judged_images, labeled_images, pairs_of, scores_of_images
 from graphcorrect.corrector_state import CARD, CorrectorState
 from graphcorrect.encoders import PREFIX, key_encoder
 from graphcorrect.guided import guided_upsample
@@ -164,41 +165,49 @@ class SegmentationCorrector(
     @torch.no_grad()
     def calibrate(
         self,
-        images: Tensor,
-        masks: Tensor,
+        images: Tensor | Sequence[Tensor],
+        masks: Tensor | Sequence[Tensor],
         *,
-        probabilities: Tensor | None = None,
-        logits: Tensor | None = None,
+        probabilities: Tensor | Sequence[Tensor] | None = None,
+        logits: Tensor | Sequence[Tensor] | None = None,
         max_class_loss: float = 0.01,
     ) -> Calibration:
-        """Lets labeled images choose how far anchors move a probability: :func:`graphcorrect.calibrate`.
+        """Lets labeled images choose how far anchors move a probability.
+
+        :func:`graphcorrect.calibrate` finds settings by the look-up alone. They replace those in place if the whole
+        correction, with graphs and edges, is better with them, by more than a standard error over the images.
 
         Args:
-            images: (B, 3, H, W) in [0, 1], which **neither the network was trained on nor `fit` was given**.
-            masks: (B, H, W) integers in [0, C) or `ignore_index`.
-            probabilities: (B, C, h, w) of any resolution, what the network says of them; or
-            logits: (B, C, h, w).
+            images: (B, 3, H, W) in [0, 1], or (3, H, W) each, which **neither the network was trained on nor `fit` was
+                given**; ten or more, since fewer tell few settings apart.
+            masks: (B, H, W) integers in [0, C) or `ignore_index`, or (H, W) each.
+            probabilities: (B, C, h, w) of any resolution, or (C, h, w) each: what the network says of them; or
+            logits: (B, C, h, w), or (C, h, w) each.
             max_class_loss: IoU that a class may lose, in [0, 1].
 
         Returns:
-            The settings, which the corrector and its `state_dict` now have, and what they are worth on these images.
+            The settings, which the corrector and its `state_dict` now have, and what the whole correction with them is
+            worth on these images.
 
         Raises:
             RuntimeError: `fit` was not called.
             ValueError: shapes, devices or ranges do not fit, or no pixel has a label.
             TypeError: dtypes do not fit.
+
+        Cost: keys and a look-up, and three corrections, of each image.
         """
         bank = self._fitted()
-        scores = scores_of_images(
-            images, probabilities, logits, None, None, self.num_classes, self._place, self.validate_args
+        shown = judged_images(
+            images, masks, probabilities, logits, self.num_classes, self.ignore_index, self._place, self.validate_args
         )
-        _, masks = labeled_images((images, masks), self.num_classes, self.ignore_index, self._place, self.validate_args)
-        _checks.not_empty("images", images, "image")
-        keys = [self.key_encoder(image[None])[0] for image in images]
-        grid = size_of(keys[0])  # of images of one size
-        labels = pad_to_cells(masks, grid, self.ignore_index)
-        said, _, _ = aligned(scores.softmax(1), None, grid, size_of(images))
-        return calibrate(bank, keys, list(labels), list(said), max_class_loss=max_class_loss)
+        in_place = Settings.of(bank)
+        keys, labels, said = zip(*(self._on_keys(*of_image) for of_image in shown), strict=True)
+        found = calibrate(bank, keys, labels, said, max_class_loss=max_class_loss)
+        compared = in_place, found.settings, NONE
+        counts = torch.stack([self._outcomes(*of_image, compared) for of_image in shown])
+        chosen = choose(compared, counts, max_class_loss)
+        chosen.settings.give(bank)
+        return chosen._replace(tried=found.tried)
 
     @torch.no_grad()
     def forward(
@@ -251,6 +260,22 @@ class SegmentationCorrector(
         found = self._refiner(features)(features, scores, mask=mask, anchors=self._fitted(), anchor_features=keys)
         soft, known = enlarged(found.soft_labels, mask, cell, size)
         return guided_upsample(soft, image, mask=known) if self.guided else soft
+
+    def _on_keys(self, image: Tensor, labels: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys (D, h, w) of an image, and its labels and probabilities with the keys' cells on theirs."""
+        keys = self.key_encoder(image)
+        grid = size_of(keys)
+        said = aligned(scores.softmax(1), None, grid, size_of(image))[0]
+        return keys[0], pad_to_cells(labels, grid, self.ignore_index)[0], said[0]
+
+    def _outcomes(self, image: Tensor, labels: Tensor, scores: Tensor, compared: Iterable[Settings]) -> Tensor:
+        """Counts (1 + settings, 3, C) of an image: what the network says, and what each of the settings makes of it."""
+        found = [full_size(scores.softmax(1), *size_of(image))]
+        for settings in compared:
+            settings.give(self._fitted())
+            found.append(self._correct_one(image, scores, None, None))
+        asked = self.num_classes, self.ignore_index
+        return torch.stack([counts_of(each.argmax(1), labels, *asked) for each in found])
 
     def _fitted(self) -> AnchorBank:
         if self.bank_ is None:

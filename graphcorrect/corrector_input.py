@@ -59,6 +59,42 @@ def labeled_images(
     return images, masks
 
 
+def judged_images(
+    images: Tensor | Sequence[Tensor],
+    masks: Tensor | Sequence[Tensor],
+    probabilities: Tensor | Sequence[Tensor] | None,
+    logits: Tensor | Sequence[Tensor] | None,
+    num_classes: int,
+    ignore_index: int,
+    place: Tensor,
+    validate_args: bool,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Each image (1, 3, H, W) with its labels (1, H, W) and its logits (1, C, h, w), of whichever was given.
+
+    Raises:
+        ValueError: numbers, shapes, devices or ranges do not fit, there is no image, or one is given as the other.
+        TypeError: dtypes do not fit.
+    """
+    name, given = _one_of(probabilities, logits)
+    _checks.not_empty("images", images, "image")
+    for other, values in (("masks", masks), (name, given)):
+        if len(values) != len(images):
+            raise ValueError(f"expected `{other}` for {len(images)} images, got {len(values)}")
+    found = []
+    for image, mask, said in zip(images, masks, given, strict=True):
+        image, labels = labeled_images((image, mask), num_classes, ignore_index, place, validate_args)
+        scores = {name: said[None]}
+        asked = image, scores.get("probabilities"), scores.get("logits"), None, None
+        found.append((image, labels, scores_of_images(*asked, num_classes, place, validate_args)))
+    return found
+
+
+def _one_of(probabilities: Any, logits: Any) -> tuple[str, Any]:
+    if (probabilities is None) == (logits is None):
+        raise ValueError(f"expected `probabilities` or `logits`, got {'neither' if logits is None else 'both'}")
+    return ("logits", logits) if logits is not None else ("probabilities", probabilities)
+
+
 def scores_of_images(
     images: Tensor,
     probabilities: Tensor | None,
@@ -79,9 +115,7 @@ def scores_of_images(
     _checks.ndim("images", images, (4,), "(B, 3, H, W)")
     _checks.channels_first("images", images)
     _checks.same_device("images", images, "the corrector", place)
-    if (probabilities is None) == (logits is None):
-        raise ValueError(f"expected `probabilities` or `logits`, got {'neither' if logits is None else 'both'}")
-    name, given = ("logits", logits) if logits is not None else ("probabilities", probabilities)
+    name, given = _one_of(probabilities, logits)
     given = _checks.floating(name, given)
     _checks.ndim(name, given, (4,), "(B, C, h, w)")
     _checks.size(name, given, 0, len(images), "images")

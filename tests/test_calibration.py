@@ -7,6 +7,7 @@ import torch
 from strategies import random_features
 
 from graphcorrect import AnchorBank, Calibration, calibrate, metrics
+from graphcorrect.banks._choice import Settings, choose
 
 NAMES = ("strength", "eps", "balance", "temperature")
 
@@ -87,7 +88,8 @@ def test_no_setting_that_was_compared_is_better():
     keys, labels, probabilities = images(wrong=0.4)
     bank = AnchorBank(3, 8)
     bank.update(keys[:3], labels[:3])
-    found = calibrate(bank, keys[3:], labels[3:], probabilities[3:], max_class_loss=1.0)
+    one_image = [each[3:].flatten(0, 1)[None] for each in (keys, labels, probabilities)]
+    found = calibrate(bank, *one_image, max_class_loss=1.0)
     for strength in (0.5, 1.0, 2.0):
         for eps in (0.02, 0.1, 0.3):
             bank.strength, bank.eps = strength, eps
@@ -134,7 +136,7 @@ def test_a_class_may_not_pay_for_another():
     bank.update(torch.tensor([[-1.0, 0.0]]), torch.tensor([1]))
     free = calibrate(bank, [keys], [labels], [said], max_class_loss=1.0)
     assert calibrate(bank, [keys], [labels], [said], max_class_loss=0.0).worst_class >= 0.0
-    assert free.tried == 81
+    assert free.tried == 109
 
 
 def test_maps_meet_keys_of_another_resolution():
@@ -180,3 +182,51 @@ def test_what_does_not_fit_is_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         calibrate(bank, **given | change)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_choice_is_worse_than_what_was_in_place(seed):
+    keys, labels, probabilities = images(num_images=7, seed=seed)
+    bank = AnchorBank(3, 8, strength=1.2, balance=None)
+    bank.update(keys[:3], labels[:3])
+    found = calibrate(bank, keys[3:], labels[3:], probabilities[3:])
+    assert found.after >= found.in_place > found.before
+
+
+def counts(right):
+    """Of two classes with 100 pixels each, as often predicted, so many right in each image: `right` is (images, 2)."""
+    return torch.stack([torch.tensor(right), *[torch.full((len(right), 2), 100)] * 2], 1)
+
+
+IN_PLACE, OTHER = Settings(0.3, 0.1, None, 0.05), Settings(1.0, 0.1, 1.0, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("after", "is_better"),
+    [
+        ([[84, 84], [84, 84]], True),
+        ([[95, 95], [72, 72]], False),  # as many more in both together, of which one has fewer
+        ([[84, 84]], True),  # of a single image nobody knows better
+    ],
+)
+def test_settings_in_place_stay_where_images_contradict_each_other(after, is_better):
+    given = [counts([[each] * 2] * len(after)) for each in (60, 80)]
+    found = choose([IN_PLACE, OTHER], torch.stack([*given, counts(after)], 1), 0.01)
+    assert (found.settings == OTHER) == is_better
+    assert (found.after > found.in_place) == is_better
+    assert found.before < found.in_place == pytest.approx(80 / 120)
+
+
+@pytest.mark.parametrize(
+    ("after", "is_harmed"),
+    [
+        ([[90, 60]] * 4, False),
+        ([[98, 58]] * 4, True),  # class 1 loses as much in every image
+        ([[99, 60], [99, 60], [99, 60], [95, 52]], False),  # in one of four only, which may be chance
+        ([[99, 60], [99, 60], [99, 52], [95, 52]], True),  # in two
+    ],
+)
+def test_a_class_is_harmed_where_it_loses_more_than_its_images_differ(after, is_harmed):
+    before = [[80, 60]] * 4
+    found = choose([IN_PLACE, OTHER], torch.stack([counts(before), counts(before), counts(after)], 1), 0.01)
+    assert (found.settings != OTHER) == is_harmed

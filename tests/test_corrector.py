@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from small_scenes import CLASSES, SIZE, Levels, fitted_corrector, scenes
 from torch import nn
 
-from graphcorrect import AnchorBank, DualGraphRefiner, SegmentationCorrector, calibrate, guided_upsample
+from graphcorrect import AnchorBank, DualGraphRefiner, SegmentationCorrector, guided_upsample, metrics
 from graphcorrect.keys import KeyEncoder
 
 
@@ -39,28 +39,68 @@ def test_values_are_those_of_the_parts_by_hand(corrector):
     assert torch.equal(result.confidence, result.probabilities.amax(1))
 
 
-def test_held_out_images_choose_how_far_anchors_move_a_probability(corrector):
+def mean_iou(labels, masks):
+    confusions = [metrics.confusion_matrix(*pair, CLASSES) for pair in zip(labels, masks, strict=True)]
+    return metrics.mean_iou(sum(confusions))
+
+
+@pytest.mark.parametrize("knows", [0.0, 2.0])
+def test_held_out_images_choose_how_far_anchors_move_a_probability(corrector, knows):
     corrector = copy.deepcopy(corrector)
+    corrector.bank_.strength = 0.1
     images, masks = scenes(3)
-    logits = F.interpolate(torch.randn(3, CLASSES, 5, 6), size=(17, 23))
-    keys = [corrector.key_encoder(image[None])[0] for image in images]
-    labels = F.pad(masks, (0, 2, 0, 2), value=255)  # to cells of 4 pixels, of 2 rows and columns of the logits
-    said = F.pad(logits.softmax(1), (0, 1, 0, 1), mode="replicate")
-    expected = calibrate(copy.deepcopy(corrector.bank_), keys, list(labels), list(said))
-    before = corrector(images, logits=logits)
-    assert corrector.calibrate(images, masks.to(torch.uint16), logits=logits) == expected
-    assert corrector.bank_.strength == expected.settings.strength
-    assert not torch.equal(before.probabilities, corrector(images, logits=logits).probabilities)
+    truth = F.one_hot(masks, CLASSES).movedim(-1, 1).float()
+    logits = knows * F.interpolate(truth, size=(5, 6), mode="bilinear") + torch.randn(3, CLASSES, 5, 6)
+    plain = F.interpolate(logits.softmax(1), size=(34, 46), mode="bilinear").argmax(1)
+    in_place = mean_iou(corrector(images, logits=logits).labels, masks)
+    found = corrector.calibrate(images, masks.to(torch.uint16), logits=logits)
+    assert found.before == pytest.approx(mean_iou(plain, masks))
+    assert found.in_place == pytest.approx(in_place)
+    assert found.after == pytest.approx(mean_iou(corrector(images, logits=logits).labels, masks))
+    assert (found.after > found.before + 0.1) == (knows > 0)
+    assert found.settings == tuple(getattr(corrector.bank_, name) for name in found.settings._fields)
     twin = SegmentationCorrector(CLASSES, Levels())
     twin.load_state_dict(corrector.state_dict())
-    assert twin.bank_.strength == expected.settings.strength
-    assert twin.bank_.eps == expected.settings.eps
-    with pytest.raises(ValueError, match="expected `masks`"):
-        corrector.calibrate(images, masks[:, 1:], logits=logits)
-    with pytest.raises(ValueError, match="expected `images` with at least one image, got none"):
-        corrector.calibrate(images[:0], masks[:0], logits=logits[:0])
+    assert twin.bank_.strength == found.settings.strength
+    assert twin.bank_.eps == found.settings.eps
+
+
+def test_held_out_images_may_have_sizes_of_their_own(corrector):
+    images, masks = scenes(3)
+    logits = torch.randn(3, CLASSES, 17, 23)
+    cut = [slice(None, 34), slice(None, 30), slice(None, 26)]
+    several = [
+        [each[..., rows, :] for each, rows in zip(images, cut, strict=True)],
+        [each[rows] for each, rows in zip(masks, cut, strict=True)],
+        [each[:, : (rows.stop + 1) // 2] for each, rows in zip(logits, cut, strict=True)],
+    ]
+    one, other = copy.deepcopy(corrector), copy.deepcopy(corrector)
+    found = one.calibrate(*several[:2], logits=several[2], max_class_loss=1.0)
+    assert found.after >= found.in_place
+    as_probabilities = [each.softmax(0) for each in several[2]]
+    again = other.calibrate(*several[:2], probabilities=as_probabilities, max_class_loss=1.0)
+    assert again.settings == found.settings
+    assert again.after == pytest.approx(found.after, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"masks": torch.zeros(3, 33, 46).long()}, "expected `masks`"),
+        ({"masks": torch.zeros(2, 34, 46).long()}, "expected `masks` for 3 images, got 2"),
+        ({"logits": torch.zeros(2, CLASSES, 5, 6)}, "expected `logits` for 3 images, got 2"),
+        ({"images": torch.zeros(0, 3, 34, 46)}, "expected `images` with at least one image, got none"),
+        ({"probabilities": torch.full((3, CLASSES, 5, 6), 1 / CLASSES)}, "`probabilities` or `logits`, got both"),
+        ({"logits": None}, "`probabilities` or `logits`, got neither"),
+    ],
+)
+def test_what_cannot_be_calibrated_by_is_named(corrector, change, message):
+    images, masks = scenes(3)
+    given = {"images": images, "masks": masks, "logits": torch.randn(3, CLASSES, 5, 6)} | change
+    with pytest.raises(ValueError, match=message):
+        copy.deepcopy(corrector).calibrate(**given)
     with pytest.raises(RuntimeError, match="call fit first"):
-        SegmentationCorrector(CLASSES, Levels()).calibrate(images, masks, logits=logits)
+        SegmentationCorrector(CLASSES, Levels()).calibrate(**given)
 
 
 def test_the_place_in_the_image_is_a_key_where_images_lie_alike():

@@ -27,7 +27,7 @@ ops.kernels.cuda.topk_filter ops.kernels.cuda.topk ops.kernels.faiss ops.neighbo
 nodes labels metrics distributed pixel_features _buffers _copies _settings
 graphs.operator graphs.neighbor graphs.class_block graphs.affinity graphs.consistency
 guided functional maps threshold
-banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks.calibration
+banks.prototypes banks._reservoir banks._lookup banks.anchors banks.presets banks._choice banks.calibration
 cells _image_sources _label_posterior label_issues
 refined_labels refiner_input refiner_grid refine teacher
 keys encoders _hub corrected_labels corrector_input corrector_state corrector

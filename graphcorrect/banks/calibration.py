@@ -10,49 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from graphcorrect import _checks, metrics
+from graphcorrect import _checks
+from graphcorrect.banks._choice import Calibration, Settings, choose, counts_of
 from graphcorrect.banks._lookup import with_prior
 from graphcorrect.banks.anchors import LIMITS, AnchorBank
 from graphcorrect.labels import labeled_nodes
 from graphcorrect.nodes import image_to_nodes, resize_maps
 from graphcorrect.ops.values import widen
 
-STRENGTHS, EPS, BALANCES, TEMPERATURES = (0.5, 1.0, 2.0), (0.02, 0.1, 0.3), (0.0, 0.5, 1.0), (0.02, 0.05, 0.1)
-
-
-class Settings(NamedTuple):
-    """How a bank's anchors move probabilities; see :class:`graphcorrect.AnchorBank`."""
-
-    strength: float
-    eps: float
-    balance: float
-    temperature: float
-
-
-class Calibration(NamedTuple):
-    """What :func:`calibrate` chose, and what it is worth on the images that it saw.
-
-    Attributes:
-        settings: the chosen ones, of strength 0 where no correction did better than none.
-        before: mean IoU of the network's own labels, in [0, 1].
-        after: mean IoU with the chosen settings.
-        worst_class: smallest change of a class's IoU.
-        tried: number of settings compared.
-
-    Example:
-        >>> anchors = AnchorBank(num_classes=2, feature_dim=3)
-        >>> anchors.update(torch.eye(3), torch.tensor([0, 1, 1]))
-        >>> said = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.4, 0.6]])
-        >>> found = calibrate(anchors, [torch.eye(3)], [torch.tensor([0, 1, 1])], [said])
-        >>> f"{found.after - found.before:+.2f} at strength {found.settings.strength}"
-        '+0.50 at strength 0.5'
-    """
-
-    settings: Settings
-    before: float
-    after: float
-    worst_class: float
-    tried: int
+STRENGTHS, EPS, TEMPERATURES = (0.5, 1.0, 2.0), (0.02, 0.1, 0.3), (0.02, 0.05, 0.1)
+BALANCES = (None, 0.0, 0.5, 1.0)
 
 
 @torch.no_grad()
@@ -66,13 +33,15 @@ def calibrate(
     max_class_loss: float = 0.01,
     strengths: Sequence[float] = STRENGTHS,
     eps: Sequence[float] = EPS,
-    balances: Sequence[float] = BALANCES,
+    balances: Sequence[float | None] = BALANCES,
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> Calibration:
     """Chooses strength, eps, balance and temperature of a bank by labeled images, and sets them.
 
     Of the settings under which no more labels are broken than fixed and no class loses more than `max_class_loss`, the
-    one of the largest mean IoU; where there is none, strength 0. Each image is looked up once, whatever is compared.
+    one of the largest mean IoU; where there is none, strength 0. The bank's own settings are compared too, and stay
+    unless others are better by more than a standard error: a handful of images tells few settings apart. Errors are
+    those over images (jackknife), also of what a class loses. Each image is looked up once, whatever is compared.
 
     Args:
         bank: whose `strength`, `eps`, `balance` and `temperature` are replaced. A state dict does not hold these: build
@@ -104,10 +73,10 @@ def calibrate(
     Example:
         >>> anchors = AnchorBank(num_classes=2, feature_dim=3)
         >>> anchors.update(torch.eye(3), torch.tensor([0, 1, 1]))
-        >>> said = torch.tensor([[0.6, 0.4], [0.6, 0.4], [0.4, 0.6]])  # of a held-out image of three nodes
+        >>> said = torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.3, 0.7]])  # of a held-out image of three nodes
         >>> found = calibrate(anchors, [torch.eye(3)], [torch.tensor([0, 1, 1])], [said])
         >>> found.before < found.after, anchors.strength
-        (True, 0.5)
+        (True, 1.0)
     """
     _check_lengths(keys, labels, probabilities, folds)
     _checks.in_interval("max_class_loss", max_class_loss, 0.0, 1.0)
@@ -115,10 +84,11 @@ def calibrate(
     for (argument, values), setting in zip(compared.items(), Settings._fields, strict=True):
         _checks.not_empty(argument, values, "setting to compare")
         for value in values:
-            _checks.in_interval(argument, value, **LIMITS[setting])
-    grid = [Settings(*each) for each in itertools.product(strengths, eps, balances, temperatures)]
+            if value is not None or setting != "balance":
+                _checks.in_interval(argument, value, **LIMITS[setting])
+    grid = [Settings.of(bank), *itertools.starmap(Settings, itertools.product(*compared.values()))]
     images = [_nodes(bank, *each) for each in zip(keys, labels, probabilities, strict=True)]
-    confusions = torch.zeros(1 + len(grid), bank.num_classes, bank.num_classes, dtype=torch.int64)
+    counts = []
     searched = bank
     if folds is not None:
         searched = copy.deepcopy(bank)
@@ -126,13 +96,11 @@ def calibrate(
     for fold in range(folds or 1):
         if folds is not None:
             _refill(searched, [image for place, image in enumerate(images) if place % folds != fold])
-        for image in images[fold :: folds or 1]:
-            confusions += _outcomes(searched, image, grid)
-    if confusions[0].sum() == 0:
+        counts += [_outcomes(searched, image, grid) for image in images[fold :: folds or 1]]
+    if not any(each.any() for each in counts):
         raise ValueError("expected `labels` with a label that is not ignored, got none")
-    found = _choose(grid, confusions, max_class_loss)
-    for name, value in found.settings._asdict().items():
-        setattr(bank, name, value)
+    found = choose(grid, torch.stack(counts), max_class_loss)
+    found.settings.give(bank)
     return found
 
 
@@ -184,29 +152,13 @@ def _refill(bank: AnchorBank, images: list[_Nodes]) -> None:
 
 
 def _outcomes(bank: AnchorBank, image: _Nodes, grid: Sequence[Settings]) -> Tensor:
-    """Confusion matrices (1 + settings, C, C) of one image: without correction, then under each of the settings."""
+    """Counts (1 + settings, 3, C) of one image: without correction, then under each of the settings."""
     is_known = image.labels != bank.ignore_index
     truth = image.labels[is_known]
     said = widen(image.probabilities[is_known])
-
-    def confusion(predictions: Tensor) -> Tensor:
-        return metrics.confusion_matrix(predictions, truth, bank.num_classes, ignore_index=bank.ignore_index)
-
-    found = [confusion(said.argmax(-1))]
     votes = bank.votes(image.keys[is_known], {each.temperature for each in grid})
+    labels = [said.argmax(-1)]
     for each in grid:
         posterior = with_prior(votes[each.temperature], bank.num_seen, each.balance)
-        after = (said * (posterior + each.eps) ** each.strength).argmax(-1)
-        found.append(confusion(after))
-    return torch.stack(found).cpu()
-
-
-def _choose(grid: Sequence[Settings], confusions: Tensor, max_class_loss: float) -> Calibration:
-    """The best of the settings that harm no class; the network's own labels where there is none."""
-    iou = torch.stack([metrics.per_class_iou(each) for each in confusions])
-    mean, right = iou.nanmean(1), confusions.diagonal(dim1=1, dim2=2).sum(1)
-    change = (iou - iou[0]).nan_to_num(nan=0.0).amin(1)
-    is_safe = (change >= -max_class_loss) & (right >= right[0])
-    best = int(torch.where(is_safe, mean, -1.0).argmax())
-    settings = grid[best - 1] if best else Settings(0.0, 1.0, 1.0, 0.05)
-    return Calibration(settings, float(mean[0]), float(mean[best]), float(change[best]), len(grid))
+        labels.append((said * (posterior + each.eps) ** each.strength).argmax(-1))
+    return torch.stack([counts_of(each, truth, bank.num_classes, bank.ignore_index) for each in labels])
