@@ -202,3 +202,14 @@ def test_another_meaning_of_the_colors_is_another_run(tmp_path):
     write_label_map(folder / "labelmap.txt", LabelMap(CLASSES.names, swapped))
     with pytest.raises(ValueError, match="ids and colors of the classes are others"):
         manifest.as_it_began(opened(folder, tmp_path), recipe, began, {})
+
+
+def test_labeled_images_are_drawn_of_those_that_have_a_mask(tmp_path):
+    folder = write_pairs(tmp_path / "data")
+    for name in LISTS["train"][:4]:
+        (folder / f"masks/{name}.png").unlink()
+    data = opened(folder, tmp_path, labeled="5")
+    assert sorted(names(data.labeled)) == LISTS["train"][4:]
+    assert sorted(names(data.unlabeled)) == LISTS["train"][:4]
+    with pytest.raises(ValueError, match=r"`data\.labeled` of at most 5, the training images that have a mask, got 6"):
+        opened(folder, tmp_path / "other", labeled="6")

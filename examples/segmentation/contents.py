@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphcorrect.files.images import dark_images
 from graphcorrect.files.text import few
 from segmentation import cityscapes
 from segmentation.datasets import IGNORE_INDEX, Sample, SegmentationData
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from segmentation.checking import Found
 
 Seen = dict[str, "list[tuple[Sample, Found]]"]  # by role
-DARK = 2**14  # images of 16 bits of which all values are below: 12 or 14 bits, as a camera has them
 
 
 def faults_of_all(seen: Seen, data: SegmentationData) -> list[str]:
@@ -117,16 +117,10 @@ def _void(labeled: list[tuple[Sample, Found]]) -> list[str]:
 
 def _images(found: list[tuple[Sample, Found]]) -> list[str]:
     turned = [str(sample.image) for sample, each in found if each.turned]
-    deep = [each.brightest for _, each in found if each.brightest is not None]
     notes = []
     if turned:
         notes.append(
             f"{len(turned)} image(s) are turned upright as their EXIF orientation says; their masks must lie on them "
             f"as viewers show them: {few(turned, 4)}"
         )
-    if deep and max(deep) < DARK:
-        notes.append(
-            f"{len(deep)} image(s) of 16 bits hold no value above {max(deep)} of 65535 and are nearly black: "
-            "scale them to 16 bits"
-        )
-    return notes
+    return notes + dark_images(each.brightest for _, each in found)

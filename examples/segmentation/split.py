@@ -70,7 +70,12 @@ def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples)
         except ValueError as error:
             lacking = few([f"{path} ({named})" for path, named in samples.origin.items()], 3)
             raise ValueError(f"{error}" + (f"; not there: {lacking}" if samples.origin else "")) from error
-        chosen = sorted(random.Random(seed).sample(candidates, count))
+        masked = [entry for entry in candidates if entry.sample.mask is not None and is_there(entry.sample.mask)]
+        if masked and count > len(masked):
+            raise ValueError(
+                f"expected `data.labeled` of at most {len(masked)}, the training images that have a mask, got {count}"
+            )
+        chosen = sorted(random.Random(seed).sample(masked or candidates, count))
         taken |= {identity(entry.sample.image) for entry in chosen}
     return Split(chosen, without(rest, taken), aside, notes)
 

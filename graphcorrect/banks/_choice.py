@@ -69,9 +69,9 @@ def counts_of(predictions: Tensor, labels: Tensor, num_classes: int, ignore_inde
 
 
 def choose(candidates: Sequence[Settings], counts: Tensor, max_class_loss: float) -> Calibration:
-    """The best of the settings that harm no class, or `NONE`; those in place unless others are better by a standard error.
+    """The best of the settings that harm no class, or `NONE`; those in place unless others are better by an error.
 
-    Errors are the jackknife's: of what is found where each image in turn is left out. A class is harmed where it loses
+    Standard errors are those of the jackknife, which leaves each image out in turn. A class is harmed where it loses
     more than `max_class_loss` and a standard error.
 
     Args:

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -65,6 +65,12 @@ def steady_output() -> Iterator[None]:
 def _noted(message: Warning | str, *_: Any, **__: Any) -> None:
     """A warning as a command says it."""
     print(f"note: {message}", file=sys.stderr)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """What is no fault and may be a mistake, a line each."""
+    for note in notes:
+        _noted(note)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from graphcorrect.cli import changes
-from graphcorrect.cli.console import in_words
+from graphcorrect.cli.console import in_words, say_notes
 from graphcorrect.cli.devices import find_device
 from graphcorrect.cli.masks import classes_of, corrected_png, png, read_written, refuse_if_many
 from graphcorrect.cli.models import open_encoder, options_named
@@ -84,6 +84,7 @@ def check(
     faults += checker.faults_of_all(void=True)
     refuse_if_many(checker.num_classes, faults)
     refuse(faults, "the folders have")
+    say_notes(checker.notes())
     return checker.num_classes or 0
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from torch import Tensor
 
+from graphcorrect.cli.console import say_notes
 from graphcorrect.files.class_names import read_class_names
 from graphcorrect.files.faults import reading
 from graphcorrect.files.items import MASK_ENDINGS
@@ -33,8 +33,7 @@ def classes_of(given: str | None) -> tuple[list[str] | None, LabelMap | None]:
     if path.suffix.lower() not in MAP_ENDINGS:
         with reading(path, "a class name a line"):
             _, notes = read_class_names(path)
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
+        say_notes(notes)
     found = read_label_map(path)
     return list(found.names), found if found.colors or found.ids else None
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from graphcorrect.cells import full_size
 from graphcorrect.cli import changes, scores
-from graphcorrect.cli.console import in_words
+from graphcorrect.cli.console import in_words, say_notes
 from graphcorrect.cli.correcting import Correction, correction, read_unit_image
 from graphcorrect.cli.devices import find_device
 from graphcorrect.cli.masks import classes_of, corrected_png, png, read_written, refuse_if_many
@@ -190,6 +190,7 @@ def check(args: argparse.Namespace, faults: list[str], waiting: list[Item], labe
         faults,
         f"the folders, for the {len(args.names)} names of {args.classes}, have" if from_file else "the folders have",
     )
+    say_notes(checker.notes())
     return checker.num_classes or 0, checker.feature_dim or 18
 
 

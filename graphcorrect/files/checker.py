@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graphcorrect.files.arrays import is_channels_last, read_maps
 from graphcorrect.files.faults import tried
-from graphcorrect.files.images import read_image
+from graphcorrect.files.images import Picture, dark_images, read_picture
 from graphcorrect.files.items import MASK_ENDINGS, Item
 from graphcorrect.files.label_maps import LabelMap
 from graphcorrect.files.masks import read_mask
@@ -58,6 +58,7 @@ class Checker:
         self.classes, self._features = _Shared(num_classes), _Shared()
         self.sizes: dict[str, tuple[int, ...]] = {}  # (height, width) of predictions and images, by name
         self.labeled_sizes: dict[str, tuple[int, int]] = {}  # of true masks, which may be of other images
+        self._brightest: list[int | None] = []  # values of images of 16 bits
         self._ids: dict[Path, set[int]] = {}  # that the masks of a folder hold
 
     @property
@@ -88,9 +89,9 @@ class Checker:
     def faults_of_image(self, item: Item) -> list[str]:
         """Faults of an image alone, of which a model will say something."""
         assert item.image is not None
-        image, faults = tried(read_image, item.image)
-        if image is not None:
-            self.sizes[item.name] = tuple(image.shape[1:])
+        size, faults = self._size_of_image(item.image)
+        if size is not None:
+            self.sizes[item.name] = size
         return faults
 
     def faults_of_truth(self, name: str, path: Path) -> list[str]:
@@ -125,6 +126,19 @@ class Checker:
                 faults.append(f"{folder}: all masks hold {IGNORE_INDEX} only, no class at all")
         return faults
 
+    def notes(self) -> list[str]:
+        """What is no fault and may be a mistake."""
+        return dark_images(self._brightest)
+
+    def _size_of_image(self, path: Path) -> tuple[tuple[int, int] | None, list[str]]:
+        """(height, width) of an image, and its faults."""
+        picture: Picture | None
+        picture, faults = tried(read_picture, path)
+        if picture is None:
+            return None, faults
+        self._brightest.append(picture.brightest)
+        return (picture.rgb.height, picture.rgb.width), faults
+
     def _remember(self, item: Item, ids: set[int]) -> None:
         folder = item.labels.parents[item.name.count("/")]
         self._ids.setdefault(folder, set()).update(ids)
@@ -133,11 +147,9 @@ class Checker:
         faults: list[str] = []
         maps = [] if size is None else [size]
         if item.image is not None:
-            image, faults = tried(read_image, item.image)
-            if image is not None and size is not None and tuple(image.shape[1:]) != size:
-                faults.append(
-                    f"{item.image}: is {tuple(image.shape[1:])}, {item.labels.name} is {size} (height, width)"
-                )
+            own, faults = self._size_of_image(item.image)
+            if own is not None and size is not None and own != size:
+                faults.append(f"{item.image}: is {own}, {item.labels.name} is {size} (height, width)")
         if item.features is not None:
             features, found = tried(read_maps, item.features, self.channels)
             faults += found

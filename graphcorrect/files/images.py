@@ -5,6 +5,7 @@ A file that cannot be read ends in `UnreadableFile`, whose message begins with t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from graphcorrect.files._pictures import DEEP, Image, named, refuse_frames, upright
 
+DARK = 2**14  # images of 16 bits of which all values are below: 12 or 14 bits, as a camera has them
 IMAGE_ENDINGS = (".jpg", ".png", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -52,6 +54,17 @@ def read_picture(path: Path) -> Picture:
         picture, turned = upright(file)
         brightest = int(np.asarray(picture).max()) if picture.mode in DEEP else None
         return Picture(_as_rgb(picture), (file.height, file.width), turned, brightest)
+
+
+def dark_images(brightest: Iterable[int | None]) -> list[str]:
+    """A note where all images of 16 bits are nearly black, of the `brightest` values of images as they were read."""
+    deep = [value for value in brightest if value is not None]
+    if not deep or max(deep) >= DARK:
+        return []
+    return [
+        f"{len(deep)} image(s) of 16 bits hold no value above {max(deep)} of 65535 and are nearly black: "
+        "scale them to 16 bits"
+    ]
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
