@@ -11,7 +11,18 @@ from _evidence_grids import grids
 from _evidence_hearts import hearts, keys
 from _evidence_issues import issues
 from _evidence_pairs import deployed
-from _evidence_training import INITIAL, LONGER, ROUNDS, dice, few, training, unspread, varied
+from _evidence_training import (
+    FEW,
+    FEW_DICE,
+    FEW_PAPER,
+    INITIAL,
+    LONGER,
+    ROUNDS,
+    dice,
+    training,
+    unspread,
+    varied,
+)
 from _evidence_use import in_use
 from _records import RESULTS
 from _tables import origin
@@ -86,7 +97,9 @@ def page() -> str:
         "training": training,
         "training_initial": varied(INITIAL),
         "training_dice": dice,
-        "training_few": few,
+        "training_few": varied(FEW),
+        "training_few_dice": varied(FEW_DICE),
+        "training_few_mllc": varied(FEW_PAPER),
         "training_longer": unspread(LONGER),
         "training_rounds": lambda record: unspread(ROUNDS)(record) + "\n" + deployed(record["results"]),
         "trials": trials,

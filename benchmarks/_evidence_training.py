@@ -9,7 +9,7 @@ from typing import Any
 
 from _evidence_pairs import TRUE_LABELS, gap_share, students
 from _records import RESULTS
-from _tables import origin, spread
+from _tables import spread
 
 TRAINING = """## What better labels are worth to a student
 
@@ -95,6 +95,12 @@ supervised unimatch unimatch+anchors true_labels --set teacher.momentum=0.97 tea
 loss.unlabeled_dice=0 evaluation.times=3`
 """
 
+FEW_PAPER = """`mllc`, the paper's graphs and losses without labeled pixels, in the same setting on another processor,
+where supervised training ends elsewhere too.
+
+The command above with `--methods supervised mllc`.
+"""
+
 LONGER = """### Five times as many steps
 
 Seed 0 alone, {warmup} supervised steps and {steps} further ones. The gap between supervised training and true labels
@@ -159,12 +165,6 @@ def dice(record: dict[str, Any]) -> str:
     """The pairs of UniMatch with Dice, and the same without."""
     entropy = json.loads((RESULTS / "label_correction_training_entropy.json").read_text(encoding="utf-8"))
     return "\n".join([varied(DICE)(record), unspread(ENTROPY)(entropy)])
-
-
-def few(record: dict[str, Any]) -> str:
-    """A quarter of the labels: self-training by cross entropy, and UniMatch with Dice."""
-    with_dice = json.loads((RESULTS / "label_correction_training_few_dice.json").read_text(encoding="utf-8"))
-    return "\n".join([varied(FEW)(record), varied(FEW_DICE)(with_dice), origin(with_dice), ""])
 
 
 def by_gain(results: list[dict[str, Any]], is_digits: bool) -> str:
