@@ -216,6 +216,13 @@ def test_correction_starts_when_it_is_told_to(tmp_path):
         assert {**entry, "method": ""} == {**other, "method": ""}  # the same until then
 
 
+def test_correction_that_would_begin_after_the_last_step_is_refused(tmp_path):
+    settings = {"schedule__steps": 4, "correct__after": 4}
+    with pytest.raises(ValueError, match=r"`correct\.after` below `schedule\.steps`, 4, got 4: it corrects no label"):
+        engine.run(with_both_halves(tmp_path, methods=("mllc",), **settings), tmp_path / "out")
+    engine.run(with_both_halves(tmp_path, methods=("supervised",), **settings), tmp_path / "plain")
+
+
 @pytest.mark.slow
 def test_correction_fades_when_it_is_told_to(tmp_path, monkeypatch):
     strengths, original = [], engine.pseudo_label

@@ -17,7 +17,7 @@ from segmentation.checking import check, usual_size
 from segmentation.datasets import Sample, SegmentationData
 from segmentation.layouts import open_data
 from segmentation.loading import batches
-from segmentation.method import Method
+from segmentation.method import Method, parse
 from segmentation.needs import check_needs
 from segmentation.recipe import Network, Recipe, as_dict, listed
 from segmentation.recipe_files import is_list
@@ -110,6 +110,7 @@ def prepare(
     """
     began_with = saved.get("began_with") if saved else None
     data = open_data(recipe.data, recipe.running.seed, out, write=rank == 0 and not began_with, goes_on=resume)
+    expect_correction(recipe, number_of_steps(recipe, data))
     survey = check(data) if rank == 0 else None
     sums = survey.sums() if survey else {}
     if began_with:
@@ -130,6 +131,13 @@ def expect_unfinished(methods: tuple[str, ...], out: Path) -> None:
     """A run that is done has no checkpoint to go on from, and must not be run again by mistake."""
     if set(methods) <= report.methods_done(out / "results.json"):
         raise ValueError(f"the run in {out} is finished (results.json); without --resume it is run again")
+
+
+def expect_correction(recipe: Recipe, steps: int) -> None:
+    """A method of corrected labels corrects some: its correction begins before it ends."""
+    after = recipe.correct.after
+    if after >= steps and any(parse(name).correct for name in recipe.methods):
+        raise ValueError(f"expected `correct.after` below `schedule.steps`, {steps}, got {after}: it corrects no label")
 
 
 def expect_finite(phase: str, means: dict[str, float], state: State, run: Run, *, weights: bool) -> None:
