@@ -35,7 +35,6 @@ COLORS = np.array(
 ENCODER = "timm:tf_efficientnet_lite0"
 
 
-@torch.no_grad()
 def corrected_frames(data_folder: str, runs: Path) -> list[tuple]:
     """Of every eighth test frame: mIoU before and after, labels before and after, and the truth."""
     args = argparse.Namespace(data=data_folder, labeled=None, smoke=False, set=[], runs=runs, recipe=None)
@@ -44,16 +43,17 @@ def corrected_frames(data_folder: str, runs: Path) -> list[tuple]:
     corrector = SegmentationCorrector(len(data.class_names), ENCODER, weights=weights, preset="fast")
     corrector.fit((unit(sample), read_labels(sample)[None].long()) for sample in data.labeled)
     found = []
-    for sample in data.test[::8]:
-        image, truth = unit(sample), read_labels(sample)[None].long()
-        logits = network(image).logits
-        before = study.upsample(logits.softmax(1), image.shape[-2:]).argmax(1)
-        after = corrector(image, logits=logits).labels
-        scores = [
-            metrics.mean_iou(metrics.confusion_matrix(labels, truth, len(data.class_names)))
-            for labels in (before, after)
-        ]
-        found.append((*scores, before[0], after[0], truth[0]))
+    with torch.no_grad():
+        for sample in data.test[::8]:
+            image, truth = unit(sample), read_labels(sample)[None].long()
+            logits = network(image).logits
+            before = study.upsample(logits.softmax(1), image.shape[-2:]).argmax(1)
+            after = corrector(image, logits=logits).labels
+            scores = [
+                metrics.mean_iou(metrics.confusion_matrix(labels, truth, len(data.class_names)))
+                for labels in (before, after)
+            ]
+            found.append((*scores, before[0], after[0], truth[0]))
     return found
 
 
