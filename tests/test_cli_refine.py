@@ -347,14 +347,3 @@ def test_masks_of_colors_are_read_by_their_list_and_corrected_in_their_colors(ph
         assert files.read_stored_mask(path).form == "rgb"
         assert files.read_mask(path, label_map).equal(files.read_mask(photos / f"by_id/masks/{name}.png", 3))
     assert "car" in (photos / "out/scores.csv").read_text()
-
-
-def test_images_of_twelve_bits_are_noted_to_be_nearly_black(photos, capsys):
-    pictures = [photos / f"photos/images/{name}.png" for name in NAMES]
-    for path in pictures:
-        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
-        Image.fromarray(grey * 16).save(path)
-    code, text = answer(options(photos), capsys)
-    assert code == 0, text
-    assert "image(s) of 16 bits hold no value above" in text
-    assert "are nearly black: scale them to 16 bits" in text

@@ -289,18 +289,6 @@ def test_a_fault_is_named(folders, spoil, fault):
         refine_masks.run(command(folders, keys="features"))
 
 
-@pytest.mark.parametrize("odd", NAMES)
-def test_the_odd_file_is_the_fault_and_not_the_others(folders, odd):
-    np.save(folders / f"probabilities/{odd}.npy", np.full((4, 18, 24), 0.25))
-    np.savez(folders / f"features/{odd}.npz", np.zeros((2, 9, 12)))
-    with pytest.raises(SystemExit) as caught:
-        refine_masks.run(command(folders, keys="features", more=["--labeled-masks", str(folders / "truth")]))
-    message = str(caught.value)
-    assert "2 fault(s):" in message
-    assert f"probabilities/{odd}.npy: has 4 classes, 2 others have 3" in message
-    assert f"features/{odd}.npz: has 2 channels, 2 others have 18" in message
-
-
 def test_a_mask_in_colors_is_a_fault_and_a_hidden_file_is_none(folders):
     (folders / "masks/.a.png").write_bytes(b"a file system's own")
     Image.fromarray(np.zeros((18, 24, 3), np.uint8)).save(folders / "masks/b.png")
