@@ -96,8 +96,8 @@ loss.unlabeled_dice=0 evaluation.times=3`
 """
 
 FEW_PAPER = """`mllc`, the paper's graphs and losses without labeled pixels, in the same setting on another processor,
-where supervised training ends elsewhere too: 2.6 and 0.2 points below it. The graphs change its teacher's labels for the
-worse, as they have opinions to average and nothing to look up.
+where supervised training ends elsewhere too: 2.6 and 0.2 points below it. The graphs change its teacher's labels for
+the worse, as they have opinions to average and nothing to look up.
 
 The command above with `--methods supervised mllc`.
 """
