@@ -1,5 +1,7 @@
 """The layout `pairs`: images and masks of any usual kind and size, lists, masks only where they are needed."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -211,5 +213,8 @@ def test_labeled_images_are_drawn_of_those_that_have_a_mask(tmp_path):
     data = opened(folder, tmp_path, labeled="5")
     assert sorted(names(data.labeled)) == LISTS["train"][4:]
     assert sorted(names(data.unlabeled)) == LISTS["train"][:4]
+    assert any(
+        re.search(r"4 training image\(s\) have no mask and stay unlabeled: \S+\.png", note) for note in data.notes
+    )
     with pytest.raises(ValueError, match=r"`data\.labeled` of at most 5, the training images that have a mask, got 6"):
         opened(folder, tmp_path / "other", labeled="6")
