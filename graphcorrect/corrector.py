@@ -194,7 +194,7 @@ class SegmentationCorrector(
             ValueError: shapes, devices or ranges do not fit, or no pixel has a label.
             TypeError: dtypes do not fit.
 
-        Cost: keys and a look-up, and three corrections, of each image.
+        Cost: keys of each image and a look-up, and three corrections by the same keys.
         """
         bank = self._fitted()
         shown = judged_images(
@@ -203,9 +203,12 @@ class SegmentationCorrector(
         in_place = Settings.of(bank)
         keys, labels, said = zip(*(self._on_keys(*of_image) for of_image in shown), strict=True)
         found = calibrate(bank, keys, labels, said, max_class_loss=max_class_loss)
-        compared = in_place, found.settings, NONE
-        counts = torch.stack([self._outcomes(*of_image, compared) for of_image in shown])
-        chosen = choose(compared, counts, max_class_loss)
+        compared = list(dict.fromkeys((in_place, found.settings, NONE)))
+        try:
+            counts = [self._outcomes(*each, compared, keys=own[None]) for each, own in zip(shown, keys, strict=True)]
+        finally:
+            in_place.give(bank)
+        chosen = choose(compared, torch.stack(counts), max_class_loss)
         chosen.settings.give(bank)
         return chosen._replace(tried=found.tried)
 
@@ -249,10 +252,16 @@ class SegmentationCorrector(
         return CorrectedLabels(torch.cat(corrected) if corrected else given.new_zeros(size))
 
     def _correct_one(
-        self, image: Tensor, scores: Tensor | None, features: Tensor | None, mask: Tensor | None
+        self,
+        image: Tensor,
+        scores: Tensor | None,
+        features: Tensor | None,
+        mask: Tensor | None,
+        *,
+        keys: Tensor | None = None,
     ) -> Tensor:
         assert scores is not None
-        keys = self.key_encoder(image)
+        keys = self.key_encoder(image) if keys is None else keys
         features = keys if features is None else features
         # Cell on cell, and no coarser than the keys, so that what is thin is looked up
         size, grid = size_of(image), size_of(keys)
@@ -268,12 +277,14 @@ class SegmentationCorrector(
         said = aligned(scores.softmax(1), None, grid, size_of(image))[0]
         return keys[0], pad_to_cells(labels, grid, self.ignore_index)[0], said[0]
 
-    def _outcomes(self, image: Tensor, labels: Tensor, scores: Tensor, compared: Iterable[Settings]) -> Tensor:
+    def _outcomes(
+        self, image: Tensor, labels: Tensor, scores: Tensor, compared: Iterable[Settings], *, keys: Tensor
+    ) -> Tensor:
         """Counts (1 + settings, 3, C) of an image: what the network says, and what each of the settings makes of it."""
         found = [full_size(scores.softmax(1), *size_of(image))]
         for settings in compared:
             settings.give(self._fitted())
-            found.append(self._correct_one(image, scores, None, None))
+            found.append(self._correct_one(image, scores, None, None, keys=keys))
         asked = self.num_classes, self.ignore_index
         return torch.stack([counts_of(each.argmax(1), labels, *asked) for each in found])
 

@@ -70,9 +70,15 @@ def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples)
         except ValueError as error:
             lacking = few([f"{path} ({named})" for path, named in samples.origin.items()], 3)
             raise ValueError(f"{error}" + (f"; not there: {lacking}" if samples.origin else "")) from error
-        masked = [entry for entry in candidates if _has_mask(entry)]
-        if 0 < len(masked) < len(candidates):
-            bare = [str(entry.sample.mask or entry.sample.image) for entry in candidates if not _has_mask(entry)]
+        masked: list[Listed] = []
+        bare: list[str] = []
+        for entry in candidates:
+            mask = entry.sample.mask
+            if mask is not None and is_there(mask):
+                masked.append(entry)
+            else:
+                bare.append(str(mask or entry.sample.image))
+        if masked and bare:
             notes.append(f"{len(bare)} training image(s) have no mask and stay unlabeled: {few(bare, 4)}")
         if masked and count > len(masked):
             raise ValueError(
@@ -81,10 +87,6 @@ def draw_split(settings: Data, train: list[Listed], seed: int, samples: Samples)
         chosen = sorted(random.Random(seed).sample(masked or candidates, count))
         taken |= {identity(entry.sample.image) for entry in chosen}
     return Split(chosen, without(rest, taken), aside, notes)
-
-
-def _has_mask(entry: Listed) -> bool:
-    return entry.sample.mask is not None and is_there(entry.sample.mask)
 
 
 def number_labeled(labeled: str | None, available: int) -> int:
