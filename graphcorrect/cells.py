@@ -17,12 +17,17 @@ def size_of(maps: Tensor) -> Size:
 def cell_of(grid: Size, size: Size) -> int | None:
     """How many pixels wide the cells of a grid (h, w) of an image (H, W) are; None for no whole number.
 
+    Where several are possible, the one that divides the image, else a power of two, as most strides are.
+
     Example:
-        >>> cell_of((84, 125), (333, 500))
-        4
+        >>> cell_of((84, 125), (333, 500)), cell_of((7, 8), (49, 64))
+        (4, 8)
     """
-    cell = -(-size[0] // grid[0])
-    return cell if grid == (-(-size[0] // cell), -(-size[1] // cell)) else None
+    sides = list(zip(size, grid, strict=True))
+    least = max(-(-side // cells) for side, cells in sides)
+    power = 1 << (least - 1).bit_length()
+    candidates = (least, power) if size == (grid[0] * least, grid[1] * least) else (power, least)
+    return next((cell for cell in candidates if all(-(-side // cell) == cells for side, cells in sides)), None)
 
 
 def pad_to_cells(labels: Tensor, grid: Size, void: int) -> Tensor:

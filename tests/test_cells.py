@@ -24,10 +24,21 @@ def test_grids_of_whole_cells_are_known_from_others():
     assert cell_of((84, 125), (333, 500)) == 4
     assert cell_of((333, 500), (333, 500)) == 1
     assert cell_of((83, 125), (333, 500)) is None
+    assert cell_of((5, 5), (70, 70)) == 14
     labels = torch.arange(6).reshape(1, 2, 3)
     assert pad_to_cells(labels, (1, 2), 9).tolist() == [[[0, 1, 2, 9], [3, 4, 5, 9]]]
     assert pad_to_cells(labels, (2, 3), 9).equal(labels)
     assert pad_to_cells(torch.zeros(1, 10, 10), (6, 6), 9).shape == (1, 10, 10)
+
+
+@pytest.mark.parametrize("cell", [4, 8, 16, 32])
+@pytest.mark.parametrize("size", [(49, 64), (60, 80), (97, 65), (180, 241), (240, 321), (375, 500)])
+def test_cells_of_a_stride_are_known_whatever_the_sides(cell, size):
+    assert cell_of((-(-size[0] // cell), -(-size[1] // cell)), size) == cell
+
+
+def test_cells_that_divide_an_image_go_before_those_of_a_stride():
+    assert cell_of((6, 8), (180, 240)) == 30
 
 
 @pytest.mark.parametrize("cell", [1, 2, 4, 8, 16])
