@@ -23,15 +23,16 @@ class _Shared:
     def __init__(self, given: int | None = None) -> None:
         self.given = given
         self._found: dict[Path, int] = {}
+        self._counts: Counter[int] = Counter()
 
     @property
     def number(self) -> int | None:
         """None before the first file."""
-        counts = Counter(self._found.values()).most_common(1)
-        return counts[0][0] if self.given is None and counts else self.given
+        return self._counts.most_common(1)[0][0] if self.given is None and self._counts else self.given
 
     def add(self, path: Path, number: int) -> None:
         self._found[path] = number
+        self._counts[number] += 1
 
     def faults(self, what: str) -> list[str]:
         """The files that have another."""
